@@ -1,0 +1,5 @@
+// Package fail marks the steps at which a process may die. In a normal build
+// Point is empty and costs nothing; built with the tag "failpoints" it kills the
+// process when the environment says so, which is how the crash tests reach every
+// step on real processes.
+package fail

@@ -1,0 +1,7 @@
+//go:build failpoints && !unix
+
+package fail
+
+import "os"
+
+func kill() { os.Exit(137) }

@@ -1,0 +1,6 @@
+//go:build !failpoints
+
+package fail
+
+// Point marks a named step.
+func Point(string) {}

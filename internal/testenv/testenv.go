@@ -1,0 +1,75 @@
+// Package testenv says what a test needs of the machine. A missing need skips the
+// test on a laptop and fails it where ROOST_TEST_REQUIRE=all is set, as in CI: a
+// test that could not run must never look like one that passed.
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// Need is something that not every machine has.
+type Need string
+
+// What tests ask for.
+const (
+	Root    Need = "root"    // uid 0 with the right to mount
+	Linux   Need = "linux"   //
+	Overlay Need = "overlay" // the overlay file system and the mount API
+	Loop    Need = "loop"    // loop devices and mkfs.ext4
+	Bash    Need = "bash"
+	Git     Need = "git"
+	Go      Need = "go"
+)
+
+// Require skips or fails t when the machine lacks one of needs.
+func Require(t testing.TB, needs ...Need) {
+	t.Helper()
+	for _, n := range needs {
+		if why := missing(n); why != "" {
+			if os.Getenv("ROOST_TEST_REQUIRE") == "all" {
+				t.Fatalf("needs %s, which is required here: %s", n, why)
+			}
+			t.Skipf("needs %s: %s", n, why)
+		}
+	}
+}
+
+func missing(n Need) string {
+	switch n {
+	case Root:
+		if os.Geteuid() != 0 {
+			return "not running as root"
+		}
+	case Linux:
+		if runtime.GOOS != "linux" {
+			return "this is " + runtime.GOOS
+		}
+	case Overlay:
+		if os.Geteuid() != 0 || runtime.GOOS != "linux" {
+			return "overlay mounts need root on Linux"
+		}
+		b, err := os.ReadFile("/proc/filesystems")
+		if err != nil || !strings.Contains(string(b), "\toverlay\n") {
+			return "the kernel has no overlay file system"
+		}
+	case Loop:
+		if os.Geteuid() != 0 {
+			return "loop devices need root"
+		}
+		if _, err := os.Stat("/dev/loop-control"); err != nil {
+			return err.Error()
+		}
+		if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+			return err.Error()
+		}
+	default:
+		if _, err := exec.LookPath(string(n)); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}

@@ -1,0 +1,75 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Outcomes that callers branch on.
+var (
+	// ErrNotFound says that no such snapshot, layer or blob is known here.
+	ErrNotFound = errors.New("not found")
+	// ErrBusy says that somebody can still write to a view that is to be sealed.
+	ErrBusy = errors.New("still in use")
+	// ErrNewerFormat says that a newer version of Roost made what was read.
+	ErrNewerFormat = errors.New("made by a newer version of roost")
+)
+
+// CorruptError says which stored or received bytes failed verification.
+type CorruptError struct {
+	What string // what was read: a pack, an index, a manifest, a file
+	Name string // its digest or path
+	Why  string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("corrupt %s %s: %s", e.What, e.Name, e.Why)
+}
+
+// UnsupportedError names the first entry that can't be sealed. The job stays
+// green and has no output.
+type UnsupportedError struct {
+	Path string
+	What string // "character device", "file capability", ...
+}
+
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("%s: a %s can't be part of a snapshot", e.Path, e.What)
+}
+
+// ConflictKind is how two parents of a job disagree about a path.
+type ConflictKind string
+
+// The kinds of conflict (SEMANTICS A3).
+const (
+	ConflictModify     ConflictKind = "modify/modify"
+	ConflictDelete     ConflictKind = "modify/delete"
+	ConflictType       ConflictKind = "type change"
+	ConflictAddDeleted ConflictKind = "add in a deleted directory"
+	ConflictAtomic     ConflictKind = "atomic subtree changed twice"
+	ConflictGit        ConflictKind = "different git HEAD"
+)
+
+// Conflict is one path that two parents changed in different ways.
+type Conflict struct {
+	Path string       `json:"path"`
+	Kind ConflictKind `json:"kind"`
+	Jobs [2]string    `json:"jobs"`
+}
+
+// ConflictError is a fan-in that can't be decided. It is never retried.
+type ConflictError struct {
+	Conflicts []Conflict // sorted by path, at least one
+}
+
+func (e *ConflictError) Error() string {
+	c := e.Conflicts[0]
+	more := ""
+	if n := len(e.Conflicts) - 1; n > 0 {
+		more = fmt.Sprintf(" (and %d more)", n)
+	}
+	return fmt.Sprintf("merge conflict (%s) at %q: jobs %q and %q disagree%s. Three ways out: "+
+		"let only one of them write it; say which one wins with workspace: {on_conflict: order} or "+
+		"{prefer: {%q: %s}}; or stop inheriting from one with needs: [{job: %s, workspace: false}]",
+		c.Kind, c.Path, c.Jobs[0], c.Jobs[1], more, c.Path, c.Jobs[0], c.Jobs[1])
+}

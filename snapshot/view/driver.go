@@ -1,0 +1,141 @@
+// Package view gives each job a private, writable view of sealed snapshots. A
+// driver is one way of doing it: overlay mounts, plain copies (and, later, EROFS
+// images, reflinks, containers/storage). All drivers pass the suite in viewtest
+// and produce the same manifests, byte for byte.
+//
+// A view is prepared on layers, written to by one job, and then either sealed,
+// which makes it a layer that never changes again, or discarded. The package
+// keeps no state of its own on disk besides the directories that it is given; the
+// store beside it decides what is durable and when.
+package view
+
+import (
+	"context"
+	"io"
+	"sync/atomic"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// Layer is what a driver made of one sealed snapshot: enough to prepare a view on
+// it in any later process. The store keeps it as JSON and does not look inside.
+// All paths are relative to the driver's root and are checked before use.
+type Layer struct {
+	ID snapshot.ID `json:"id"`
+	// Dir holds the layer's own files: an upper, an unpacked delta, or a whole
+	// tree, as the driver has it.
+	Dir string `json:"dir"`
+	// Lowers are the directories that show the whole snapshot when stacked, the
+	// topmost first, Dir included. A copying driver has Dir alone.
+	Lowers []string `json:"lowers,omitempty"`
+	// Data are directories whose files are reached only by reference (overlay's
+	// data-only lowers), in no particular order.
+	Data []string `json:"data,omitempty"`
+}
+
+// Fanin is a merge that a view must show: Changes turn the tree of the first
+// parent into the merged tree. Files carry a Source, which lies in a sealed layer
+// on this host.
+type Fanin struct {
+	Changes []snapshot.Change
+}
+
+// Spec says what a new view shows and where.
+type Spec struct {
+	// ID names the view; the layer that it becomes has the same id.
+	ID snapshot.ID
+	// Base is the first parent's layer, nil for an empty view.
+	Base *Layer
+	// Fanin is nil unless several parents are merged.
+	Fanin *Fanin
+	// Target is the absolute path of the directory where the tree appears. It is
+	// made if absent and must be empty.
+	Target string
+	// Owner of a fresh empty root; ignored when it is 0,0 or can't be set.
+	UID, GID int
+	// Meter counts the bytes that are written to make the view. May be nil.
+	Meter *Meter
+}
+
+// Meter counts content bytes at the calls that write them.
+type Meter struct{ written atomic.Int64 }
+
+// Add counts n bytes. A nil Meter counts nothing.
+func (m *Meter) Add(n int64) {
+	if m != nil {
+		m.written.Add(n)
+	}
+}
+
+// Written returns the bytes counted so far.
+func (m *Meter) Written() int64 {
+	if m == nil {
+		return 0
+	}
+	return m.written.Load()
+}
+
+// View is a prepared view. It serialises to JSON so that the store can write it
+// down before the job starts and a later process can seal or discard it.
+type View struct {
+	ID     snapshot.ID `json:"id"`
+	Target string      `json:"target"`
+	Layer  Layer       `json:"layer"` // what the view becomes when sealed
+}
+
+// WriteFunc stores plain bytes at off of the file of changes[i]. It may be called
+// from several goroutines, for any file in any order.
+type WriteFunc func(i int, off int64, p []byte) error
+
+// Driver is one way of making views. Methods may be called from any goroutine;
+// those on one ID must not overlap. root is fixed when the driver is opened, and
+// one process owns it.
+type Driver interface {
+	// Name is the word in configuration and in reports: "overlay", "copy".
+	Name() string
+
+	// Prepare makes a view. On error nothing of it is left. What it shows is
+	// exactly the merged tree of its layers; nobody else ever sees what the job
+	// writes.
+	Prepare(ctx context.Context, spec Spec) (*View, error)
+
+	// Seal ends a view whose processes are gone. After it returned nobody can
+	// change the layer. snapshot.ErrBusy says that somebody can still write; the
+	// view is then as before. It does no hashing and waits for no data. It is
+	// idempotent: a view that is already unmounted is sealed.
+	Seal(ctx context.Context, v *View) error
+
+	// Discard drops a view and all that was written in it. Idempotent; also for a
+	// view whose Prepare was cut short by a crash.
+	Discard(ctx context.Context, v *View) error
+
+	// Changes lists what a sealed layer changed against base, the tree that its
+	// view started from. Files that may have changed carry a Source and no Chunks.
+	// The result is sorted. *snapshot.UnsupportedError names what can't be kept.
+	Changes(ctx context.Context, l *Layer, base *snapshot.Manifest) ([]snapshot.Change, error)
+
+	// Unpack makes a sealed layer from changes against base (nil: the empty tree),
+	// for a snapshot that came from elsewhere. It makes the files, then calls fill
+	// once to have their content written, then sets modes, owners and times, and
+	// returns after syncing it all to disk. On error nothing of it is left.
+	Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
+		fill func(ctx context.Context, write WriteFunc) error, m *Meter) (*Layer, error)
+
+	// Locate returns the Source of each file among changes that Unpack was given.
+	Locate(l *Layer, changes []snapshot.Change)
+
+	// Mount shows a sealed layer read-only at target until the closer is closed.
+	Mount(ctx context.Context, l *Layer, target string) (io.Closer, error)
+
+	// Sync makes a sealed layer survive a power cut.
+	Sync(ctx context.Context, l *Layer) error
+
+	// Remove deletes a layer's own files. Nothing may stand on it any more.
+	Remove(ctx context.Context, l *Layer) error
+
+	// Reconcile is called once, before anything else, with the ids of the layers
+	// and of the views that the store knows. It unmounts everything mounted below
+	// the driver's root and removes what belongs to no known id. It returns what it
+	// had to clean, for the log.
+	Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]string, error)
+}
