@@ -1,0 +1,68 @@
+# Roost. `make` alone prints the targets; CI runs these and nothing else.
+
+GO      ?= go
+BIN     := bin/roost
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOL    := $(GO) tool -modfile=tools/go.mod
+FUZZTIME ?= 10s
+KILLS   ?= 50
+
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build test short race crash fuzz bench lint fmt cover cross demo demo-clean clean docs
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/roost
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/roost
+
+test: build ## all tests, without the race detector; no C compiler needed
+	$(GO) test ./...
+
+short: ## the tests that take no more than seconds
+	$(GO) test -short ./...
+
+race: ## the tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -short ./...
+
+crash: ## kill -9 of agent and coordinator at every named step (root for overlay)
+	ROOST_KILLS=$(KILLS) $(GO) test ./integration -run 'TestKill' -v -timeout 20m
+
+fuzz: ## each fuzz target for FUZZTIME
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME); done; done
+
+bench: ## benchmarks: attach, seal, encode, merge; ratios against peers in one run
+	$(GO) test ./... -run '^$$' -bench . -benchmem
+
+lint: ## golangci-lint v2 with the reasons in .golangci.yml
+	$(TOOL) golangci-lint run
+
+fmt: ## gofumpt and goimports
+	$(TOOL) golangci-lint fmt
+
+cover: ## coverage of all packages, in coverage.out
+	$(GO) test -short -coverpkg=./... -coverprofile=coverage.out ./... && $(GO) tool cover -func=coverage.out | tail -1
+
+cross: ## what has to build besides this machine
+	GOOS=linux  GOARCH=arm64 $(GO) build -o /dev/null ./cmd/roost
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/roost
+	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/roost
+	GOOS=darwin  $(GO) vet ./...
+	GOOS=windows $(GO) vet ./...
+
+docs: build ## regenerate docs/configuration.md from the code
+	$(BIN) config reference > docs/configuration.md
+
+demo: build ## a real pipeline on two hosts, with sticky workspaces; twice as fast the second time
+	$(BIN) run configs/examples/demo.yml --hosts 2 --state .demo --report .demo/report.json
+
+demo-clean: ## forget what the demo kept
+	@if [ -d .demo ]; then $(BIN) gc --all --state .demo 2>/dev/null || rm -rf .demo; fi
+
+clean: ## remove what make built
+	rm -rf bin coverage.out
