@@ -81,6 +81,8 @@ type Job struct {
 	Placed   Placement `json:"placed,omitzero"`
 	// Workspace is what the job found and what it moved.
 	Workspace Workspace `json:"workspace"`
+	// Layer is what is known of the job's output; zero until it is packed.
+	Layer LayerRef `json:"layer,omitzero"`
 }
 
 // Placement is why a job ran where it ran.
