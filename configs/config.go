@@ -1,0 +1,166 @@
+// Package configs holds what people may write in Roost's configuration file: the
+// types, their defaults, their validation and a commented example that is also
+// the tests' input. Only cmd/roost imports it and translates it into the Options
+// of the packages below, none of which knows of TOML.
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/spf13/viper"
+)
+
+// Config is the whole file. The doc tags are the reference (roost config
+// reference) and the comments of the example file; there is no other copy.
+type Config struct {
+	Coordinator Coordinator `mapstructure:"coordinator" doc:"The coordinator: knows which host holds which workspace, places jobs, keeps logs."`
+	Agent       Agent       `mapstructure:"agent" doc:"The agent: keeps workspaces on a runner host and runs jobs in views of them."`
+}
+
+// Coordinator configures roost coordinator.
+type Coordinator struct {
+	Listen     string `mapstructure:"listen" default:"127.0.0.1:7780" doc:"Address to listen on. Only loopback until hosts can be enrolled with certificates."`
+	StateDir   string `mapstructure:"state_dir" default:"/var/lib/roost/coordinator" doc:"Directory of its database, logs, blobs and tokens. Owned by one process."`
+	HostLease  string `mapstructure:"host_lease" default:"30s" doc:"How long a silent host keeps its jobs. Duration, 5s to 10m."`
+	InfraTries int    `mapstructure:"infra_retries" default:"3" doc:"How often a job is tried again when its host, not its script, failed. 0 to 10."`
+}
+
+// Agent configures roost agent.
+type Agent struct {
+	Name        string   `mapstructure:"name" default:"" doc:"Name of this host, unique among the coordinator's hosts. Empty: the machine's host name."`
+	Coordinator string   `mapstructure:"coordinator" default:"http://127.0.0.1:7780" doc:"URL of the coordinator."`
+	TokenFile   string   `mapstructure:"token_file" default:"/var/lib/roost/coordinator/agent.token" doc:"File with the agent's token. Must be readable by its owner alone."`
+	Slots       int      `mapstructure:"slots" default:"0" doc:"How many jobs run at once. 0: one per two cores, at least one. At most 256."`
+	Tags        []string `mapstructure:"tags" default:"" doc:"Tags that jobs may ask for. The host's name is always one of them."`
+	StoreDir    string   `mapstructure:"store_dir" default:"/var/lib/roost/store" doc:"Directory of the workspaces. Owned by one process; keep it on the fastest disk."`
+	Driver      string   `mapstructure:"driver" default:"auto" doc:"How views are made: auto, overlay or copy. roost doctor shows what works here."`
+	BuildsDir   string   `mapstructure:"builds_dir" default:"/run/roost/builds" doc:"Where jobs see their workspace: one path per project, the same on every host. Needs root; without it the path is per slot."`
+	RunAs       string   `mapstructure:"run_as" default:"" doc:"User that jobs run as. Empty: who called sudo, else nobody. Without root: who started the agent."`
+	UploadRate  string   `mapstructure:"upload_rate" default:"0" doc:"Most bytes per second for background uploads, such as 100MiB. 0: no limit."`
+}
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	var c Config
+	applyDefaults(&c)
+	return c
+}
+
+// Load reads a file. Every problem is reported at once; unknown keys are problems.
+func Load(path string) (Config, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, fmt.Errorf("configuration %s: no such file; write one with: roost config example > %s", path, path)
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := Parse(string(b))
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse reads the text of a file.
+func Parse(text string) (Config, error) {
+	v := viper.New()
+	v.SetConfigType("toml")
+	if err := v.ReadConfig(strings.NewReader(text)); err != nil {
+		return Config{}, fmt.Errorf("not TOML: %w", err)
+	}
+	c := Default()
+	var md mapstructure.Metadata
+	if err := v.Unmarshal(&c, func(d *mapstructure.DecoderConfig) { d.Metadata = &md }); err != nil {
+		return Config{}, err
+	}
+	errs := unknownKeys(md.Unused)
+	errs = append(errs, c.Validate())
+	return c, errors.Join(errs...)
+}
+
+func unknownKeys(keys []string) []error {
+	slices.Sort(keys)
+	var errs []error
+	for _, k := range keys {
+		msg := fmt.Sprintf("unknown key %q", k)
+		if near := nearest(k); near != "" {
+			msg += fmt.Sprintf(" (did you mean %q?)", near)
+		}
+		errs = append(errs, errors.New(msg))
+	}
+	return errs
+}
+
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$`)
+
+// Validate checks everything and reports all that is wrong, each with its key.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(key, format string, a ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, a...)))
+	}
+	if err := Loopback(c.Coordinator.Listen); err != nil {
+		bad("coordinator.listen", "%v", err)
+	}
+	if d, err := time.ParseDuration(c.Coordinator.HostLease); err != nil || d < 5*time.Second || d > 10*time.Minute {
+		bad("coordinator.host_lease", "%q is not a duration from 5s to 10m", c.Coordinator.HostLease)
+	}
+	if n := c.Coordinator.InfraTries; n < 0 || n > 10 {
+		bad("coordinator.infra_retries", "%d is not from 0 to 10", n)
+	}
+	a := c.Agent
+	if a.Name != "" && !nameRE.MatchString(a.Name) {
+		bad("agent.name", "%q is not a host name of up to 64 letters, digits, dots, dashes", a.Name)
+	}
+	if u, err := url.Parse(a.Coordinator); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		bad("agent.coordinator", "%q is not a http or https URL", a.Coordinator)
+	}
+	if a.Slots < 0 || a.Slots > 256 {
+		bad("agent.slots", "%d is not from 0 to 256", a.Slots)
+	}
+	for _, t := range a.Tags {
+		if !nameRE.MatchString(t) {
+			bad("agent.tags", "%q is not a tag of up to 64 letters, digits, dots, dashes", t)
+		}
+	}
+	if !slices.Contains([]string{"auto", "overlay", "copy"}, a.Driver) {
+		bad("agent.driver", "%q is none of auto, overlay, copy", a.Driver)
+	}
+	if _, err := ParseSize(a.UploadRate); err != nil {
+		bad("agent.upload_rate", "%v", err)
+	}
+	return errors.Join(errs...)
+}
+
+// Loopback reports an address that more than this machine could reach.
+func Loopback(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port: %w", addr, err)
+	}
+	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
+		return nil
+	}
+	return fmt.Errorf("%q can be reached from other machines; that needs TLS and enrolment, which this version does not have: use 127.0.0.1", addr)
+}
+
+// ParseSize reads "0", "1048576", "100MiB" or "1.5GB" as bytes.
+func ParseSize(s string) (int64, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n > 1<<62 {
+		return 0, fmt.Errorf("%q is not a size such as 1048576 or 100MiB", s)
+	}
+	return int64(n), nil
+}

@@ -1,0 +1,65 @@
+package configs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestExampleIsTheDefault(t *testing.T) {
+	c, err := Parse(Example())
+	require.NoError(t, err)
+	want := Default()
+	want.Agent.Tags = []string{}
+	require.Equal(t, want, c)
+	file, err := os.ReadFile("roost.toml")
+	require.NoError(t, err)
+	require.Equal(t, Example(), string(file), "run: make docs")
+	doc, err := os.ReadFile(filepath.Join("..", "docs", "configuration.md"))
+	require.NoError(t, err)
+	require.Equal(t, Reference(), string(doc), "run: make docs")
+}
+
+func TestParseReportsEverythingAtOnce(t *testing.T) {
+	_, err := Parse(`
+[coordinator]
+listn = "127.0.0.1:1"
+host_lease = "1s"
+[agent]
+slots = 1000
+driver = "btrfs"
+upload_rate = "fast"
+coordinator = "ftp://x"
+tags = ["a b"]
+name = "-"
+`)
+	require.Error(t, err)
+	for _, want := range []string{
+		`unknown key "coordinator.listn" (did you mean "coordinator.listen"?)`,
+		"coordinator.host_lease", "agent.slots: 1000 is not from 0 to 256",
+		`agent.driver: "btrfs" is none of`, "agent.upload_rate", "agent.coordinator", "agent.tags", "agent.name",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestLoopbackOnly(t *testing.T) {
+	for addr, ok := range map[string]bool{
+		"127.0.0.1:80": true, "localhost:0": true, "[::1]:80": true, "127.9.9.9:1": true,
+		"0.0.0.0:80": false, ":80": false, "example.org:80": false, "10.0.0.1:80": false, "127.0.0.1": false,
+	} {
+		require.Equal(t, ok, Loopback(addr) == nil, addr)
+	}
+}
+
+func TestLoadMissingFileNamesTheCure(t *testing.T) {
+	_, err := Load(filepath.Join(t.TempDir(), "none.toml"))
+	require.ErrorContains(t, err, "roost config example")
+}
+
+func TestNotTOML(t *testing.T) {
+	_, err := Parse("[agent\nname=")
+	require.ErrorContains(t, err, "not TOML")
+}
