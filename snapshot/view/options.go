@@ -1,0 +1,104 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Names of the drivers.
+const (
+	NameOverlay = "overlay"
+	NameCopy    = "copy"
+)
+
+// Options of a driver. The zero value works.
+type Options struct {
+	// Log gets what a driver had to work around. Default: nothing is logged.
+	Log hclog.Logger
+	// Owners says that users and groups are recorded and restored. It needs root;
+	// without it every entry belongs to 0:0 in manifests.
+	Owners bool
+	// SealWait is how long Seal waits for the last writer to vanish before it
+	// says snapshot.ErrBusy. Default 250 ms.
+	SealWait time.Duration
+	// ReconcileWait is the same for each mount that Reconcile finds. Default 5 s.
+	ReconcileWait time.Duration
+	// MaxLowers is the number of stacked directories above which a view is
+	// flattened. Default 120: a lookup of a missing name costs a microsecond per
+	// directory, and the kernel ends at 500.
+	MaxLowers int
+	// NoDataDirs makes the overlay driver behave as on a kernel older than 6.8,
+	// which knows neither lowerdir+ nor datadir+. The probe sets it there.
+	NoDataDirs bool
+	// Sleep waits between two tries. Default: a timer.
+	Sleep func(ctx context.Context, d time.Duration) error
+}
+
+func (o Options) withDefaults() Options {
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	if o.SealWait == 0 {
+		o.SealWait = 250 * time.Millisecond
+	}
+	if o.ReconcileWait == 0 {
+		o.ReconcileWait = 5 * time.Second
+	}
+	if o.MaxLowers == 0 {
+		o.MaxLowers = 120
+	}
+	if o.Sleep == nil {
+		o.Sleep = sleep
+	}
+	return o
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Probed is what the probe found out about one driver.
+type Probed struct {
+	Name string
+	OK   bool
+	// Why it does not work here, or with what restriction it does.
+	Why string
+	// Fix says what to change so that it works; "" when nothing can be done.
+	Fix string
+}
+
+// ErrUnavailable says that a driver does not work on this machine.
+var ErrUnavailable = errors.New("view driver is not available here")
+
+// Open opens the named driver, or with name "" the best one that works for a
+// store at root. One process may own root at a time; the caller holds the lock.
+func Open(name, root string, o Options) (Driver, error) {
+	switch name {
+	case NameOverlay:
+		return NewOverlay(root, o)
+	case NameCopy:
+		return NewCopy(root, o)
+	case "":
+		if p := probeOverlay(root); p.OK {
+			return NewOverlay(root, o)
+		}
+		return NewCopy(root, o)
+	}
+	return nil, fmt.Errorf("view driver %q: want %q or %q", name, NameOverlay, NameCopy)
+}
+
+// Probe tries each driver below root, best first. It leaves nothing behind.
+func Probe(root string) []Probed {
+	return []Probed{probeOverlay(root), probeCopy(root)}
+}
