@@ -1,0 +1,23 @@
+// Package store keeps one host's snapshots: which layers there are, in what state
+// each one is, and what stands on what.
+//
+// A job's view is prepared on held snapshots, sealed by one durable row, and is
+// then at once the base of the next job's view on this host. Behind it Run brings
+// the sealed layer to disk for good, scans it and packs it: from then on it is
+// known by digests and can be read by other hosts. Import is the other direction.
+//
+// The promises of each state are CONTRACT 1.2. In short: an OPEN view never
+// outlives its process; a SEALED layer outlives the process but not the machine; a
+// synced one outlives the machine; a PACKED one is fixed by its digest.
+//
+// One process owns a store directory. Everything in it can be rebuilt from the
+// database and the immutable files beside it:
+//
+//	store.db            SQLite, WAL, synchronous=FULL: views, layers, intents
+//	views/<id>/         the driver's: one directory per view or layer
+//	packs/ indexes/     blobs by digest, as they are sent
+//	manifests/          <digest>: whole trees; <id>.src, <id>.fanin: where files lie
+//	trash/ tmp/         emptied at Open
+//	reserve             space that is given up so that deletion works on a full disk
+//	lock, holder        who owns it
+package store
