@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// child is a daemon of ours in a process of its own: started, watched, and
+// started again when it dies. It stops when its standard input ends, so it does
+// not outlive us even if we are killed.
+type child struct {
+	name string
+	// args makes the command line; url is where the child served before, "" at
+	// first, so that a coordinator comes back at the address that agents know.
+	args func(url string) []string
+	log  string // file that gets its standard error
+	note hclog.Logger
+	// stopAfter is how long it has to stop by itself.
+	stopAfter time.Duration
+
+	mu  sync.Mutex // guards url and pid
+	url string
+	pid int
+}
+
+// restartPause is the first pause before a dead child is started again; it
+// doubles up to a few seconds.
+const restartPause = 100 * time.Millisecond
+
+// run keeps the child alive until ctx ends. first gets one value: nil when the
+// child serves for the first time, or why it can't.
+func (c *child) run(ctx context.Context, first chan<- error) {
+	pause := restartPause
+	for {
+		began := time.Now()
+		err := c.once(ctx, first)
+		if ctx.Err() != nil {
+			return
+		}
+		if first != nil && !c.served() {
+			first <- err
+			return
+		}
+		first = nil
+		c.note.Warn("process died; starting it again", "process", c.name, "error", err, "log", c.log)
+		if time.Since(began) > time.Minute {
+			pause = restartPause
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+			pause = min(2*pause, 5*time.Second)
+		}
+	}
+}
+
+func (c *child) served() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pid != 0
+}
+
+// once starts the child and waits for its end.
+func (c *child) once(ctx context.Context, first chan<- error) error {
+	if err := os.MkdirAll(filepath.Dir(c.log), 0o700); err != nil {
+		return err
+	}
+	logFile, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	tail := &tailBuffer{max: 4096}
+	c.mu.Lock()
+	url := c.url
+	c.mu.Unlock()
+	cmd := osexec.Command(self, c.args(url)...) //nolint:noctx // it is stopped by its standard input, in order
+	cmd.Stderr = io.MultiWriter(logFile, tail)
+	ownGroup(cmd)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() {
+		in.Close()
+		time.AfterFunc(c.stopAfter, func() { cmd.Process.Kill() }) //nolint:errcheck // it may be gone
+	})()
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		var r ready
+		if json.Unmarshal(lines.Bytes(), &r) != nil || r.Ready == "" {
+			continue
+		}
+		c.mu.Lock()
+		again := c.pid != 0
+		c.url, c.pid = r.URL, cmd.Process.Pid
+		c.mu.Unlock()
+		if !again && first != nil {
+			first <- nil
+		}
+	}
+	err = cmd.Wait()
+	if said := strings.TrimSpace(tail.String()); err != nil && said != "" {
+		return &childError{name: c.name, said: said, err: err}
+	}
+	return err
+}
+
+// childError is the death of a child that had something to say.
+type childError struct {
+	name, said string
+	err        error
+}
+
+func (e *childError) Error() string {
+	return fmt.Sprintf("%s: %s", e.name, strings.TrimPrefix(e.said, "roost: "))
+}
+
+func (e *childError) Unwrap() error { return e.err }
+
+// exitCode is the status that the child ended with, so that ours can be the same.
+func (e *childError) exitCode() int {
+	var x *osexec.ExitError
+	if errors.As(e.err, &x) && x.ExitCode() > 0 {
+		return x.ExitCode()
+	}
+	return exitUnreachable
+}
+
+// tailBuffer keeps the last bytes written to it.
+type tailBuffer struct {
+	mu  sync.Mutex
+	b   []byte
+	max int
+}
+
+func (t *tailBuffer) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if over := len(t.b) - t.max; over > 0 {
+		t.b = append(t.b[:0], t.b[over:]...)
+	}
+	return len(p), nil
+}
+
+// String returns what a person should read: the lines from the last "roost:" on.
+func (t *tailBuffer) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := string(t.b)
+	if i := strings.LastIndex(s, "roost: "); i >= 0 {
+		s = s[i:]
+	}
+	return s
+}

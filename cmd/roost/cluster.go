@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/durable"
+)
+
+// remote says which coordinator a command talks to: the one of its flags, or the
+// embedded one of a state directory.
+type remote struct {
+	url, tokenFile, state string
+}
+
+func (r *remote) flags(c *cobra.Command) {
+	c.Flags().StringVar(&r.url, "coordinator", os.Getenv("ROOST_COORDINATOR"), "URL of a coordinator (env ROOST_COORDINATOR); default: one of our own")
+	c.Flags().StringVar(&r.tokenFile, "token-file", os.Getenv("ROOST_TOKEN_FILE"), "file with the user token for --coordinator (env ROOST_TOKEN_FILE)")
+	c.Flags().StringVar(&r.state, "state", defaultState(), "directory of the embedded coordinator and agents")
+}
+
+// defaultState is $XDG_STATE_HOME/roost, as the XDG base directories have it.
+func defaultState() string {
+	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
+		return filepath.Join(d, "roost")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ".roost"
+	}
+	return filepath.Join(home, ".local", "state", "roost")
+}
+
+// connect returns a client for a coordinator that runs already: the configured
+// one, or the embedded one if a process serves r.state now. ok is false when
+// there is neither.
+func (r *remote) connect(ctx context.Context) (c *api.Client, ok bool, err error) {
+	if r.url != "" {
+		if r.tokenFile == "" {
+			return nil, false, usageError(errors.New("--coordinator needs --token-file"), "the coordinator made one: STATE_DIR/user.token")
+		}
+		token, err := readToken(r.tokenFile)
+		if err != nil {
+			return nil, false, usageError(err, "")
+		}
+		c, err := api.NewClient(r.url, token, nil)
+		if err != nil {
+			return nil, false, usageError(err, "")
+		}
+		if err := c.Health(ctx); err != nil {
+			return nil, false, apiError(ctx, "coordinator "+r.url, err)
+		}
+		return c, true, nil
+	}
+	f, err := readClusterFile(r.state)
+	if err != nil {
+		return nil, false, nil
+	}
+	token, err := readToken(filepath.Join(r.state, "coordinator", "user.token"))
+	if err != nil {
+		return nil, false, nil
+	}
+	if c, err = api.NewClient(f.URL, token, nil); err != nil || c.Health(ctx) != nil {
+		return nil, false, nil
+	}
+	return c, true, nil
+}
+
+// clusterFile is STATE/cluster.json: where the embedded coordinator of a state
+// directory listens while a process of ours serves it.
+type clusterFile struct {
+	URL string `json:"url"`
+	PID int    `json:"pid"`
+	// Shared reports whether other commands may use it: roost up, not roost run,
+	// which ends when its own pipeline does.
+	Shared bool `json:"shared"`
+}
+
+func readClusterFile(state string) (clusterFile, error) {
+	var f clusterFile
+	b, err := os.ReadFile(filepath.Join(state, "cluster.json"))
+	if err != nil {
+		return f, err
+	}
+	return f, json.Unmarshal(b, &f)
+}
+
+// clusterOptions says what an embedded cluster consists of.
+type clusterOptions struct {
+	state  string
+	hosts  int // agents host-a, host-b, …; 0 for the coordinator alone
+	slots  int
+	driver string
+	listen string
+	shared bool
+	log    hclog.Logger
+}
+
+// cluster is a coordinator and some agents, each a process of its own.
+type cluster struct {
+	client *api.Client
+	url    string
+	lock   *flock.Flock
+	state  string
+
+	mu   sync.Mutex // guards stop while agents start side by side
+	stop []func()   // the coordinator's first
+}
+
+// maxHosts keeps a typing error from starting a thousand agents.
+const maxHosts = 26
+
+// startCluster starts everything and returns when all of it serves.
+func startCluster(ctx context.Context, o clusterOptions) (_ *cluster, err error) {
+	if o.hosts < 0 || o.hosts > maxHosts {
+		return nil, usageError(fmt.Errorf("--hosts %d: want 1 to %d", o.hosts, maxHosts), "")
+	}
+	c := &cluster{}
+	if c.state, err = filepath.Abs(o.state); err != nil {
+		return nil, usageError(err, "")
+	}
+	if err := durable.MkdirAll(c.state, 0o755); err != nil {
+		return nil, &exitError{code: exitUnreachable, err: fmt.Errorf("state directory: %w", err), hint: "choose another with --state DIR"}
+	}
+	if err := c.take(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	coord, err := c.launch(ctx, o, "coordinator", 10*time.Second, func(url string) []string {
+		listen := o.listen
+		if url != "" {
+			listen = strings.TrimPrefix(url, "http://")
+		}
+		return []string{"coordinator", "--state-dir", filepath.Join(c.state, "coordinator"), "--listen", listen, "--local-source"}
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.url = coord.url
+	if err := c.open(o.shared); err != nil {
+		return nil, err
+	}
+	return c, c.startAgents(ctx, o)
+}
+
+// take locks the state directory for this process.
+func (c *cluster) take() error {
+	path := filepath.Join(c.state, "lock")
+	c.lock = flock.New(path, flock.SetPermissions(0o600))
+	ok, err := c.lock.TryLock()
+	if err == nil && ok {
+		return durable.WriteFile(filepath.Join(c.state, "holder"), 0o600, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "process %d (%s)\n", os.Getpid(), strings.Join(os.Args, " "))
+			return err
+		})
+	}
+	holder := "another process"
+	if b, err := os.ReadFile(filepath.Join(c.state, "holder")); err == nil {
+		holder = strings.TrimSpace(string(b))
+	}
+	c.lock = nil
+	return &exitError{
+		code: exitUnreachable,
+		err:  fmt.Errorf("state directory %s is held by %s", c.state, holder),
+		hint: "wait for it, give this one a --state of its own, or keep a shared one with: roost up",
+	}
+}
+
+// open makes the client and tells other commands where the coordinator is.
+func (c *cluster) open(shared bool) error {
+	token, err := readToken(filepath.Join(c.state, "coordinator", "user.token"))
+	if err != nil {
+		return err
+	}
+	if c.client, err = api.NewClient(c.url, token, nil); err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(c.state, "cluster.json"), 0o600, func(w io.Writer) error {
+		return json.NewEncoder(w).Encode(clusterFile{URL: c.url, PID: os.Getpid(), Shared: shared})
+	})
+}
+
+// startAgents starts all agents at once and waits for them.
+func (c *cluster) startAgents(ctx context.Context, o clusterOptions) error {
+	var (
+		wg   sync.WaitGroup
+		errs = make([]error, o.hosts)
+	)
+	for i := range o.hosts {
+		name := fmt.Sprintf("host-%c", 'a'+i)
+		args := func(string) []string {
+			return []string{
+				"agent", "--name", name, "--coordinator", c.url, "--tags", name,
+				"--token-file", filepath.Join(c.state, "coordinator", "agent.token"),
+				"--store-dir", filepath.Join(c.state, name), "--driver", o.driver, "--slots", fmt.Sprint(o.slots),
+			}
+		}
+		wg.Go(func() { _, errs[i] = c.launch(ctx, o, name, 40*time.Second, args) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// launch starts one child and waits until it serves.
+func (c *cluster) launch(ctx context.Context, o clusterOptions, name string, stopAfter time.Duration, args func(url string) []string) (*child, error) {
+	ch := &child{
+		name: name, args: func(url string) []string { return append(args(url), "--with-parent") }, note: o.log, stopAfter: stopAfter,
+		log: filepath.Join(c.state, "log", name+".log"),
+	}
+	// The children outlive ctx: an interrupted command still needs them to cancel
+	// its jobs in order. Close ends them.
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	first := make(chan error, 2)
+	go func() {
+		defer close(done)
+		ch.run(run, first)
+	}()
+	c.mu.Lock()
+	c.stop = append(c.stop, func() { cancel(); <-done })
+	c.mu.Unlock()
+	select {
+	case err := <-first:
+		var ce *childError
+		if errors.As(err, &ce) {
+			return nil, &exitError{code: ce.exitCode(), err: err, hint: "its log: " + ch.log}
+		}
+		if err != nil {
+			return nil, &exitError{code: exitUnreachable, err: fmt.Errorf("%s: %w", name, err), hint: "its log: " + ch.log}
+		}
+		return ch, nil
+	case <-ctx.Done():
+		return nil, &exitError{code: exitInterrupted, err: context.Cause(ctx)}
+	}
+}
+
+// Close stops the agents, which finish their uploads within a bound, and then the
+// coordinator.
+func (c *cluster) Close() {
+	if len(c.stop) > 0 {
+		var wg sync.WaitGroup
+		for _, stop := range c.stop[1:] {
+			wg.Go(stop)
+		}
+		wg.Wait()
+		c.stop[0]()
+		os.Remove(filepath.Join(c.state, "cluster.json")) //nolint:errcheck // a stale one is recognised
+	}
+	if c.lock != nil {
+		c.lock.Unlock() //nolint:errcheck // the process ends anyway
+	}
+}
