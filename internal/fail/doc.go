@@ -3,3 +3,10 @@
 // process when the environment says so, which is how the crash tests reach every
 // step on real processes.
 package fail
+
+// Env names the step to die at, "name" or "name:3" for the third time it is
+// reached. EnvLog, when set, is a file that gets a line for each death.
+const (
+	Env    = "ROOST_FAILPOINT"
+	EnvLog = "ROOST_FAILPOINT_LOG"
+)

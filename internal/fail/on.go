@@ -10,13 +10,6 @@ import (
 	"sync/atomic"
 )
 
-// Env names the step to die at, "name" or "name:3" for the third time it is
-// reached. EnvLog, when set, is a file that gets a line for each death.
-const (
-	Env    = "ROOST_FAILPOINT"
-	EnvLog = "ROOST_FAILPOINT_LOG"
-)
-
 var remaining atomic.Int64
 
 var target = func() string {
