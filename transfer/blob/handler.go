@@ -30,7 +30,8 @@ type HandlerOptions struct {
 // http.StripPrefix, and behind whatever checks tokens: it checks none.
 //
 // A client should send "Expect: 100-continue" with a PUT: a blob that is there, or
-// is refused, is answered without its body.
+// is refused, is answered without its body. A GET that breaks after its status went
+// out ends in panic(http.ErrAbortHandler), which middleware must let through.
 func Handler(s Store, o HandlerOptions) http.Handler {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = 1 << 30
@@ -77,7 +78,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if q.begun {
-		h.o.Log.Warn("blob not sent whole", "digest", q.digest, "error", err)
+		h.o.Log.Debug("blob not sent whole", "digest", q.digest, "error", err)
 		panic(http.ErrAbortHandler) // the only way to tell the client that it is not whole
 	}
 	h.refuse(q, err)
@@ -85,7 +86,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (h *handler) serve(q *request) error {
 	d, err := snapshot.ParseDigest(strings.TrimPrefix(q.URL.Path, "/"))
-	if err != nil || d.IsZero() {
+	if err != nil || d.IsZero() || q.URL.RawPath != "" { // a blob has one spelling
 		return &StatusError{Status: http.StatusNotFound, Code: codeNotFound, Text: "no such blob"}
 	}
 	q.digest = d

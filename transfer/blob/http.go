@@ -98,10 +98,10 @@ func closeBody(resp *http.Response) {
 // Put implements Store. The server hashes what it receives; its yes counts only as
 // an answer to this request, or as the size of a blob that was there before.
 func (h *HTTP) Put(ctx context.Context, d snapshot.Digest, size int64, open func() (io.ReadCloser, error)) error {
-	// The transport closes what it was given even when it never read it, and may do
-	// so after Do has returned. Opened on the first Read: a server that has the blob
-	// answers before that.
+	// Opened on the first Read: a server that has the blob answers before that.
+	// Closed here too: the transport may go on reading after Do has returned.
 	b := &lazyBody{open: open}
+	defer b.Close() //nolint:errcheck // only read from
 	var rd io.Reader = b
 	if size == 0 {
 		rd = http.NoBody
