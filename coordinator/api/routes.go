@@ -131,18 +131,18 @@ type JobDetail struct {
 // Attempt is one run of a job.
 type Attempt struct {
 	ID        snapshot.ID `json:"id"`
-	Number    int        `json:"number"`
-	Epoch     int64      `json:"epoch"`
-	Host      string     `json:"host"`
-	Status    Status     `json:"status"`
-	Code      Code       `json:"code,omitempty"`
-	Reason    string     `json:"reason,omitempty"`
-	ExitCode  int        `json:"exit_code,omitempty"`
-	StartMS   int64      `json:"start_ms"`
-	RunMS     int64      `json:"run_ms,omitempty"`
-	EndMS     int64      `json:"end_ms,omitempty"`
-	Placed    Placement  `json:"placed,omitzero"`
-	Workspace Workspace  `json:"workspace"`
+	Number    int         `json:"number"`
+	Epoch     int64       `json:"epoch"`
+	Host      string      `json:"host"`
+	Status    Status      `json:"status"`
+	Code      Code        `json:"code,omitempty"`
+	Reason    string      `json:"reason,omitempty"`
+	ExitCode  int         `json:"exit_code,omitempty"`
+	StartMS   int64       `json:"start_ms"`
+	RunMS     int64       `json:"run_ms,omitempty"`
+	EndMS     int64       `json:"end_ms,omitempty"`
+	Placed    Placement   `json:"placed,omitzero"`
+	Workspace Workspace   `json:"workspace"`
 }
 
 // Host is one host as the coordinator sees it. GET /v1/hosts.

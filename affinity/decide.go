@@ -1,0 +1,315 @@
+package affinity
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// decider is one decision under way. hosts is its own copy: slots are taken from
+// it as jobs are placed.
+type decider struct {
+	p        Params
+	fleet    *Fleet
+	hosts    []Host
+	reserved []int // jobs that were told to wait for a host
+	fetching int
+	slots    int // of hosts that are not off
+	busy     int
+	bound    float64
+	able     map[string][]int // hosts that have a set of tags
+	done     map[int]bool
+	out      Decision
+}
+
+// Decide places what can be placed. It never gives a host more jobs than it has
+// free slots, nor a job to a host that lacks one of its tags or of its files that
+// can't be had.
+func Decide(f Fleet) Decision {
+	d := newDecider(&f)
+	order := fair(&f)
+	d.overdue(order)
+	d.continuations(order)
+	d.compare(order)
+	return d.out
+}
+
+func newDecider(f *Fleet) *decider {
+	d := &decider{
+		p: f.Params.defaults(), fleet: f, hosts: slices.Clone(f.Hosts), reserved: make([]int, len(f.Hosts)),
+		able: map[string][]int{}, done: make(map[int]bool, len(f.Jobs)),
+	}
+	for i := range d.hosts {
+		h := &d.hosts[i]
+		d.fetching += h.Fetching
+		if h.Off == "" {
+			d.slots += h.Slots
+			d.busy += h.Slots - h.Free
+		}
+	}
+	d.bound = f.Bound()
+	return d
+}
+
+// Bound is how many seconds a job may wait although a host could run it. It
+// grows with the queue: in a backlog a fixed bound would be over for everyone,
+// and the order would degrade to one that looks at no files at all.
+func (f *Fleet) Bound() float64 {
+	p := f.Params.defaults()
+	slots := 0
+	for i := range f.Hosts {
+		if f.Hosts[i].Off == "" {
+			slots += f.Hosts[i].Slots
+		}
+	}
+	if slots == 0 {
+		return p.MaxWait
+	}
+	return p.MaxWait + 4*float64(len(f.Jobs))*p.Service/float64(slots)
+}
+
+// hostsFor gives the hosts that have all tags of j.
+func (d *decider) hostsFor(j *Job) []int {
+	key := strings.Join(j.Tags, "\x00")
+	if l, ok := d.able[key]; ok {
+		return l
+	}
+	var out []int
+	for i := range d.hosts {
+		if hasAll(d.hosts[i].Tags, j.Tags) {
+			out = append(out, i)
+		}
+	}
+	d.able[key] = out
+	return out
+}
+
+func hasAll(have, want []string) bool {
+	for _, w := range want {
+		if !slices.Contains(have, w) {
+			return false
+		}
+	}
+	return true
+}
+
+// allowed gives the hosts that may run j: those with its tags, without the ones
+// that failed it as long as one that could take it is left.
+func (d *decider) allowed(j *Job) []int {
+	all := d.hostsFor(j)
+	if len(j.Avoid) == 0 {
+		return all
+	}
+	var out []int
+	usable := false
+	for _, h := range all {
+		if !slices.Contains(j.Avoid, d.hosts[h].Name) {
+			out = append(out, h)
+			usable = usable || d.fit(j, h).excluded == ""
+		}
+	}
+	if !usable {
+		return all
+	}
+	return out
+}
+
+// overdue is the first pass: who waited past the bound takes the best free host.
+func (d *decider) overdue(order []int) {
+	for _, i := range order {
+		j := &d.fleet.Jobs[i]
+		if j.Waited < d.bound {
+			continue
+		}
+		if best, ok := d.best(j, d.allowed(j)); ok {
+			code := Overdue
+			if best.complete && (len(j.Inputs) > 0 || best.seed != "") {
+				code = Continuation
+			}
+			d.assign(i, best, code)
+		}
+	}
+}
+
+// continuations is the second pass: whoever is complete on a host with a free
+// slot starts there. It goes before everything else because a slot that such a
+// job does not get is one in which somebody else has to fetch.
+func (d *decider) continuations(order []int) {
+	free := d.freeHolders()
+	for _, i := range order {
+		j := &d.fleet.Jobs[i]
+		if d.done[i] || (len(j.Inputs) == 0 && len(j.Seeds) == 0) {
+			continue
+		}
+		best, ok := fit{}, false
+		for _, h := range free(j) {
+			if d.hosts[h].Free <= 0 || !slices.Contains(d.allowed(j), h) {
+				continue
+			}
+			f := d.fit(j, h)
+			if f.excluded == "" && f.complete && (!ok || d.better(f, best)) {
+				best, ok = f, true
+			}
+		}
+		if ok {
+			d.assign(i, best, Continuation)
+		}
+	}
+}
+
+// freeHolders indexes the hosts with a free slot by what they hold, so that this
+// pass looks only at hosts that a job could continue on.
+func (d *decider) freeHolders() func(j *Job) []int {
+	want := map[snapshot.ID][]int{}
+	first := func(j *Job) []snapshot.ID {
+		if len(j.Inputs) > 0 && len(j.Inputs[0]) > 0 {
+			return []snapshot.ID{j.Inputs[0][0].ID}
+		}
+		var ids []snapshot.ID
+		for _, seeds := range j.Seeds {
+			for _, c := range seeds {
+				if len(c) > 0 {
+					ids = append(ids, c[0].ID)
+				}
+			}
+		}
+		return ids
+	}
+	for i := range d.fleet.Jobs {
+		for _, id := range first(&d.fleet.Jobs[i]) {
+			want[id] = nil
+		}
+	}
+	for h := range d.hosts {
+		host := &d.hosts[h]
+		if host.Free <= 0 || host.Off != "" {
+			continue
+		}
+		if len(want) < len(host.Has) {
+			for id := range want {
+				if host.Has[id] {
+					want[id] = append(want[id], h)
+				}
+			}
+			continue
+		}
+		for id, has := range host.Has {
+			if l, ok := want[id]; ok && has {
+				want[id] = append(l, h)
+			}
+		}
+	}
+	return func(j *Job) []int {
+		ids := first(j)
+		if len(ids) == 1 {
+			return want[ids[0]]
+		}
+		var out []int
+		for _, id := range ids {
+			out = append(out, want[id]...)
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+}
+
+// best finds the host with a free slot on which j starts soonest.
+func (d *decider) best(j *Job, hosts []int) (fit, bool) {
+	best, ok := fit{}, false
+	for _, h := range hosts {
+		if d.hosts[h].Free <= 0 {
+			continue
+		}
+		if f := d.fit(j, h); f.excluded == "" && (!ok || d.better(f, best)) {
+			best, ok = f, true
+		}
+	}
+	return best, ok
+}
+
+// better orders fits: sooner, then emptier, then by name, so that equal fleets
+// give equal decisions.
+func (d *decider) better(a, b fit) bool {
+	x, y := &d.hosts[a.host], &d.hosts[b.host]
+	return cmp.Or(
+		cmp.Compare(a.fetch, b.fetch), cmp.Compare(a.missing, b.missing),
+		cmp.Compare(load(x), load(y)), cmp.Compare(x.Name, y.Name)) < 0
+}
+
+// load is the share of a host's slots that are taken.
+func load(h *Host) float64 {
+	if h.Slots == 0 {
+		return 1
+	}
+	return 1 - float64(h.Free)/float64(h.Slots)
+}
+
+// compare is the last pass: seconds against seconds for the first of the queue.
+func (d *decider) compare(order []int) {
+	looked := 0
+	for _, i := range order {
+		if d.done[i] {
+			continue
+		}
+		looked++
+		if looked > d.p.Window {
+			d.waitInLine(i)
+			continue
+		}
+		d.decide(i)
+	}
+}
+
+// decide compares starting job i now with waiting for a host that has its files.
+func (d *decider) decide(i int) {
+	j := &d.fleet.Jobs[i]
+	hosts := d.allowed(j)
+	now, free := d.best(j, hosts)
+	if !free {
+		d.waitFor(i, hosts)
+		return
+	}
+	holder, later := -1, math.Inf(1)
+	for _, h := range hosts {
+		if d.hosts[h].Free > 0 {
+			continue
+		}
+		f := d.fit(j, h)
+		if f.excluded != "" || !f.complete {
+			continue
+		}
+		if w := d.wait(h); w < later {
+			holder, later = h, w
+		}
+	}
+	price := 1.0
+	if d.slots > 0 {
+		price += d.p.Lambda*float64(d.busy)/float64(d.slots) + float64(len(d.fleet.Jobs))/float64(d.slots)
+	}
+	cost := now.fetch * price
+	if cost <= later || j.Waited >= d.bound {
+		d.assign(i, now, d.codeOf(j, now, hosts))
+		return
+	}
+	d.waitHolder(i, holder, later, cost, now)
+}
+
+// codeOf says why best was chosen.
+func (d *decider) codeOf(j *Job, best fit, hosts []int) Code {
+	if len(j.Inputs) == 0 && len(j.Seeds[d.hosts[best.host].Fingerprint]) == 0 {
+		return NoInput
+	}
+	could := 0
+	for _, h := range hosts {
+		if d.hosts[h].Off == "" {
+			could++
+		}
+	}
+	if could == 1 {
+		return OnlyHost
+	}
+	return Cheapest
+}
