@@ -269,13 +269,15 @@ func newFleet(t testing.TB, bin string, hosts int) *fleet {
 	return f
 }
 
-func (f *fleet) startCoordinator(env []string) {
+func (f *fleet) startCoordinator(env []string, more ...string) {
 	listen := "127.0.0.1:0"
 	if f.url != "" {
 		listen = strings.TrimPrefix(f.url, "http://")
 	}
-	f.coord = launch(f.t, f.bin, f.dir, "coordinator", env,
-		"coordinator", "--state-dir", filepath.Join(f.dir, "coordinator"), "--listen", listen, "--local-source")
+	args := append([]string{
+		"coordinator", "--state-dir", filepath.Join(f.dir, "coordinator"), "--listen", listen, "--local-source",
+	}, more...)
+	f.coord = launch(f.t, f.bin, f.dir, "coordinator", env, args...)
 	if len(env) > 0 {
 		return // it may die before it is ready
 	}
