@@ -3,7 +3,12 @@ package exec
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -29,25 +34,101 @@ type Options struct {
 	// in every slot and on every host. Default /run/roost.
 	RunDir string
 	// Hide are directories that jobs must not see, in root mode: the store, and the
-	// other jobs' views. Each appears empty to them.
+	// other jobs' views. Each appears empty to them. One that does not exist when a
+	// job starts is passed over.
 	Hide []string
 	// Shell is bash; default: the first one in PATH.
 	Shell string
 	// Path is PATH for the jobs. Default: the absolute directories in the agent's.
 	Path string
-	Log  hclog.Logger
-	Now  func() time.Time
+	// SourceTimeout ends a checkout that takes longer. Default 30 minutes.
+	SourceTimeout time.Duration
+	Log           hclog.Logger
+
+	noCgroup bool // tests only: leave everything to the supervisor
 }
 
 // Adapter implements plugin.Adapter. Its methods may be called from any goroutine.
 type Adapter struct {
-	o Options
+	o    Options
+	user identity
+	// cgroups is the directory in which each job gets a cgroup, "" where none can
+	// be made.
+	cgroups string
 }
+
+// Bounds of what the adapter waits for.
+const (
+	// endTimeout is how long killed processes may take to be gone. What takes
+	// longer hangs in the kernel, and its view can't be sealed.
+	endTimeout = 30 * time.Second
+	// drainTimeout is how long the last output may take once nothing runs.
+	drainTimeout         = 5 * time.Second
+	defaultGrace         = 10 * time.Second
+	defaultAfterTimeout  = 5 * time.Minute
+	defaultSourceTimeout = 30 * time.Minute
+)
 
 // New checks that jobs can be run here as o says. main must have called
 // MaybeChild before.
 func New(o Options) (*Adapter, error) {
-	return nil, errors.New("exec: not there yet")
+	if err := childReady(); err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	if o.RunDir == "" {
+		o.RunDir = "/run/roost"
+	}
+	if o.SourceTimeout <= 0 {
+		o.SourceTimeout = defaultSourceTimeout
+	}
+	if o.Shell == "" {
+		sh, err := osexec.LookPath("bash")
+		if err != nil {
+			return nil, fmt.Errorf("exec adapter: scripts are run by bash, which is not in PATH: %w", err)
+		}
+		o.Shell = sh
+	}
+	if o.Path == "" {
+		o.Path = absoluteOnly(os.Getenv("PATH"))
+	}
+	user, err := identify(o)
+	if err != nil {
+		return nil, fmt.Errorf("exec adapter: %w", err)
+	}
+	if o.StateDir == "" {
+		o.StateDir = filepath.Join(os.TempDir(), fmt.Sprintf("roost-exec-%d", os.Geteuid()))
+	}
+	if o.StateDir, err = filepath.Abs(o.StateDir); err != nil {
+		return nil, fmt.Errorf("exec adapter: %w", err)
+	}
+	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("exec adapter: %w", err)
+	}
+	a := &Adapter{o: o, user: user}
+	if !o.noCgroup {
+		a.cgroups, err = findCgroups(o.Shell)
+		if err != nil {
+			o.Log.Info("no cgroups for jobs, their supervisors kill them", "why", err)
+		}
+	}
+	return a, nil
+}
+
+// absoluteOnly drops what is not an absolute directory from a search path.
+func absoluteOnly(path string) string {
+	var keep []string
+	for _, d := range filepath.SplitList(path) {
+		if filepath.IsAbs(d) {
+			keep = append(keep, d)
+		}
+	}
+	if keep == nil {
+		return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	return strings.Join(keep, string(os.PathListSeparator))
 }
 
 // Name is "exec".
@@ -55,12 +136,80 @@ func (a *Adapter) Name() string { return "exec" }
 
 // Owner is the user that jobs run as: who must own a fresh view. It is 0, 0 where
 // views belong to the agent's user anyhow.
-func (a *Adapter) Owner() (uid, gid int) { return 0, 0 }
+func (a *Adapter) Owner() (uid, gid int) {
+	if !a.o.RootMode {
+		return 0, 0
+	}
+	return int(a.user.UID), int(a.user.GID)
+}
 
 // Run implements plugin.Adapter.
 func (a *Adapter) Run(ctx context.Context, job plugin.Job, log io.Writer) (plugin.Result, error) {
-	return plugin.Result{}, errors.New("exec: not there yet")
+	if err := a.check(&job); err != nil {
+		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
+	}
+	at, err := a.newAttempt(job.Attempt)
+	if err != nil {
+		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
+	}
+	defer at.remove()
+	out, err := newOutput(log)
+	if err != nil {
+		return plugin.Result{}, fmt.Errorf("job %q: its output: %w", job.Name, err)
+	}
+	defer out.close()
+	s, err := a.open(at, &job, out.w)
+	if err != nil {
+		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
+	}
+	r := &run{a: a, job: &job, at: at, s: s}
+	res := r.stages(ctx)
+	if err := s.end(); err != nil {
+		a.o.Log.Error("processes of a job can't be killed", "attempt", job.Attempt, "err", err)
+		res.Status, res.Reason = plugin.StatusSystemFailure, "what the job left running can't be killed: "+err.Error()
+	}
+	out.drain()
+	return res, nil
 }
 
-// Kill implements plugin.Adapter.
-func (a *Adapter) Kill(ctx context.Context, attempt snapshot.ID) error { return nil }
+// check refuses what can't be run and fills in defaults.
+func (a *Adapter) check(job *plugin.Job) error {
+	if _, err := snapshot.ParseID(string(job.Attempt)); err != nil {
+		return err
+	}
+	if job.Path == "" {
+		job.Path = job.View
+	}
+	if !filepath.IsAbs(job.View) || !filepath.IsAbs(job.Path) {
+		return fmt.Errorf("view %q at %q: want absolute paths", job.View, job.Path)
+	}
+	if job.Path != job.View {
+		if !a.o.RootMode {
+			return fmt.Errorf("view %s can't be shown at %s without root", job.View, job.Path)
+		}
+		for _, h := range a.o.Hide {
+			if within(h, job.Path) {
+				return fmt.Errorf("path %s lies in %s, which is hidden from jobs", job.Path, h)
+			}
+		}
+	}
+	if job.Grace <= 0 {
+		job.Grace = defaultGrace
+	}
+	if job.AfterTimeout <= 0 {
+		job.AfterTimeout = defaultAfterTimeout
+	}
+	if job.Source != nil {
+		return checkSource(job.Source)
+	}
+	return nil
+}
+
+// within reports whether path is dir or lies below it.
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+// errLost says that the supervisor died before the job did.
+var errLost = errors.New("the job's supervisor was killed")

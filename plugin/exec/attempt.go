@@ -1,0 +1,158 @@
+package exec
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// attempt is what a job has on disk besides its view, in StateDir/<attempt>:
+//
+//	job.json   how to end it, for an agent that comes after
+//	home, tmp  in root mode, bound to RunDir/home and RunDir/tmp
+//
+// Without root HOME and TMPDIR lie below the system's directory for temporary
+// files instead, where paths are short enough for sockets.
+type attempt struct {
+	a   *Adapter
+	id  snapshot.ID
+	dir string
+	record
+	// home and tmp as the job sees them, hostTmp as we do.
+	home, tmp, hostHome, hostTmp string
+}
+
+// record is job.json. It is about processes, so it need not survive a power cut.
+type record struct {
+	Boot   string `json:"boot"`
+	PID    int    `json:"pid,omitempty"`
+	Start  uint64 `json:"start,omitempty"` // of the process, in the kernel's ticks
+	Cgroup string `json:"cgroup,omitempty"`
+	Temp   string `json:"temp,omitempty"` // to be removed too
+}
+
+// newAttempt makes the directories.
+func (a *Adapter) newAttempt(id snapshot.ID) (*attempt, error) {
+	at := &attempt{a: a, id: id, dir: filepath.Join(a.o.StateDir, string(id))}
+	at.Boot = bootID()
+	if err := os.Mkdir(at.dir, 0o700); err != nil {
+		return nil, err
+	}
+	base := at.dir
+	if !a.o.RootMode {
+		t, err := os.MkdirTemp("", "roost-")
+		if err != nil {
+			at.remove()
+			return nil, err
+		}
+		base, at.Temp = t, t
+	}
+	at.hostHome, at.hostTmp = filepath.Join(base, "home"), filepath.Join(base, "tmp")
+	at.home, at.tmp = at.hostHome, at.hostTmp
+	if a.o.RootMode {
+		at.home, at.tmp = filepath.Join(a.o.RunDir, "home"), filepath.Join(a.o.RunDir, "tmp")
+	}
+	err := errors.Join(at.save(), at.mkdir(at.hostHome), at.mkdir(at.hostTmp))
+	if err != nil {
+		at.remove()
+		return nil, err
+	}
+	return at, nil
+}
+
+// mkdir makes a directory that belongs to the job's user.
+func (at *attempt) mkdir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if !at.a.o.RootMode {
+		return nil
+	}
+	return os.Chown(dir, int(at.a.user.UID), int(at.a.user.GID))
+}
+
+// save writes the record.
+func (at *attempt) save() error {
+	b, err := json.Marshal(at.record)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(at.dir, "job.json"), b, 0o600)
+}
+
+// remove deletes the directories. Nothing of the job runs any more; what can't be
+// deleted stays, and is said.
+func (at *attempt) remove() {
+	for _, d := range []string{at.Temp, at.dir} {
+		if d == "" {
+			continue
+		}
+		if err := removeTree(d); err != nil {
+			at.a.o.Log.Warn("leftovers of a job can't be deleted", "dir", d, "err", err)
+		}
+	}
+}
+
+// removeTree deletes a tree that a job wrote. Both ways go by descriptors of
+// directories and follow no link. The second is for what the first can't do:
+// directories without permissions, and ones too deep for a descriptor each.
+func removeTree(dir string) error {
+	err := os.RemoveAll(dir)
+	if err == nil {
+		return nil
+	}
+	filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error { //nolint:errcheck // best effort
+		if d != nil && d.IsDir() {
+			os.Chmod(p, 0o700) //nolint:errcheck,gosec // best effort; nobody is left to swap it for a link
+		}
+		return nil
+	})
+	if os.RemoveAll(dir) == nil {
+		return nil
+	}
+	rm, lerr := osexec.LookPath("rm")
+	if lerr != nil {
+		return err
+	}
+	c := osexec.Command(rm, "-rf", "--", dir) //nolint:noctx // bounded by the tree
+	c.Env = []string{}
+	if c.Run() == nil {
+		return nil
+	}
+	return err
+}
+
+// Kill implements plugin.Adapter.
+func (a *Adapter) Kill(ctx context.Context, id snapshot.ID) error {
+	if _, err := snapshot.ParseID(string(id)); err != nil {
+		return err
+	}
+	at := &attempt{a: a, id: id, dir: filepath.Join(a.o.StateDir, string(id))}
+	b, err := os.ReadFile(filepath.Join(at.dir, "job.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return removeTree(at.dir) // died before anything was started
+	}
+	if err != nil {
+		return fmt.Errorf("attempt %s: %w", id, err)
+	}
+	if json.Unmarshal(b, &at.record) != nil {
+		at.record = record{Boot: bootID()} // half-written: look for the mark alone
+	}
+	if at.Boot == bootID() {
+		if err := a.killRecorded(ctx, at); err != nil {
+			return fmt.Errorf("attempt %s: %w", id, err)
+		}
+	}
+	if at.Temp != "" && filepath.Dir(at.Temp) != filepath.Clean(os.TempDir()) {
+		at.Temp = "" // not one of ours; or ours of another TMPDIR, which is not ours to judge
+	}
+	at.remove()
+	return nil
+}

@@ -1,0 +1,75 @@
+package exec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// killRecorded ends an attempt that another process of ours started in this boot.
+// Its supervisor is about to do the same: it lost its adapter.
+func (a *Adapter) killRecorded(ctx context.Context, at *attempt) error {
+	var errs []error
+	if at.Cgroup != "" && isOurCgroup(at.Cgroup, string(at.id)) {
+		errs = append(errs, endCgroup(at.Cgroup, endTimeout))
+	}
+	if at.PID > 1 {
+		errs = append(errs, endProcess(ctx, at.PID, at.Start))
+	}
+	return errors.Join(append(errs, killMarked(ctx, at.id))...)
+}
+
+// endProcess waits for a process to end, and helps it with what is below it.
+func endProcess(ctx context.Context, pid int, start uint64) error {
+	begin := time.Millisecond
+	for waited := time.Duration(0); waited < endTimeout; waited += begin {
+		if !alive(pid, start) {
+			return nil
+		}
+		if waited > time.Second {
+			for _, d := range append(descendants(pid), pid) {
+				syscall.Kill(d, syscall.SIGKILL) //nolint:errcheck // gone already
+			}
+		}
+		if err := sleep(ctx, begin); err != nil {
+			return err
+		}
+		begin = min(2*begin, 100*time.Millisecond)
+	}
+	return fmt.Errorf("process %d does not end", pid)
+}
+
+// killMarked kills processes by the mark in their environment until there is none.
+func killMarked(ctx context.Context, id snapshot.ID) error {
+	wait := time.Millisecond
+	for waited := time.Duration(0); waited < endTimeout; waited += wait {
+		left := marked(string(id))
+		if len(left) == 0 {
+			return nil
+		}
+		for _, pid := range left {
+			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // gone already
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(2*wait, 100*time.Millisecond)
+	}
+	return fmt.Errorf("processes of attempt %s survive being killed", id)
+}
+
+// sleep waits, or returns the context's error.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,82 @@
+package exec
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// makeNamespace makes the mounts of a job. The supervisor was born in a mount
+// namespace of its own; nothing that happens in it is seen outside, nor the other
+// way round.
+func makeNamespace(binds []bind, hide []string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	for _, b := range binds {
+		if err := bindMount(b); err != nil {
+			return err
+		}
+	}
+	for _, dir := range hide {
+		if err := hideDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bindMount shows a directory at another place. Both are reached by descriptors,
+// so that what is checked is what is mounted.
+func bindMount(b bind) error {
+	from, err := unix.Open(b.From, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", b.From, err)
+	}
+	defer unix.Close(from) //nolint:errcheck // O_PATH
+	to, err := unix.Open(b.To, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", b.To, err)
+	}
+	defer unix.Close(to) //nolint:errcheck // O_PATH
+	src, dst := fmt.Sprintf("/proc/self/fd/%d", from), fmt.Sprintf("/proc/self/fd/%d", to)
+	if err := unix.Mount(src, dst, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("show %s at %s: %w", b.From, b.To, err)
+	}
+	// A set-uid file or a device that a job made, or inherited, means nothing.
+	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV)
+	if err := unix.Mount("", b.To, "", flags, ""); err != nil {
+		return fmt.Errorf("remount %s: %w", b.To, err)
+	}
+	return nil
+}
+
+// hideDir puts an empty directory over dir. What is mounted below it is let go of
+// first: this namespace must not keep another job's view alive after it is sealed.
+func hideDir(dir string) error {
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		return nil //nolint:nilerr // not there: nothing to hide
+	}
+	below := func(m *mountinfo.Info) (skip, stop bool) {
+		return m.Mountpoint != dir && !strings.HasPrefix(m.Mountpoint, dir+"/"), false
+	}
+	mounts, err := mountinfo.GetMounts(below)
+	if err != nil {
+		return fmt.Errorf("mounts below %s: %w", dir, err)
+	}
+	for i := len(mounts) - 1; i >= 0; i-- {
+		m := mounts[i].Mountpoint
+		// Lazily, which is right here: it is our own copy, and nobody uses it.
+		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
+			return fmt.Errorf("let go of %s: %w", m, err)
+		}
+	}
+	flags := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
+	if err := unix.Mount("none", dir, "tmpfs", flags, "size=4k,nr_inodes=2,mode=0555"); err != nil {
+		return fmt.Errorf("hide %s: %w", dir, err)
+	}
+	return nil
+}
