@@ -1,0 +1,145 @@
+package pack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// refCodec stores chunks as references to the table of chunks. Reference 0 is the
+// first chunk that was not referred to yet, k the one k places before that. As the
+// table is in order of first use, nearly all references are 0.
+type refCodec struct {
+	chunks []ChunkRef
+	place  map[snapshot.Digest]int // into chunks; only a writer has it
+	next   int
+}
+
+func newRefCodec(chunks []ChunkRef) *refCodec {
+	r := &refCodec{chunks: chunks, place: make(map[snapshot.Digest]int, len(chunks))}
+	for i, c := range chunks {
+		r.place[c.ID] = i
+	}
+	return r
+}
+
+// inOrder sorts the table by first use; chunks that no change uses come last.
+func (r *refCodec) inOrder(changes []snapshot.Change) []ChunkRef {
+	sorted := make([]ChunkRef, 0, len(r.chunks))
+	used := make([]bool, len(r.chunks))
+	for i := range changes {
+		for _, c := range changes[i].Entry.Chunks {
+			if at, ok := r.place[c.ID]; ok && !used[at] && !changes[i].Delete {
+				used[at] = true
+				sorted = append(sorted, r.chunks[at])
+			}
+		}
+	}
+	for i, c := range r.chunks {
+		if !used[i] {
+			sorted = append(sorted, c)
+		}
+	}
+	for i, c := range sorted {
+		r.place[c.ID] = i
+	}
+	r.chunks = sorted
+	return sorted
+}
+
+func (r *refCodec) size() int { return 2 }
+
+func (r *refCodec) append(b []byte, c snapshot.Chunk) ([]byte, error) {
+	at, ok := r.place[c.ID]
+	if !ok {
+		return nil, fmt.Errorf("chunk %s is in no frame", c.ID)
+	}
+	if n := r.chunks[at].Len; int64(n) != c.Len {
+		return nil, fmt.Errorf("chunk %s has %d bytes here and %d in its frame", c.ID, c.Len, n)
+	}
+	b = binary.AppendUvarint(b, uint64(r.next-at))
+	if at == r.next {
+		r.next++
+	}
+	return b, nil
+}
+
+func (r *refCodec) read(c *cursor) (snapshot.Digest, int64) {
+	back := int(c.uvarint("reference to a chunk", uint64(r.next)))
+	if c.err == nil && back == 0 {
+		r.next++
+		if r.next > len(r.chunks) {
+			c.fail("reference to a chunk behind the last one")
+		}
+	}
+	if c.err != nil {
+		return snapshot.Digest{}, 0
+	}
+	at := r.next - 1
+	if back > 0 {
+		at = r.next - back
+	}
+	return r.chunks[at].ID, int64(r.chunks[at].Len)
+}
+
+func appendChanges(b []byte, changes []snapshot.Change, refs *refCodec) ([]byte, error) {
+	b = binary.AppendUvarint(b, uint64(len(changes)))
+	w := entryWriter{chunks: refs}
+	for i := range changes {
+		ch := &changes[i]
+		op := byte(opPut)
+		switch {
+		case ch.Delete && ch.Replace:
+			return nil, fmt.Errorf("%q: both deleted and replaced", ch.Entry.Path)
+		case ch.Delete && ch.Entry.Path == "":
+			return nil, errors.New("the root can't be deleted")
+		case ch.Delete:
+			op = opDelete
+		case ch.Replace:
+			op = opReplace
+		}
+		var err error
+		if b, err = w.path(append(b, op), ch.Entry.Path); err != nil {
+			return nil, err
+		}
+		if ch.Delete {
+			continue // nothing else of the entry matters
+		}
+		if b, err = w.entry(b, &ch.Entry); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+func readChanges(c *cursor, ix *Index) {
+	n := c.count("number of changes", minEntry)
+	if n > maxEntries {
+		c.fail("%d changes, more than %d", n, maxEntries)
+	}
+	if c.err != nil {
+		return
+	}
+	ix.Changes = make([]snapshot.Change, n)
+	r := entryReader{chunks: &refCodec{chunks: ix.Chunks}}
+	for i := range ix.Changes {
+		ch := &ix.Changes[i]
+		op := c.byte()
+		ch.Delete, ch.Replace = op == opDelete, op == opReplace
+		if op > opReplace {
+			c.fail("change %d: unknown kind %d", i, op)
+		}
+		ch.Entry.Path = r.path(c)
+		switch {
+		case !ch.Delete:
+			r.entry(c, &ch.Entry)
+		case c.err == nil && ch.Entry.Path == "":
+			c.fail("the root can't be deleted")
+		}
+		if c.err != nil {
+			return
+		}
+	}
+}

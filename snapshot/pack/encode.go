@@ -1,0 +1,203 @@
+package pack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// EncoderOptions says where packs go and what is there already.
+type EncoderOptions struct {
+	Dir string // packs appear here, each named by its digest
+	Tmp string // temporary files, on the same file system
+	Key []byte // of the domain: chunk ids are keyed with it
+	// Workers is how many goroutines read, and how many compress. 0 means one per
+	// core.
+	Workers int
+	// Known says where a chunk is already, in a pack of an ancestor. May be nil. It
+	// is called by one goroutine at a time.
+	Known func(snapshot.Digest) (Location, bool)
+	// Now is the clock that Stats.Elapsed goes by; nil is the real one.
+	Now func() time.Time
+
+	discard bool // count packs, but don't write them
+}
+
+func (o EncoderOptions) withDefaults() (EncoderOptions, error) {
+	if len(o.Key) == 0 {
+		return o, errors.New("encode: no domain key")
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Known == nil {
+		o.Known = func(snapshot.Digest) (Location, bool) { return Location{}, false }
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o, nil
+}
+
+// Encode stores the content of changes and returns the layer's index, without Base
+// and Manifest. It fills Chunks of every file in changes in place; on error changes
+// are as they were.
+//
+// A file that is not hashed is read from its Source, which must not change any
+// more. Content that is hashed already is read only if neither this layer nor Known
+// has its chunks, and must then match them. Names of one hard-linked file (equal
+// Link) are read once.
+//
+// When Encode returns, every own pack of the index is in Dir, synced, read back and
+// verified. Crash states, in order:
+//
+//  1. while it runs: temporary files in Tmp, which recovery deletes, and whole
+//     packs in Dir that nothing refers to. The same changes make the same packs, so
+//     a repeat finds its names taken by the very same bytes.
+//  2. after it returned, before the caller wrote the index down: the same.
+//
+// A cancelled ctx or any error leaves no temporary file; packs that are whole stay
+// (as in 1). Memory is bounded by about 12 MiB per worker beside the index.
+func Encode(ctx context.Context, o EncoderOptions, changes []snapshot.Change) (*Index, Stats, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, Stats{}, err
+	}
+	start := o.Now()
+	e := newEncoder(o)
+	defer e.close()
+	if err := e.plan(changes); err != nil {
+		return nil, Stats{}, fmt.Errorf("encode: %w", err)
+	}
+	if err := e.run(ctx); err != nil {
+		return nil, Stats{}, fmt.Errorf("encode: %w", err)
+	}
+	if err := e.check(); err != nil {
+		return nil, Stats{}, fmt.Errorf("encode: %w", err)
+	}
+	fail.Point("pack.encoded")
+	ix := &Index{Changes: changes, Packs: e.packs.list, Frames: e.packs.frames}
+	e.layout(ix)
+	if err := checkTables(ix); err != nil {
+		return nil, Stats{}, fmt.Errorf("encode: known chunks do not fit together: %w", err)
+	}
+	e.fill(changes)
+	e.stats.Stored = e.packs.stored
+	e.stats.Elapsed = o.Now().Sub(start)
+	return ix, e.stats, nil
+}
+
+// encoder is one run of Encode. plan fills files; then each field belongs to the
+// goroutine named beside it until run returns.
+type encoder struct {
+	o     EncoderOptions
+	files []*file
+	packs *packWriter // the writer's
+	table             // the sequencer's
+	stats Stats       // the sequencer's, Plain and New
+	bufs  buffers
+	open  openFiles
+}
+
+// file is one content to store: a regular file, whatever number of names it has.
+type file struct {
+	path   string // for errors
+	source string
+	size   int64
+	names  []int // indexes of the changes that are its names
+	hashed bool
+	todo   []snapshot.Chunk // of a hashed file: what must be read
+	most   int64            // read no more than this; 0: all
+	chunks []snapshot.Chunk
+}
+
+func newEncoder(o EncoderOptions) *encoder {
+	return &encoder{o: o, table: newTable(o.Known), packs: &packWriter{dir: o.Dir, tmp: o.Tmp, discard: o.discard}}
+}
+
+func (e *encoder) close() {
+	e.open.close()
+	e.packs.abort()
+}
+
+// plan lists the files in order and finds what Known has of those that are hashed.
+func (e *encoder) plan(changes []snapshot.Change) error {
+	linked := map[string]*file{}
+	for i := range changes {
+		en := &changes[i].Entry
+		if changes[i].Delete || en.Type != snapshot.TypeFile || en.Size == 0 {
+			continue
+		}
+		if f := linked[en.Link]; f != nil && en.Link != "" {
+			if err := f.addName(i, en); err != nil {
+				return err
+			}
+			continue
+		}
+		f := &file{path: en.Path, source: en.Source, size: en.Size, names: []int{i}, hashed: en.Hashed(), chunks: en.Chunks}
+		e.files = append(e.files, f)
+		if en.Link != "" {
+			linked[en.Link] = f
+		}
+	}
+	reading := map[snapshot.Digest]bool{}
+	for _, f := range e.files {
+		if f.source == "" && !f.hashed {
+			return fmt.Errorf("%q: %w, and nowhere to read it", f.path, errUnhashed)
+		}
+		for _, c := range f.chunks {
+			if !e.has(c.ID, c.Len) && f.source != "" && !reading[c.ID] {
+				f.todo = append(f.todo, c)
+				reading[c.ID] = true
+			}
+		}
+		for _, c := range f.chunks {
+			e.stats.Plain += c.Len
+		}
+	}
+	return nil
+}
+
+// addName notes another name of the same hard-linked file.
+func (f *file) addName(i int, en *snapshot.Entry) error {
+	if en.Size != f.size {
+		return fmt.Errorf("%q and %q: names of one file, but of %d and %d bytes", f.path, en.Path, f.size, en.Size)
+	}
+	f.names = append(f.names, i)
+	if !f.hashed && en.Hashed() {
+		f.hashed, f.chunks = true, en.Chunks
+	}
+	if f.source == "" {
+		f.source = en.Source
+	}
+	return nil
+}
+
+// check finds chunks of hashed files that nothing has.
+func (e *encoder) check() error {
+	for _, f := range e.files {
+		for _, c := range f.chunks {
+			if _, ok := e.place[c.ID]; !ok {
+				return fmt.Errorf("%q: chunk %s is in no known pack, and nowhere to read it", f.path, c.ID)
+			}
+		}
+	}
+	return nil
+}
+
+// fill tells every name what its content is.
+func (e *encoder) fill(changes []snapshot.Change) {
+	for _, f := range e.files {
+		if f.chunks == nil {
+			f.chunks = []snapshot.Chunk{} // nothing but a hole
+		}
+		for _, i := range f.names {
+			changes[i].Entry.Chunks = f.chunks
+		}
+	}
+}

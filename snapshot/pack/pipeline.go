@@ -1,0 +1,307 @@
+package pack
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// The stages of Encode. What must be in order has one goroutine; what costs time
+// has many. A unit or a frame goes both into a queue that any worker takes from and
+// into one that keeps the order, and the end of the latter waits for it to be done.
+//
+//	planner -> units  -> readers (N): read, find chunks, compute ids
+//	        -> (order) -> sequencer: drop what is known, fill frames
+//	                      -> frames  -> compressors (N)
+//	                      -> (order) -> writer: packs -> committer: sync, verify
+//
+// At most window units and window frames exist at a time; who wants one more waits.
+// Queues are as long as that, so sending to them never blocks, and memory is
+// bounded.
+
+// frameBytes is how much is compressed as one: larger compresses a little better
+// and makes reading one small file dearer.
+const frameBytes = 1 << 20
+
+// unitPieces bounds a unit of tiny files, so that several readers share them.
+const unitPieces = 128
+
+// unit is what a reader reads at once: pieces of files, up to frameBytes of small
+// ones or one large one.
+type unit struct {
+	pieces []piece
+	bytes  int
+	buf    []byte // the pieces, back to back
+	chunks []found
+	done   chan struct{} // closed when buf and chunks are there
+}
+
+// piece is a part of one file.
+type piece struct {
+	f    *file
+	open *openFile // nil: the reader opens the file for itself
+	off  int64
+	n    int
+	want snapshot.Digest // of a hashed file: the one chunk that this is
+}
+
+// found is a chunk in a unit.
+type found struct {
+	f          *file
+	off        int64 // in the file
+	start, end int   // in the unit's buf
+	id         snapshot.Digest
+}
+
+// frame is what a compressor compresses.
+type frame struct {
+	plain  []byte
+	stored []byte
+	codec  byte
+	done   chan struct{} // closed when stored is there
+}
+
+// pipes are the queues between the stages.
+type pipes struct {
+	units, unitOrder   chan *unit
+	frames, frameOrder chan *frame
+	unitSem, frameSem  *semaphore.Weighted
+}
+
+func (e *encoder) run(ctx context.Context) error {
+	window := e.o.Workers + 1
+	p := &pipes{
+		units: make(chan *unit, window), unitOrder: make(chan *unit, window),
+		frames: make(chan *frame, window), frameOrder: make(chan *frame, window),
+		unitSem: semaphore.NewWeighted(int64(window)), frameSem: semaphore.NewWeighted(int64(window)),
+	}
+	e.packs.closed = make(chan *openPack, 2)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.planner(ctx, p) })
+	for range e.o.Workers {
+		g.Go(func() error { return e.reader(ctx, p) })
+		g.Go(func() error { return e.compressor(ctx, p) })
+	}
+	g.Go(func() error { return e.sequencer(ctx, p) })
+	g.Go(func() error { return e.writer(ctx, p) })
+	g.Go(func() error { return e.packs.committer(ctx) })
+	return g.Wait()
+}
+
+// planner makes units of the files, in order.
+func (e *encoder) planner(ctx context.Context, p *pipes) error {
+	defer close(p.units)
+	defer close(p.unitOrder)
+	u := &unit{}
+	flush := func() error {
+		if len(u.pieces) == 0 {
+			return nil
+		}
+		if err := p.unitSem.Acquire(ctx, 1); err != nil {
+			return err
+		}
+		u.done = make(chan struct{})
+		p.units <- u
+		p.unitOrder <- u
+		u = &unit{}
+		return nil
+	}
+	add := func(pc piece) error {
+		if len(u.pieces) == unitPieces || u.bytes > 0 && u.bytes+pc.n > frameBytes {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		u.pieces, u.bytes = append(u.pieces, pc), u.bytes+pc.n
+		return nil
+	}
+	for _, f := range e.files {
+		if err := e.pieces(f, add); err != nil {
+			return err
+		}
+	}
+	return flush()
+}
+
+// pieces lists the parts of f that must be read.
+func (e *encoder) pieces(f *file, add func(piece) error) error {
+	switch {
+	case f.hashed && len(f.todo) == 0:
+		return nil
+	case !f.hashed && f.size <= pieceBytes:
+		return add(piece{f: f, n: int(f.size)})
+	}
+	of, err := e.open.add(f)
+	if err != nil {
+		return err
+	}
+	defer e.open.release(of) // the planner's own hold
+	if f.hashed {
+		for _, c := range f.todo {
+			if err := add(piece{f: f, open: e.open.hold(of), off: c.Off, n: int(c.Len), want: c.ID}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var taken int64
+	err = eachPiece(of.source, func(off int64, n int) error {
+		if f.most > 0 && taken >= f.most {
+			return errEnough
+		}
+		taken += int64(n)
+		return add(piece{f: f, open: e.open.hold(of), off: off, n: n})
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+// errEnough ends the reading of a file of which only a sample is wanted.
+var errEnough = errors.New("enough")
+
+// sequencer looks at the chunks in order and puts the new ones into frames.
+func (e *encoder) sequencer(ctx context.Context, p *pipes) error {
+	defer close(p.frames)
+	defer close(p.frameOrder)
+	s := sequence{e: e, p: p}
+	for u := range p.unitOrder {
+		select {
+		case <-u.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for i := range u.chunks {
+			if err := s.chunk(ctx, u, &u.chunks[i]); err != nil {
+				return err
+			}
+		}
+		e.bufs.put(u.buf)
+		p.unitSem.Release(1)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.flush(ctx)
+}
+
+// sequence is the sequencer's frame in the making.
+type sequence struct {
+	e     *encoder
+	p     *pipes
+	plain []byte
+	next  int // number of the frame that plain becomes
+}
+
+func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
+	n := c.end - c.start
+	if !c.f.hashed {
+		c.f.chunks = append(c.f.chunks, snapshot.Chunk{Off: c.off, Len: int64(n), ID: c.id})
+		s.e.stats.Plain += int64(n)
+	}
+	if s.e.has(c.id, int64(n)) {
+		return nil
+	}
+	s.e.stats.New += int64(n)
+	if len(s.plain) > 0 && len(s.plain)+n > frameBytes {
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+	}
+	s.e.add(ChunkRef{ID: c.id, Frame: s.next, Off: uint32(len(s.plain)), Len: uint32(n)})
+	if n == len(u.buf) && len(s.plain) == 0 {
+		s.plain, u.buf = u.buf, nil // the whole unit; no need to copy it
+	} else {
+		s.plain = append(s.e.bufs.grow(s.plain, n), u.buf[c.start:c.end]...)
+	}
+	if len(s.plain) >= frameBytes {
+		return s.flush(ctx)
+	}
+	return nil
+}
+
+// flush sends the frame on.
+func (s *sequence) flush(ctx context.Context) error {
+	if len(s.plain) == 0 {
+		return nil
+	}
+	if err := s.p.frameSem.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	f := &frame{plain: s.plain, done: make(chan struct{})}
+	s.p.frames <- f
+	s.p.frameOrder <- f
+	s.plain, s.next = nil, s.next+1
+	return nil
+}
+
+func (e *encoder) compressor(ctx context.Context, p *pipes) error {
+	for f := range p.frames {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.stored, f.codec = encodeFrame(e.bufs.get(len(f.plain))[:0], f.plain)
+		close(f.done)
+	}
+	return nil
+}
+
+// writer appends the frames to packs, in order.
+func (e *encoder) writer(ctx context.Context, p *pipes) error {
+	defer close(e.packs.closed)
+	for f := range p.frameOrder {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := e.packs.add(ctx, f); err != nil {
+			return err
+		}
+		e.bufs.put(f.plain)
+		e.bufs.put(f.stored)
+		p.frameSem.Release(1)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return e.packs.finish(ctx)
+}
+
+// buffers are used again. Which one is taken does not matter much: they grow to
+// the size that is asked for most.
+type buffers struct{ pool sync.Pool }
+
+// get returns n bytes of anything.
+func (b *buffers) get(n int) []byte {
+	if p, ok := b.pool.Get().(*[]byte); ok && cap(*p) >= n {
+		return (*p)[:n]
+	}
+	size := n
+	if n > cellBytes { // so that it serves the next one, too
+		size = max(n, frameBytes)
+	}
+	return make([]byte, n, size)
+}
+
+func (b *buffers) put(p []byte) {
+	if cap(p) > 0 {
+		b.pool.Put(&p)
+	}
+}
+
+// grow returns p with room for n more bytes.
+func (b *buffers) grow(p []byte, n int) []byte {
+	if cap(p)-len(p) >= n {
+		return p
+	}
+	q := append(b.get(max(2*len(p), len(p)+n))[:0], p...)
+	b.put(p)
+	return q
+}

@@ -1,0 +1,80 @@
+//go:build unix
+
+package pack
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// source is a sealed file that is being read. It goes by descriptors: for small
+// files the poller and the finalizer of os.File cost as much as the reading.
+type source struct {
+	path  string
+	fd    int
+	size  int64
+	mtime int64
+}
+
+// openSource opens a regular file of size bytes. It never follows a link and never
+// waits, whatever path has become.
+func openSource(path string, size int64) (*source, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	s := &source{path: path, fd: fd}
+	if s.size, s.mtime, err = s.stat(); err == nil && s.size != size {
+		err = fmt.Errorf("%s: has %d bytes and should have %d", path, s.size, size)
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *source) stat() (size, mtime int64, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(s.fd, &st); err != nil {
+		return 0, 0, &fs.PathError{Op: "stat", Path: s.path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0, 0, fmt.Errorf("%s: not a regular file", s.path)
+	}
+	return st.Size, st.Mtim.Nano(), nil
+}
+
+// readAt fills p from off.
+func (s *source) readAt(p []byte, off int64) error {
+	for len(p) > 0 {
+		n, err := retry(func() (int, error) { return unix.Pread(s.fd, p, off) })
+		if err != nil {
+			return &fs.PathError{Op: "read", Path: s.path, Err: err}
+		}
+		if n == 0 {
+			return fmt.Errorf("%s: changed while it was read: %w", s.path, io.ErrUnexpectedEOF)
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// Close may be called once.
+func (s *source) Close() {
+	unix.Close(s.fd) //nolint:errcheck // only read from
+}
+
+func retry(f func() (int, error)) (int, error) {
+	for {
+		if n, err := f(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}

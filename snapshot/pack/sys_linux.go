@@ -1,0 +1,30 @@
+package pack
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// nextData returns the first place at or behind off that is no hole; ok is false
+// if there is none. A file system that knows no holes has none.
+func (s *source) nextData(off int64) (next int64, ok bool, err error) {
+	next, err = unix.Seek(s.fd, off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return 0, false, nil
+	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP):
+		return off, off < s.size, nil
+	case err != nil:
+		return 0, false, &fs.PathError{Op: "seek", Path: s.path, Err: err}
+	}
+	return next, true, nil
+}
+
+// forget asks the kernel to drop what it has of f in memory, so that what is read
+// next comes from the disk.
+func forget(f *os.File) {
+	unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) //nolint:errcheck // advice
+}
