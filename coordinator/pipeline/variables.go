@@ -1,0 +1,137 @@
+package pipeline
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+)
+
+// maxVariable is what Linux takes as one string of a process's environment, name
+// and value and the two bytes between and behind.
+const maxVariable = 128 << 10
+
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+var variableKeys = []string{"value", "description", "options", "expand"}
+
+// variables reads a mapping of variables; v may be nil.
+func (p *parser) variables(v *value, where string) map[string]string {
+	if v == nil {
+		return nil
+	}
+	if v.kind != dict {
+		p.wrong(v, where, "a mapping of names to values")
+		return nil
+	}
+	vars := make(map[string]string, len(v.entries))
+	for _, e := range v.entries {
+		if !variableName.MatchString(e.key) {
+			p.errorf(e.at, VariableName, "%s: %s can't name a variable; use letters, digits and _, no digit first", where, quote(e.key))
+			continue
+		}
+		if e.val.kind == null {
+			if !v.composed {
+				p.errorf(e.at, ValueType, `%s: %s has no value; write "" for an empty one`, where, show(e.key))
+			}
+			continue
+		}
+		text, ok := p.variable(e.val, where+": "+show(e.key))
+		if ok && p.environ(e.val.at, where, e.key, text) {
+			vars[e.key] = text
+		}
+	}
+	return vars
+}
+
+// variable reads one value: a string, a number or a boolean as it is written, or
+// a mapping with the key value.
+func (p *parser) variable(v *value, where string) (string, bool) {
+	if v.kind != dict {
+		return p.variableText(v, where)
+	}
+	var text string
+	found := false
+	var options *value
+	for _, e := range p.mappingKeys(v, where, variableKeys, nil) {
+		switch e.key {
+		case "value":
+			text, found = p.variableText(e.val, where+": value")
+			if !found {
+				return "", false
+			}
+		case "description":
+			p.str(e.val, where+": description")
+		case "options":
+			options = e.val
+		case "expand":
+			if yes, ok := p.boolean(e.val, where+": expand"); ok && yes {
+				p.errorf(e.at, Unsupported, "%s: expand is known, but not supported yet; values are never expanded, let the script do it", where)
+			}
+		}
+	}
+	if options != nil {
+		if words, _ := p.strs(options, where+": options"); found && len(words) > 0 && !slices.Contains(words, text) {
+			p.errorf(options.at, ValueInvalid, "%s: the value %s is not among its options: %s", where, quote(text), shorten(words))
+		}
+	}
+	// Without a value it is an empty string, as a form that nobody filled in.
+	return text, true
+}
+
+func (p *parser) variableText(v *value, where string) (string, bool) {
+	if v.kind != scalar {
+		p.wrong(v, where, "a string, a number or a boolean")
+		return "", false
+	}
+	if v.tag == "!!bool" {
+		if yes, _ := p.boolean(v, where); yes {
+			return "true", true
+		}
+		return "false", true
+	}
+	return v.text, true
+}
+
+// environ reports what can't stand in the environment of a process.
+func (p *parser) environ(at pos, where, name, text string) bool {
+	switch {
+	case hasNUL(text):
+		p.errorf(at, ValueInvalid, "%s: %s contains a NUL or is not UTF-8", where, show(name))
+		return false
+	case len(name)+len(text)+2 > maxVariable:
+		p.errorf(at, VariableSize, "%s: %s is longer than the %d bytes that a process's environment takes; put it into a file", where, show(name), maxVariable)
+		return false
+	}
+	return true
+}
+
+// request checks the variables of the request, which have no place in the file.
+func (p *parser) request() {
+	for _, name := range slices.Sorted(maps.Keys(p.opts.Variables)) {
+		if !variableName.MatchString(name) {
+			p.errorf(pos{1, 1}, VariableName, "the request: %s can't name a variable; use letters, digits and _, no digit first", quote(name))
+			continue
+		}
+		p.environ(pos{1, 1}, "the request", name, p.opts.Variables[name])
+	}
+}
+
+// overlay returns the union of maps, the later winning. It returns the only one
+// that has entries as it is.
+func overlay(layers ...map[string]string) map[string]string {
+	var out map[string]string
+	owned := false
+	for _, m := range layers {
+		switch {
+		case len(m) == 0:
+		case out == nil:
+			out = m
+		default:
+			if !owned {
+				out, owned = maps.Clone(out), true
+			}
+			maps.Copy(out, m)
+		}
+	}
+	return out
+}
