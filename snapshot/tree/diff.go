@@ -1,20 +1,194 @@
 package tree
 
 import (
-	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
 )
 
 // Diff lists what turns base (nil: nothing) into t. Both are valid manifests. It
 // lists every entry that is not Equal, so also a name whose group of hard links
-// got another first name.
-func Diff(base, t *snapshot.Manifest) []snapshot.Change { return nil }
-
-// Apply returns base (nil: nothing) with changes made to it.
-func Apply(base *snapshot.Manifest, changes []snapshot.Change) (*snapshot.Manifest, error) {
-	return nil, errors.ErrUnsupported
+// got another first name, and it never says Replace.
+func Diff(base, t *snapshot.Manifest) []snapshot.Change {
+	var out []snapshot.Change
+	b, n := entries(base), entries(t)
+	for len(b) > 0 || len(n) > 0 {
+		switch c := compareHeads(b, n); {
+		case c < 0: // only in base
+			out = append(out, snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: b[0].Path}})
+			b = after(b)
+		case c > 0: // only in t
+			out = append(out, snapshot.Change{Entry: n[0]})
+			n = n[1:]
+		default:
+			if !b[0].Equal(&n[0]) {
+				out = append(out, snapshot.Change{Entry: n[0]})
+			}
+			if b[0].Type == snapshot.TypeDir && n[0].Type != snapshot.TypeDir {
+				b = after(b)
+			} else {
+				b = b[1:]
+			}
+			n = n[1:]
+		}
+	}
+	return out
 }
 
-// Compose returns one list of changes that does to a tree what a and then b do.
-func Compose(a, b []snapshot.Change) []snapshot.Change { return nil }
+// Apply returns base (nil: nothing) with changes made to it. Both are left as
+// they are; the result shares their chunks and attributes. Changes must satisfy
+// ValidateChanges, and what they add must stand in a directory; the deletion of
+// what is not there is allowed.
+//
+// Groups of hard links are put right afterwards: a change's Link that names an
+// entry of base which is not itself changed joins that entry's group, and an
+// entry of base that is not changed leaves the group of a first name that is.
+func Apply(base *snapshot.Manifest, changes []snapshot.Change) (*snapshot.Manifest, error) {
+	if err := ValidateChanges(changes); err != nil {
+		return nil, err
+	}
+	b := entries(base)
+	var a applying
+	a.out = make([]snapshot.Entry, 0, len(b)+len(changes))
+	for len(b) > 0 || len(changes) > 0 {
+		c := -1
+		if len(changes) > 0 {
+			c = 1
+			if len(b) > 0 {
+				c = comparePaths(b[0].Path, changes[0].Entry.Path)
+			}
+		}
+		if c < 0 {
+			if err := a.put(&b[0], false); err != nil {
+				return nil, err
+			}
+			b = b[1:]
+			continue
+		}
+		ch := &changes[0]
+		changes = changes[1:]
+		if c == 0 {
+			keep := !ch.Delete && !ch.Replace && ch.Entry.Type == snapshot.TypeDir && b[0].Type == snapshot.TypeDir
+			if keep {
+				b = b[1:]
+			} else {
+				b = after(b)
+			}
+		}
+		if ch.Delete {
+			continue
+		}
+		if err := a.put(&ch.Entry, true); err != nil {
+			return nil, err
+		}
+	}
+	if len(a.out) == 0 {
+		return nil, fmt.Errorf("changes to nothing: the root is missing")
+	}
+	if err := a.links.settle(); err != nil {
+		return nil, err
+	}
+	return &snapshot.Manifest{Entries: a.out}, nil
+}
+
+// applying is an Apply under way.
+type applying struct {
+	out   []snapshot.Entry
+	dirs  dirStack
+	links linker
+}
+
+// put appends an entry, in order, and sees that its parent is a directory.
+func (a *applying) put(e *snapshot.Entry, changed bool) error {
+	if err := a.dirs.enter(e); err != nil {
+		return err
+	}
+	a.out = append(a.out, *e)
+	a.links.note(a.out, changed)
+	return nil
+}
+
+// dirStack follows a list of entries in order and holds the directories that the
+// last one stands in.
+type dirStack []string
+
+// enter checks that e is the root, first, or stands in a directory seen before.
+func (s *dirStack) enter(e *snapshot.Entry) error {
+	if len(*s) == 0 {
+		if e.Path != "" || e.Type != snapshot.TypeDir {
+			return fmt.Errorf("entry %q: the root directory must be there, and first", e.Path)
+		}
+		*s = append(*s, "")
+		return nil
+	}
+	parent := parentOf(e.Path)
+	for len(*s) > 0 && (*s)[len(*s)-1] != parent {
+		*s = (*s)[:len(*s)-1]
+	}
+	if len(*s) == 0 {
+		return fmt.Errorf("entry %q: %q is not a directory", e.Path, parent)
+	}
+	if e.Type == snapshot.TypeDir {
+		*s = append(*s, e.Path)
+	}
+	return nil
+}
+
+func entries(m *snapshot.Manifest) []snapshot.Entry {
+	if m == nil {
+		return nil
+	}
+	return m.Entries
+}
+
+// comparePaths is snapshot.ComparePaths with a short cut for the usual case: two
+// manifests of one line share the strings of what did not change.
+func comparePaths(a, b string) int {
+	if a == b {
+		return 0
+	}
+	return snapshot.ComparePaths(a, b)
+}
+
+// compareHeads orders the first entries of two lists; an empty list is last.
+func compareHeads(a, b []snapshot.Entry) int {
+	switch {
+	case len(b) == 0:
+		return -1
+	case len(a) == 0:
+		return 1
+	}
+	return comparePaths(a[0].Path, b[0].Path)
+}
+
+// after skips the first entry and all below it.
+func after(es []snapshot.Entry) []snapshot.Entry {
+	p := es[0].Path
+	if p == "" {
+		return nil
+	}
+	n := 1
+	for n < len(es) && below(es[n].Path, p) {
+		n++
+	}
+	return es[n:]
+}
+
+// below reports whether path lies strictly below dir.
+func below(path, dir string) bool {
+	if dir == "" {
+		return path != ""
+	}
+	return len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
+}
+
+// parentOf is the path of the directory that path stands in; the root is its own.
+func parentOf(path string) string {
+	return path[:max(0, strings.LastIndexByte(path, '/'))]
+}
+
+// nameOf is the last component of path.
+func nameOf(path string) string {
+	return path[strings.LastIndexByte(path, '/')+1:]
+}

@@ -2,7 +2,9 @@ package tree
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -23,35 +25,169 @@ type Inode struct {
 	Char     bool // a character device 0:0, overlay's whiteout; the entry has no Type
 }
 
-// Scan records the tree at root, an existing directory. No file is opened: files
-// have a Source, their absolute path, and no Chunks. What a snapshot can't keep is
-// a *snapshot.UnsupportedError that names the first such path. A tree that
-// changes meanwhile is an error or a mixture, never a crash or a hang.
-func Scan(ctx context.Context, root string, o ScanOptions) (*snapshot.Manifest, error) {
-	return nil, errors.ErrUnsupported
-}
-
 // Item is one name met by Walk.
 type Item struct {
 	Entry   snapshot.Entry
 	Inode   Inode
 	Special []snapshot.Xattr // trusted.overlay.*
+
+	stop error // instead of an entry: why the listing ends here
+}
+
+// Scan records the tree at root, an existing directory. No file is opened: files
+// have a Source, their absolute path, and no Chunks. Names of one regular file
+// that lie in the tree share a Link; other hard-linked things (symlinks, fifos,
+// sockets) are recorded one by one, since nobody can tell them apart. What a
+// snapshot can't keep is a *snapshot.UnsupportedError that names the first such
+// path. A tree that changes meanwhile gives an error or a mixture, never a hang.
+func Scan(ctx context.Context, root string, o ScanOptions) (*snapshot.Manifest, error) {
+	t, err := openTree(root)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	top, err := t.lstat("", o)
+	if err != nil {
+		return nil, err
+	}
+	if err := keepable(&top); err != nil {
+		return nil, err
+	}
+	s := newSweep(t, o)
+	if err := s.run(ctx); err != nil {
+		return nil, fmt.Errorf("scan %s: %w", root, err)
+	}
+	m, err := s.manifest(top.Entry)
+	if err != nil {
+		return nil, fmt.Errorf("scan %s: %w", root, err)
+	}
+	return m, nil
 }
 
 // Walk calls fn for each entry of the tree at root in the order of a manifest,
-// the root first, with what Lstat would say of it. Link is not filled in. An
-// entry that a snapshot can't keep ends the walk, but character devices 0:0 and
-// trusted.overlay.* are handed to fn. An error of fn ends the walk and is
-// returned.
+// the root first, with what Lstat would say of it; the item is fn's only until it
+// returns. Link is not filled in. An entry that a snapshot can't keep ends the
+// walk, but character devices 0:0 and trusted.overlay.* are handed to fn. An error
+// of fn ends the walk and is returned as it is.
 func Walk(ctx context.Context, root string, o ScanOptions, fn func(it *Item) error) error {
-	return errors.ErrUnsupported
+	t, err := openTree(root)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	top, err := t.lstat("", o)
+	if err != nil {
+		return err
+	}
+	// A stack instead of recursion: each level holds the items of one directory
+	// that are still to come, never an open descriptor.
+	levels := [][]Item{{top}}
+	for len(levels) > 0 {
+		l := len(levels) - 1
+		if len(levels[l]) == 0 {
+			levels = levels[:l]
+			continue
+		}
+		it := &levels[l][0]
+		levels[l] = levels[l][1:]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if it.stop != nil {
+			return it.stop
+		}
+		if err := fn(it); err != nil {
+			return err
+		}
+		if it.Entry.Type != snapshot.TypeDir {
+			continue
+		}
+		items, err := t.list(it.Entry.Path, o, nil)
+		if err != nil {
+			// What stands before the entry that stopped the listing comes first.
+			items = append(items, Item{stop: fmt.Errorf("walk %s: %w", root, err)})
+		}
+		levels = append(levels, items)
+	}
+	return nil
 }
 
 // Lstat says of the name rel below root what Scan would record, without following
 // any symlink. Link is not filled in. Xattrs hold user.* and POSIX ACLs; special
 // holds trusted.overlay.*, which is the overlay driver's business. A character
 // device 0:0 is no error but Inode.Char; other devices, file capabilities and
-// other trusted.* and security.* attributes are a *snapshot.UnsupportedError.
+// other trusted.* and security.* attributes (save SELinux labels, which are
+// ignored) are a *snapshot.UnsupportedError.
 func Lstat(root, rel string, o ScanOptions) (e snapshot.Entry, ino Inode, special []snapshot.Xattr, err error) {
-	return e, ino, nil, errors.ErrUnsupported
+	t, err := openTree(root)
+	if err != nil {
+		return e, ino, nil, err
+	}
+	defer t.close()
+	it, err := t.lstat(rel, o)
+	return it.Entry, it.Inode, it.Special, err
+}
+
+// keepable refuses what only the overlay driver knows how to read.
+func keepable(it *Item) error {
+	if it.Inode.Char {
+		return &snapshot.UnsupportedError{Path: it.Entry.Path, What: "character device"}
+	}
+	if len(it.Special) > 0 {
+		return &snapshot.UnsupportedError{Path: it.Entry.Path, What: it.Special[0].Name + " attribute"}
+	}
+	return nil
+}
+
+// fits refuses names that no manifest may hold, before anything is built on them.
+func fits(path, name string) error {
+	if len(path) > snapshot.MaxPathBytes {
+		return &snapshot.UnsupportedError{Path: path, What: fmt.Sprintf("path of %d bytes (the limit is %d)", len(path), snapshot.MaxPathBytes)}
+	}
+	if len(name) > snapshot.MaxNameBytes {
+		return &snapshot.UnsupportedError{Path: path, What: fmt.Sprintf("name of %d bytes (the limit is %d)", len(name), snapshot.MaxNameBytes)}
+	}
+	return nil
+}
+
+// names makes the Source and the Path of each name in directory rel. All of them
+// are cut out of one string, so that a directory costs one allocation and a Path
+// none.
+func (t *treeRoot) names(rel string, names []string) (sources, paths []string) {
+	prefix := t.abs + "/"
+	if strings.HasSuffix(t.abs, "/") {
+		prefix = t.abs
+	}
+	cut := len(prefix)
+	if rel != "" {
+		prefix += rel + "/"
+	}
+	n := 0
+	for _, s := range names {
+		n += len(prefix) + len(s)
+	}
+	var b strings.Builder
+	b.Grow(n)
+	for _, s := range names {
+		b.WriteString(prefix)
+		b.WriteString(s)
+	}
+	all := b.String()
+	sources = make([]string, len(names))
+	paths = make([]string, len(names))
+	for i, s := range names {
+		sources[i] = all[:len(prefix)+len(s)]
+		paths[i] = sources[i][cut:]
+		all = all[len(sources[i]):]
+	}
+	return sources, paths
+}
+
+// absolute makes the prefix of every Source.
+func absolute(root string) (string, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return "", err
+	}
+	return filepath.ToSlash(abs), nil
 }

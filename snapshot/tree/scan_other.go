@@ -1,0 +1,123 @@
+//go:build !linux
+
+package tree
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// treeRoot is a directory whose tree is read by the portable calls of package os:
+// plain entries, no extended attributes.
+type treeRoot struct{ abs string }
+
+func openTree(root string) (*treeRoot, error) {
+	abs, err := absolute(root)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := os.Stat(abs)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.IsDir() {
+		return nil, &fs.PathError{Op: "open", Path: root, Err: fmt.Errorf("not a directory")}
+	}
+	return &treeRoot{abs: abs}, nil
+}
+
+func (t *treeRoot) close() {}
+
+func (t *treeRoot) lstat(rel string, o ScanOptions) (Item, error) {
+	var it Item
+	if rel == "" {
+		err := describe(&it, "", "", t.abs, o)
+		return it, err
+	}
+	if !filepath.IsLocal(filepath.FromSlash(rel)) {
+		return it, fmt.Errorf("lstat %q: not a plain relative path", rel)
+	}
+	parent, name := "", rel
+	for i := len(rel) - 1; i >= 0; i-- {
+		if rel[i] == '/' {
+			parent, name = rel[:i], rel[i+1:]
+			break
+		}
+	}
+	sources, paths := t.names(parent, []string{name})
+	err := describe(&it, name, paths[0], sources[0], o)
+	return it, err
+}
+
+func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error) {
+	found, err := os.ReadDir(filepath.Join(t.abs, filepath.FromSlash(rel))) // sorted
+	if err != nil {
+		return items, err
+	}
+	names := make([]string, len(found))
+	for i, f := range found {
+		names[i] = f.Name()
+	}
+	sources, paths := t.names(rel, names)
+	for i, name := range names {
+		items = append(items, Item{})
+		if err := describe(&items[len(items)-1], name, paths[i], sources[i], o); err != nil {
+			return items[:len(items)-1], err
+		}
+	}
+	return items, nil
+}
+
+func describe(it *Item, name, path, source string, o ScanOptions) error {
+	if err := fits(path, name); err != nil {
+		return err
+	}
+	source = filepath.FromSlash(source)
+	lstat := os.Lstat
+	if path == "" {
+		lstat = os.Stat // the root itself may be reached by a symlink
+	}
+	fi, err := lstat(source)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errGone, err)
+	}
+	e := &it.Entry
+	e.Path, e.Mode, e.MTime = path, mode(fi.Mode()), fi.ModTime().UnixNano()
+	system(it, fi, o)
+	switch fi.Mode().Type() {
+	case fs.ModeDir:
+		e.Type = snapshot.TypeDir
+	case 0:
+		e.Type, e.Size, e.Source = snapshot.TypeFile, fi.Size(), source
+	case fs.ModeSymlink:
+		e.Type, e.Mode = snapshot.TypeSymlink, 0o777
+		if e.Target, err = os.Readlink(source); err != nil {
+			return err
+		}
+	case fs.ModeNamedPipe:
+		e.Type = snapshot.TypeFifo
+	case fs.ModeSocket:
+		e.Type = snapshot.TypeSocket
+	default:
+		return &snapshot.UnsupportedError{Path: path, What: fi.Mode().Type().String() + " file"}
+	}
+	return nil
+}
+
+// mode is a manifest's mode of what package os says.
+func mode(m fs.FileMode) uint32 {
+	out := uint32(m.Perm())
+	for _, b := range []struct {
+		os   fs.FileMode
+		unix uint32
+	}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}} {
+		if m&b.os != 0 {
+			out |= b.unix
+		}
+	}
+	return out
+}
