@@ -64,18 +64,28 @@ func decompress(dst, p []byte) ([]byte, error) {
 	return b, nil
 }
 
-// encodeFrame appends p in the form that is smaller. The probe looks at a sample:
-// what is compressed already costs a thirtieth of what compressing it again would.
+// encodeFrame returns p in the form that is smaller, in dst or as it is.
 func encodeFrame(dst, p []byte) ([]byte, byte) {
-	if len(p) < 64 {
-		return append(dst, p...), CodecRaw
-	}
-	if est := s2.EstimateBlockSize(p); est >= 0 && est <= len(p)*95/100 || len(p) < 4096 {
-		start := len(dst)
-		if dst = compress(dst, p); len(dst)-start < len(p) {
-			return dst, CodecZstd
+	if worthIt(p) {
+		if z := compress(dst, p); len(z) < len(p) {
+			return z, CodecZstd
 		}
-		dst = dst[:start]
 	}
-	return append(dst, p...), CodecRaw
+	return p, CodecRaw
+}
+
+// worthIt guesses whether p compresses, by a sixteenth of it. One sample that does
+// is enough: the rest costs little, as zstd gives up quickly on what does not.
+func worthIt(p []byte) bool {
+	const every, sample = 128 << 10, 8 << 10
+	if len(p) <= sample {
+		return len(p) >= 32 // less never pays for the frame's header
+	}
+	for at := 0; at < len(p); at += every {
+		s := p[at:min(at+sample, len(p))]
+		if est := s2.EstimateBlockSize(s); est >= 0 && est <= len(s)*95/100 {
+			return true
+		}
+	}
+	return false
 }

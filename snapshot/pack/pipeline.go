@@ -80,7 +80,7 @@ func (e *encoder) run(ctx context.Context) error {
 		frames: make(chan *frame, window), frameOrder: make(chan *frame, window),
 		unitSem: semaphore.NewWeighted(int64(window)), frameSem: semaphore.NewWeighted(int64(window)),
 	}
-	e.packs.closed = make(chan *openPack, 2)
+	e.packs.closed = make(chan *openPack, committers)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.planner(ctx, p) })
 	for range e.o.Workers {
@@ -89,7 +89,9 @@ func (e *encoder) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return e.sequencer(ctx, p) })
 	g.Go(func() error { return e.writer(ctx, p) })
-	g.Go(func() error { return e.packs.committer(ctx) })
+	for range committers {
+		g.Go(func() error { return e.packs.committer(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -246,7 +248,10 @@ func (e *encoder) compressor(ctx context.Context, p *pipes) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		f.stored, f.codec = encodeFrame(e.bufs.get(len(f.plain))[:0], f.plain)
+		buf := e.bufs.get(len(f.plain))
+		if f.stored, f.codec = encodeFrame(buf[:0], f.plain); f.codec == CodecRaw {
+			e.bufs.put(buf)
+		}
 		close(f.done)
 	}
 	return nil
@@ -264,8 +269,10 @@ func (e *encoder) writer(ctx context.Context, p *pipes) error {
 		if err := e.packs.add(ctx, f); err != nil {
 			return err
 		}
-		e.bufs.put(f.plain)
 		e.bufs.put(f.stored)
+		if f.codec != CodecRaw { // else they are one
+			e.bufs.put(f.plain)
+		}
 		p.frameSem.Release(1)
 	}
 	if err := ctx.Err(); err != nil {

@@ -3,7 +3,6 @@ package pack
 import (
 	"errors"
 	"io/fs"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,10 +20,4 @@ func (s *source) nextData(off int64) (next int64, ok bool, err error) {
 		return 0, false, &fs.PathError{Op: "seek", Path: s.path, Err: err}
 	}
 	return next, true, nil
-}
-
-// forget asks the kernel to drop what it has of f in memory, so that what is read
-// next comes from the disk.
-func forget(f *os.File) {
-	unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) //nolint:errcheck // advice
 }
