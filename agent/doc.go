@@ -1,0 +1,17 @@
+// Package agent is the daemon of one host. It registers with a coordinator, keeps
+// its lease, claims jobs for its free slots, and takes each through its life: fetch
+// what is missing, prepare a view, run the script, seal, report; and behind the
+// jobs' backs pack and upload what they left.
+//
+// What it promises: a job starts from exactly the snapshots that it was given, or
+// from an empty directory, and its log says which; a view is sealed only after
+// success and when nothing of the job runs any more; an outcome is written down
+// with the seal, and reported until the coordinator has answered, also by the next
+// process; whoever lost the right to an attempt stops it. What it does not do yet:
+// keep the tree of a failed job for a person to look at, and fetch from other
+// hosts.
+//
+// Goroutines: Run starts all of them and waits for all of them. The session
+// (session.go) owns the lease; every running attempt is a goroutine of its own
+// that nobody else touches but through the cancel function in Agent.running.
+package agent
