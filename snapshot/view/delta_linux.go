@@ -1,0 +1,430 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/tree"
+)
+
+// Names and values by which the kernel's overlay marks entries.
+const (
+	overlayXattr = "trusted.overlay."
+	opaqueXattr  = overlayXattr + "opaque"
+	redirXattr   = overlayXattr + "redirect"
+	metaXattr    = overlayXattr + "metacopy"
+)
+
+// delta writes a list of changes as one overlay layer.
+type delta struct {
+	p *placer
+	// base is where the tree below the layer can be seen; it is asked for only
+	// when a directory that is not among the changes must be in the layer, which
+	// then has to look as in the base. nil: there is no base.
+	base func() (string, error)
+	// file makes a regular file, the first of its link group.
+	file func(i int, e *snapshot.Entry) error
+
+	dirs   map[string]bool   // directories of the layer
+	opaque map[string]bool   // those among them that hide what the base has
+	links  map[string]string // link group to the path that was made
+	late   []snapshot.Entry  // directories, whose times are set last
+}
+
+func newDelta(dir string, base func() (string, error)) (*delta, error) {
+	p, err := newPlacer(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	return &delta{p: p, base: base, dirs: map[string]bool{"": true},
+		opaque: map[string]bool{}, links: map[string]string{}}, nil
+}
+
+// write makes all entries. finish must follow.
+func (w *delta) write(ctx context.Context, changes []snapshot.Change) error {
+	for i := range changes {
+		if i%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := w.one(i, &changes[i]); err != nil {
+			return fmt.Errorf("%q: %w", changes[i].Entry.Path, err)
+		}
+	}
+	return nil
+}
+
+func (w *delta) one(i int, c *snapshot.Change) error {
+	e := &c.Entry
+	if e.Path == "" {
+		if c.Delete || e.Type != snapshot.TypeDir {
+			return errors.New("the root must stay a directory")
+		}
+		w.late = append(w.late, *e)
+		return nil
+	}
+	dir, _, err := split(e.Path)
+	if err != nil {
+		return err
+	}
+	if err := w.parents(dir); err != nil {
+		return err
+	}
+	if c.Delete {
+		if w.opaque[dir] {
+			return errors.New("deleted in a directory that is new")
+		}
+		return w.p.whiteout(e.Path)
+	}
+	switch e.Type {
+	case snapshot.TypeDir:
+		return w.dir(dir, c)
+	case snapshot.TypeFile:
+		if first, ok := w.links[e.Link]; ok && e.Link != "" {
+			return w.p.link(first, e.Path)
+		}
+		if e.Link != "" {
+			w.links[e.Link] = e.Path
+		}
+		return w.file(i, e)
+	case snapshot.TypeSymlink:
+		if err := w.p.symlink(e.Target, e.Path); err != nil {
+			return err
+		}
+		return w.p.meta(e.Path, e)
+	case snapshot.TypeFifo, snapshot.TypeSocket:
+		if err := w.p.node(e.Path, e.Type); err != nil {
+			return err
+		}
+		return w.p.meta(e.Path, e)
+	}
+	return &snapshot.UnsupportedError{Path: e.Path, What: e.Type.String() + " entry"}
+}
+
+func (w *delta) dir(parent string, c *snapshot.Change) error {
+	e := &c.Entry
+	if err := w.p.mkdir(e.Path); err != nil {
+		return err
+	}
+	w.dirs[e.Path] = true
+	w.late = append(w.late, *e)
+	if w.opaque[parent] {
+		w.opaque[e.Path] = true
+		return nil // nothing of the base can be here
+	}
+	if c.Replace {
+		w.opaque[e.Path] = true
+		return w.p.setOpaque(e.Path)
+	}
+	return nil
+}
+
+// parents makes the directories on the way that the changes do not list. They
+// exist in the base, and the layer's must look the same: an overlay shows the
+// topmost.
+func (w *delta) parents(dir string) error {
+	if w.dirs[dir] {
+		return nil
+	}
+	up := path.Dir(dir)
+	if up == "." {
+		up = ""
+	}
+	if err := w.parents(up); err != nil {
+		return err
+	}
+	if w.base == nil || w.opaque[up] {
+		return fmt.Errorf("its directory %q does not exist", dir)
+	}
+	base, err := w.base()
+	if err != nil {
+		return err
+	}
+	e, _, _, err := tree.Lstat(base, dir, tree.ScanOptions{Owners: true})
+	if err != nil {
+		return fmt.Errorf("its directory %q: %w", dir, err)
+	}
+	if e.Type != snapshot.TypeDir {
+		return fmt.Errorf("its directory %q is a %s", dir, e.Type)
+	}
+	if err := w.p.mkdir(dir); err != nil {
+		return err
+	}
+	w.dirs[dir] = true
+	e.Path = dir
+	w.late = append(w.late, e)
+	return nil
+}
+
+// finish gives directories their look, the deepest first, and lets go.
+func (w *delta) finish() error {
+	for _, e := range slices.Backward(w.late) {
+		if err := w.p.meta(e.Path, &e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whiteout makes the mark that hides a name of the layers below.
+func (p *placer) whiteout(rel string) error {
+	fd, name, err := p.at(rel)
+	if err != nil {
+		return err
+	}
+	return p.wrap("whiteout", rel, unix.Mknodat(fd, name, unix.S_IFCHR, 0))
+}
+
+func (p *placer) setOpaque(rel string) error {
+	f, err := p.open(rel, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // a directory
+	return p.wrap("set opaque", rel, unix.Fsetxattr(int(f.Fd()), opaqueXattr, []byte("y"), 0))
+}
+
+// baseMount mounts a base read-only below the view's own directory when it is
+// first asked for. done unmounts it.
+func (d *Overlay) baseMount(ctx context.Context, id snapshot.ID, base *Layer) (get func() (string, error), done func() error) {
+	if base == nil {
+		return nil, func() error { return nil }
+	}
+	at := ""
+	get = func() (string, error) {
+		if at != "" {
+			return at, nil
+		}
+		dir := filepath.Join(d.dir(id), baseName)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return "", err
+		}
+		if err := mountStack(d.stackOf(base), dir, d.o.NoDataDirs); err != nil {
+			return "", fmt.Errorf("base %s: %w", base.ID, err)
+		}
+		fail.Point("view.base.mounted")
+		at = dir
+		return at, nil
+	}
+	done = func() error {
+		if at == "" {
+			return nil
+		}
+		if err := d.o.unmount(context.WithoutCancel(ctx), at, d.o.SealWait); err != nil {
+			return err
+		}
+		return os.Remove(at)
+	}
+	return get, done
+}
+
+// flatten returns the base to stand on: spec's, or a copy of its tree when the
+// stack would grow too high for the kernel to be quick.
+func (d *Overlay) flatten(ctx context.Context, spec Spec) (*Layer, error) {
+	base := spec.Base
+	if base == nil {
+		return nil, nil
+	}
+	const own = 3 // the upper, the fix-up layer, the empty directory
+	if len(base.Lowers)+own-1 <= d.o.MaxLowers && len(base.Lowers)+len(base.Data)+own <= maxStack {
+		return base, nil
+	}
+	rel := part(spec.ID, flatPrefix)
+	if err := os.Mkdir(d.abs(rel), 0o755); err != nil {
+		return nil, err
+	}
+	get, done := d.baseMount(ctx, spec.ID, base)
+	from, err := get()
+	if err == nil {
+		err = cloneTree(ctx, cloneOptions{from: from, to: d.abs(rel), owners: true, meter: spec.Meter})
+	}
+	if err := errors.Join(err, done()); err != nil {
+		return nil, err
+	}
+	fail.Point("view.flattened")
+	return &Layer{ID: base.ID, Dir: rel, Lowers: []string{rel}}, nil
+}
+
+// fixup makes the layer that turns the tree of base into the merged tree, and
+// returns what the view stands on. It holds no content but what can't be reached
+// by reference: files are stubs that lead into the layers that have them.
+func (d *Overlay) fixup(ctx context.Context, spec Spec, base *Layer) (lowers, data []string, err error) {
+	if base != nil {
+		lowers, data = slices.Clone(base.Lowers), slices.Clone(base.Data)
+	}
+	if spec.Fanin == nil || len(spec.Fanin.Changes) == 0 {
+		return lowers, data, nil
+	}
+	rel := part(spec.ID, fixupPrefix)
+	dir := d.abs(rel)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, nil, err
+	}
+	if base != nil {
+		if err := d.copyRootMeta(d.abs(base.Lowers[0]), dir); err != nil {
+			return nil, nil, err
+		}
+	}
+	get, done := d.baseMount(ctx, spec.ID, base)
+	w, err := newDelta(dir, get)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer w.p.close()
+	refs := d.newReferrer(lowers, data)
+	w.file = func(_ int, e *snapshot.Entry) error { return d.stub(ctx, w.p, refs, e, spec.Meter) }
+	rootMeta, _, _, err := tree.Lstat(dir, "", tree.ScanOptions{Owners: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	w.late = append(w.late, rootMeta)
+	err = w.write(ctx, spec.Fanin.Changes)
+	if err == nil {
+		err = w.finish()
+	}
+	if err := errors.Join(err, done()); err != nil {
+		return nil, nil, err
+	}
+	fail.Point("view.fixup.made")
+	return append([]string{rel}, lowers...), refs.data, nil
+}
+
+// referrer decides which files of other layers a mount can reach by reference.
+type referrer struct {
+	d      *Overlay
+	lowers []string
+	data   []string
+	known  map[snapshot.ID]bool // may files below views/<id> be referred to?
+}
+
+func (d *Overlay) newReferrer(lowers, data []string) *referrer {
+	r := &referrer{d: d, lowers: lowers, data: data, known: map[snapshot.ID]bool{}}
+	for _, l := range lowers {
+		// A data directory must not contain a layer of the same mount: ELOOP.
+		if id, err := owner(l); err == nil {
+			r.known[id] = false
+		}
+	}
+	for _, l := range data {
+		if id, err := dataOwner(l); err == nil {
+			r.known[id] = true
+		}
+	}
+	return r
+}
+
+// refer returns the value of a redirect to the file at source, and whether there
+// can be one.
+func (r *referrer) refer(source string) (string, bool) {
+	if r.d.o.NoDataDirs {
+		return "", false
+	}
+	rel, ok := strings.CutPrefix(source, filepath.Join(r.d.root, viewsDir)+"/")
+	if !ok || filepath.Clean(source) != source {
+		return "", false
+	}
+	name, in, _ := strings.Cut(rel, "/")
+	id, err := snapshot.ParseID(name)
+	if err != nil {
+		return "", false
+	}
+	ok, seen := r.known[id]
+	if !seen {
+		ok = r.admit(id, in)
+		r.known[id] = ok
+		if ok {
+			r.data = append(r.data, path.Join(viewsDir, name))
+		}
+	}
+	return "/" + in, ok
+}
+
+// admit decides whether views/<id> can become a data directory. The kernel looks
+// for /u<id>/... in the regular layers first, so none of them may have that name;
+// no job knows it by chance, but one could have read it in /proc/mounts.
+func (r *referrer) admit(id snapshot.ID, in string) bool {
+	first, _, _ := strings.Cut(in, "/")
+	if len(first) < 2 || first[1:] != string(id) {
+		return false
+	}
+	if len(r.lowers)+len(r.data)+4 > maxStack {
+		return false
+	}
+	for _, l := range r.lowers {
+		if _, err := os.Lstat(filepath.Join(r.d.abs(l), first)); !errors.Is(err, os.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
+// stub makes e: a file without content that refers to its Source, or a copy of it
+// where that can't be.
+func (d *Overlay) stub(ctx context.Context, p *placer, refs *referrer, e *snapshot.Entry, m *Meter) error {
+	f, err := p.create(e.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // nothing in it is lost by a close
+	if err := d.content(ctx, f, refs, e, m); err != nil {
+		return err
+	}
+	return p.metaFD(f, e)
+}
+
+func (d *Overlay) content(ctx context.Context, f *os.File, refs *referrer, e *snapshot.Entry, m *Meter) error {
+	if e.Size == 0 {
+		return nil
+	}
+	if e.Source == "" {
+		return &snapshot.CorruptError{What: "merged tree", Name: e.Path, Why: "its content is not on this host"}
+	}
+	to, ok := refs.refer(e.Source)
+	if ok {
+		// A source of another size, or a stub, would read short or as zeros.
+		if err := checkSource(e); err != nil {
+			return err
+		}
+		if ok = setStub(f, to); ok {
+			return f.Truncate(e.Size)
+		}
+	}
+	return copySource(ctx, f, e, m)
+}
+
+// setStub marks f as a stub that leads to redirect, or leaves it as it was: a
+// file system has room for short attributes only.
+func setStub(f *os.File, redirect string) bool {
+	fd := int(f.Fd())
+	if unix.Fsetxattr(fd, redirXattr, []byte(redirect), 0) != nil {
+		return false
+	}
+	if unix.Fsetxattr(fd, metaXattr, nil, 0) != nil {
+		unix.Fremovexattr(fd, redirXattr) //nolint:errcheck // ignored without metacopy
+		return false
+	}
+	return true
+}
+
+func checkSource(e *snapshot.Entry) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(e.Source, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: e.Source, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != e.Size {
+		return &snapshot.CorruptError{What: "file", Name: e.Source, Why: fmt.Sprintf("not a file of %d bytes any more", e.Size)}
+	}
+	if _, err := unix.Lgetxattr(e.Source, metaXattr, nil); err == nil {
+		return &snapshot.CorruptError{What: "file", Name: e.Source, Why: "it is a stub without content"}
+	}
+	return nil
+}

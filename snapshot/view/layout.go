@@ -1,0 +1,175 @@
+package view
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// What a driver keeps below its root:
+//
+//	views/<id>/u<id>   what the view's job wrote; the layer's own files
+//	views/<id>/f<id>   overlay: the fix-up layer of a fan-in
+//	views/<id>/m<id>   overlay: what a stack that grew too high was flattened to
+//	views/<id>/w       overlay: the kernel's work directory while mounted
+//	views/<id>/b       a read-only mount of the base while a layer is built
+//	views/<id>/meta    copy: stamps and modes (copymeta.go)
+//	trash/             what is being deleted
+//	empty              a directory with nothing in it, the lowest of every stack
+//
+// A layer's directory carries the id a second time because an overlay reaches
+// files of other layers as /u<id>/path below views/<id>: that name must not exist
+// in any other layer.
+const (
+	viewsDir = "views"
+	trashDir = "trash"
+	emptyDir = "empty"
+
+	upperPrefix = "u"
+	fixupPrefix = "f"
+	flatPrefix  = "m"
+	workName    = "w"
+	baseName    = "b"
+	metaName    = "meta"
+)
+
+// layout resolves the names below one driver's root.
+type layout struct{ root string }
+
+// openLayout makes the directories that every driver needs. It does not create
+// root's parents durably: that is the store's business.
+func openLayout(root string) (layout, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return layout{}, fmt.Errorf("view root: %w", err)
+	}
+	if err := durable.MkdirAll(abs, 0o700); err != nil {
+		return layout{}, fmt.Errorf("view root: %w", err)
+	}
+	if abs, err = filepath.EvalSymlinks(abs); err != nil {
+		return layout{}, fmt.Errorf("view root: %w", err)
+	}
+	l := layout{root: abs}
+	for dir, mode := range map[string]os.FileMode{viewsDir: 0o700, trashDir: 0o700, emptyDir: 0o755} {
+		if err := durable.MkdirAll(l.abs(dir), mode); err != nil {
+			return layout{}, fmt.Errorf("view root: %w", err)
+		}
+	}
+	return l, nil
+}
+
+func (l layout) abs(rel string) string { return filepath.Join(l.root, filepath.FromSlash(rel)) }
+
+// dir is the directory of everything that belongs to id.
+func (l layout) dir(id snapshot.ID) string { return filepath.Join(l.root, viewsDir, string(id)) }
+
+// part is one directory of id, relative to the root.
+func part(id snapshot.ID, prefix string) string {
+	return path.Join(viewsDir, string(id), prefix+string(id))
+}
+
+// owner checks that rel has the form views/<id>/<prefix><id> and returns the id.
+// Layers come back from a database: nothing in them becomes a path unchecked.
+func owner(rel string) (snapshot.ID, error) {
+	p := strings.Split(rel, "/")
+	if len(p) != 3 || p[0] != viewsDir || len(p[2]) < 2 {
+		return "", fmt.Errorf("layer directory %q: want %s/<id>/<part>", rel, viewsDir)
+	}
+	id, err := snapshot.ParseID(p[1])
+	if err != nil {
+		return "", fmt.Errorf("layer directory %q: %w", rel, err)
+	}
+	if prefix := p[2][:1]; p[2][1:] != string(id) || !strings.Contains(upperPrefix+fixupPrefix+flatPrefix, prefix) {
+		return "", fmt.Errorf("layer directory %q: %q is not a part of a layer", rel, p[2])
+	}
+	return id, nil
+}
+
+// dataOwner does the same for views/<id>.
+func dataOwner(rel string) (snapshot.ID, error) {
+	dir, name := path.Split(rel)
+	if dir != viewsDir+"/" {
+		return "", fmt.Errorf("data directory %q: want %s/<id>", rel, viewsDir)
+	}
+	return snapshot.ParseID(name)
+}
+
+// checkLayer refuses a layer whose paths lead anywhere but into the root.
+func checkLayer(l *Layer) error {
+	if l == nil {
+		return nil
+	}
+	if _, err := snapshot.ParseID(string(l.ID)); err != nil {
+		return fmt.Errorf("layer: %w", err)
+	}
+	if id, err := owner(l.Dir); err != nil {
+		return err
+	} else if id != l.ID {
+		return fmt.Errorf("layer %s: directory %q is another layer's", l.ID, l.Dir)
+	}
+	for _, d := range l.Lowers {
+		if _, err := owner(d); err != nil {
+			return err
+		}
+	}
+	for _, d := range l.Data {
+		if _, err := dataOwner(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeTarget makes the directory where a view appears, and refuses one that is
+// not empty: a mount would hide what is in it, a move would fail on it.
+func makeTarget(target string) (string, error) {
+	if !filepath.IsAbs(target) {
+		return "", fmt.Errorf("view target %q: want an absolute path", target)
+	}
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return "", fmt.Errorf("view target: %w", err)
+	}
+	d, err := os.Open(target)
+	if err != nil {
+		return "", fmt.Errorf("view target: %w", err)
+	}
+	defer d.Close() //nolint:errcheck // only read from
+	if names, _ := d.Readdirnames(1); len(names) > 0 {
+		return "", fmt.Errorf("view target %s: not empty", target)
+	}
+	return filepath.EvalSymlinks(target)
+}
+
+// toTrash moves a path into the trash, where it can't be mistaken for anything
+// that is alive, and returns its new name. A missing path is no error: "".
+//
+// Crash states: before the rename the thing is whole and still known; after it,
+// Reconcile empties the trash.
+func (l layout) toTrash(p string) (string, error) {
+	if _, err := os.Lstat(p); err != nil {
+		if os.IsNotExist(err) {
+			return "", nil
+		}
+		return "", err
+	}
+	if err := allowMove(p); err != nil {
+		return "", err
+	}
+	for n := 0; ; n++ {
+		to := filepath.Join(l.root, trashDir, fmt.Sprintf("%s.%d", filepath.Base(p), n))
+		if _, err := os.Lstat(to); err == nil {
+			continue
+		}
+		if err := durable.Rename(p, to); err != nil {
+			return "", fmt.Errorf("move to trash: %w", err)
+		}
+		fail.Point("view.trashed")
+		return to, nil
+	}
+}

@@ -1,0 +1,231 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// stack is one overlay to be mounted; all paths are absolute.
+type stack struct {
+	lowers []string // topmost first, at least one
+	data   []string
+	upper  string // "" for a read-only mount
+	work   string
+}
+
+// mountSource is the first word of our lines in /proc/mounts.
+const mountSource = "roost"
+
+// overlayParams are the same in every mount of ours (DESIGN D2 says why each):
+// volatile: no flush of the whole upper file system at unmount, Sync does that;
+// redirect_dir: inherited directories can be renamed;
+// metacopy: chown -R copies no content, and stubs of a fan-in work at all;
+// index=off: else writes through hard links are lost once the upper is a lower;
+// xino=off: inode numbers stay below 2^53.
+var overlayParams = [][2]string{
+	{"redirect_dir", "on"}, {"metacopy", "on"}, {"index", "off"}, {"xino", "off"},
+}
+
+// mountStack shows s at target, which must exist. nosuid and nodev make inert
+// what a job could smuggle into a tree (S11).
+func mountStack(s stack, target string, legacy bool) error {
+	if legacy {
+		return mountLegacy(s, target)
+	}
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("overlay: fsopen: %w", err)
+	}
+	defer unix.Close(fs) //nolint:errcheck // nothing to lose
+	if err := configure(fs, s); err != nil {
+		return err
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return fmt.Errorf("overlay: fsmount: %w", err)
+	}
+	defer unix.Close(mnt) //nolint:errcheck // a reference; the mount stays
+	fail.Point("view.mount.detached")
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("overlay: attach at %s: %w", target, err)
+	}
+	fail.Point("view.mount.attached")
+	return private(target)
+}
+
+// private keeps what is mounted inside a view from spreading to the peers of the
+// file system that the view is attached to, and the reverse. The view itself has
+// spread to them already, as containers need it.
+func private(target string) error {
+	if err := unix.Mount("", target, "", unix.MS_PRIVATE, ""); err != nil {
+		unix.Unmount(target, 0) //nolint:errcheck // the first error is the one to tell
+		return fmt.Errorf("overlay: make %s private: %w", target, err)
+	}
+	return nil
+}
+
+func configure(fs int, s stack) error {
+	set := func(key, value string) error {
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			return fmt.Errorf("overlay: %s=%s: %w%s", key, value, err, kernelSays(fs))
+		}
+		return nil
+	}
+	if err := set("source", mountSource); err != nil {
+		return err
+	}
+	for _, p := range overlayParams {
+		if err := set(p[0], p[1]); err != nil {
+			return err
+		}
+	}
+	for _, d := range s.lowers {
+		if err := set("lowerdir+", d); err != nil {
+			return err
+		}
+	}
+	for _, d := range s.data {
+		if err := set("datadir+", d); err != nil {
+			return err
+		}
+	}
+	if s.upper != "" {
+		if err := set("upperdir", s.upper); err != nil {
+			return err
+		}
+		if err := set("workdir", s.work); err != nil {
+			return err
+		}
+		if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
+			return fmt.Errorf("overlay: volatile: %w%s", err, kernelSays(fs))
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fmt.Errorf("overlay: create: %w%s", err, kernelSays(fs))
+	}
+	return nil
+}
+
+// kernelSays reads the messages that the kernel left in a file system context.
+func kernelSays(fs int) string {
+	var out []string
+	buf := make([]byte, 4096)
+	for range 16 {
+		n, err := unix.Read(fs, buf)
+		if err != nil || n <= 0 {
+			break
+		}
+		out = append(out, strings.TrimSpace(string(buf[:n])))
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return " (kernel: " + strings.Join(out, "; ") + ")"
+}
+
+// mountLegacy mounts by mount(2), for kernels before 6.8. All options must fit in
+// one page there, so lowers are named by short paths of open descriptors.
+func mountLegacy(s stack, target string) error {
+	if len(s.data) > 0 {
+		return errors.New("overlay: data-only directories need Linux 6.8")
+	}
+	names := make([]string, len(s.lowers))
+	for i, d := range s.lowers {
+		fd, err := unix.Open(d, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: d, Err: err}
+		}
+		defer unix.Close(fd) //nolint:errcheck,gocritic // needed until the mount is made
+		names[i] = "/proc/self/fd/" + strconv.Itoa(fd)
+	}
+	opts := "lowerdir=" + strings.Join(names, ":")
+	for _, p := range overlayParams {
+		opts += "," + p[0] + "=" + p[1]
+	}
+	if s.upper != "" {
+		esc := strings.NewReplacer(`\`, `\\`, `,`, `\,`)
+		opts += ",volatile,upperdir=" + esc.Replace(s.upper) + ",workdir=" + esc.Replace(s.work)
+	}
+	if len(opts) >= os.Getpagesize() {
+		return fmt.Errorf("overlay: %d lower directories do not fit in one page of options", len(names))
+	}
+	if err := unix.Mount(mountSource, target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+		return fmt.Errorf("overlay: mount at %s: %w", target, err)
+	}
+	fail.Point("view.mount.attached")
+	return private(target)
+}
+
+// setReadOnly changes the whole file system that is mounted at target, in every
+// mount namespace. It fails with EBUSY while anybody, anywhere, has a file open
+// for writing: a plain unmount would not.
+func setReadOnly(target string, ro bool) error {
+	fs, err := unix.Fspick(unix.AT_FDCWD, target, unix.FSPICK_CLOEXEC|unix.FSPICK_NO_AUTOMOUNT|unix.FSPICK_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return fmt.Errorf("remount %s: %w", target, err)
+	}
+	defer unix.Close(fs) //nolint:errcheck // a reference
+	flag := "rw"
+	if ro {
+		flag = "ro"
+	}
+	if err := unix.FsconfigSetFlag(fs, flag); err != nil {
+		return fmt.Errorf("remount %s: %w%s", target, err, kernelSays(fs))
+	}
+	if err := unix.FsconfigReconfigure(fs); err != nil {
+		return fmt.Errorf("remount %s %s: %w%s", target, flag, err, kernelSays(fs))
+	}
+	return nil
+}
+
+// retryBusy calls f until it returns something else than EBUSY or wait is over.
+// The last error is then wrapped so that errors.Is(err, snapshot.ErrBusy) holds.
+func (o Options) retryBusy(ctx context.Context, wait time.Duration, f func() error) error {
+	pause := 2 * time.Millisecond
+	for waited := time.Duration(0); ; {
+		err := f()
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		if waited >= wait {
+			return fmt.Errorf("%w: %w", snapshot.ErrBusy, err)
+		}
+		if serr := o.Sleep(ctx, pause); serr != nil {
+			return fmt.Errorf("%w: %w", snapshot.ErrBusy, serr)
+		}
+		waited += pause
+		pause = min(2*pause, 200*time.Millisecond)
+	}
+}
+
+// unmount removes what is mounted at target and below it, the last mount first.
+// Never lazily: a lazily unmounted view can still be written to.
+func (o Options) unmount(ctx context.Context, target string, wait time.Duration) error {
+	mounts, err := mountsAt(target)
+	if err != nil {
+		return err
+	}
+	for i := len(mounts) - 1; i >= 0; i-- {
+		err := o.retryBusy(ctx, wait, func() error {
+			err := unix.Unmount(mounts[i].point, unix.UMOUNT_NOFOLLOW)
+			if errors.Is(err, unix.EINVAL) { // no mount any more
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", mounts[i].point, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package view
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// mountEntry is one line of /proc/self/mountinfo, unescaped.
+type mountEntry struct {
+	point  string
+	fstype string
+	dirs   []string // an overlay's upper, lowers and data directories
+}
+
+// readMounts lists the mounts of this process's namespace in the order in which
+// they were made. It has a parser of its own because a line can be longer than
+// the 64 KiB at which bufio.Scanner, and so moby/sys/mountinfo, gives up: an
+// overlay with hundreds of layers names each of them.
+func readMounts() ([]mountEntry, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	return parseMounts(b)
+}
+
+func parseMounts(b []byte) ([]mountEntry, error) {
+	var out []mountEntry
+	for line := range bytes.Lines(b) {
+		f := strings.Fields(string(line))
+		sep := -1
+		for i := 6; i < len(f); i++ {
+			if f[i] == "-" {
+				sep = i
+				break
+			}
+		}
+		if sep < 0 || sep+3 > len(f) {
+			return nil, fmt.Errorf("list mounts: line %.200q is not understood", line)
+		}
+		m := mountEntry{point: unescapeMount(f[4]), fstype: f[sep+1]}
+		if m.fstype == "overlay" && sep+3 < len(f) {
+			m.dirs = overlayDirs(f[sep+3])
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// overlayDirs picks the directories out of an overlay's options. Commas inside a
+// value are escaped by the kernel; a colon separates lowers only in "lowerdir=".
+func overlayDirs(opts string) []string {
+	var dirs []string
+	for o := range strings.SplitSeq(opts, ",") {
+		key, val, _ := strings.Cut(o, "=")
+		switch key {
+		case "upperdir", "workdir", "lowerdir+", "datadir+":
+			dirs = append(dirs, unescapeMount(val))
+		case "lowerdir":
+			for d := range strings.SplitSeq(val, ":") {
+				dirs = append(dirs, unescapeMount(d))
+			}
+		}
+	}
+	return dirs
+}
+
+// unescapeMount turns the \ooo of /proc/self/mountinfo back into bytes.
+func unescapeMount(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) && octal(s[i+1]) && octal(s[i+2]) && octal(s[i+3]) {
+			b = append(b, (s[i+1]-'0')<<6|(s[i+2]-'0')<<3|(s[i+3]-'0'))
+			i += 3
+			continue
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+func octal(c byte) bool { return c >= '0' && c <= '7' }
+
+// inside reports whether p is dir or below it.
+func inside(p, dir string) bool {
+	return p == dir || (strings.HasPrefix(p, dir) && (dir == "/" || p[len(dir)] == '/'))
+}
+
+// mountsAt lists the mounts at target and below it.
+func mountsAt(target string) ([]mountEntry, error) {
+	all, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	var out []mountEntry
+	for _, m := range all {
+		if inside(m.point, target) {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,395 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/tree"
+)
+
+// maxStack is how many directories, data-only ones included, a mount may have.
+// The kernel ends at 500.
+const maxStack = 480
+
+// maxRootBytes bounds the root's path: the kernel takes at most 255 bytes for one
+// layer's, and ours add up to 64.
+const maxRootBytes = 180
+
+// Overlay makes views of overlay mounts.
+type Overlay struct {
+	layout
+	o Options
+
+	// mu guards syncFD. It is not held across I/O.
+	mu sync.Mutex
+	// syncFD holds for each view a descriptor of the file system that was opened
+	// before the job started: an error of write-back is told once to each
+	// descriptor, and only to those that were open when it happened.
+	syncFD map[snapshot.ID]*os.File
+}
+
+// NewOverlay opens the overlay driver for the store at root: Linux, with the
+// right to mount. One process may use a root at a time.
+func NewOverlay(root string, o Options) (Driver, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("%w: overlay mounts need root", ErrUnavailable)
+	}
+	l, err := openLayout(root)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.root) > maxRootBytes {
+		return nil, fmt.Errorf("%w: overlay: the store's path has %d bytes, at most %d work", ErrUnavailable, len(l.root), maxRootBytes)
+	}
+	o = o.withDefaults()
+	if !o.NoDataDirs && !haveDataDirs() {
+		o.NoDataDirs = true
+		o.Log.Info("this kernel has no data-only overlay directories: merged views copy their files")
+	}
+	return &Overlay{layout: l, o: o, syncFD: map[snapshot.ID]*os.File{}}, nil
+}
+
+// Name returns "overlay".
+func (d *Overlay) Name() string { return NameOverlay }
+
+func (d *Overlay) scan() tree.ScanOptions { return tree.ScanOptions{Owners: d.o.Owners} }
+
+// absAll resolves relative layer directories.
+func (d *Overlay) absAll(rel []string) []string {
+	out := make([]string, len(rel))
+	for i, r := range rel {
+		out[i] = d.abs(r)
+	}
+	return out
+}
+
+// stackOf is the read-only stack of a layer. The empty directory below it makes a
+// stack of one mountable, and is what an empty view stands on.
+func (d *Overlay) stackOf(l *Layer) stack {
+	s := stack{}
+	if l != nil {
+		s.lowers, s.data = d.absAll(l.Lowers), d.absAll(l.Data)
+	}
+	s.lowers = append(s.lowers, d.abs(emptyDir))
+	return s
+}
+
+// Prepare implements Driver.
+//
+// Crash states, in order:
+//  1. views/<id> exists in part, nothing is mounted: Discard or Reconcile deletes it.
+//  2. mounted: Reconcile unmounts; what is known to the store stays until it says
+//     Seal or Discard, all else is deleted.
+func (d *Overlay) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
+	if _, err := snapshot.ParseID(string(spec.ID)); err != nil {
+		return nil, fmt.Errorf("view: %w", err)
+	}
+	if err := checkLayer(spec.Base); err != nil {
+		return nil, err
+	}
+	target, err := makeTarget(spec.Target)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{ID: spec.ID, Target: target, Layer: Layer{ID: spec.ID, Dir: part(spec.ID, upperPrefix)}}
+	if err := os.Mkdir(d.dir(spec.ID), 0o700); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	defer func() {
+		if err != nil {
+			d.dropFailed(ctx, v)
+		}
+	}()
+	fail.Point("view.prepare.made")
+	if err := d.keepSyncFD(spec.ID); err != nil {
+		return nil, err
+	}
+	base, err := d.flatten(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("view %s: flatten: %w", spec.ID, err)
+	}
+	lowers, data, err := d.fixup(ctx, spec, base)
+	if err != nil {
+		return nil, fmt.Errorf("view %s: merged tree: %w", spec.ID, err)
+	}
+	v.Layer.Lowers, v.Layer.Data = append([]string{v.Layer.Dir}, lowers...), data
+	if err := d.makeUpper(spec, lowers); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	fail.Point("view.prepare.upper")
+	s := stack{
+		lowers: append(d.absAll(lowers), d.abs(emptyDir)),
+		data:   d.absAll(data),
+		upper:  d.abs(v.Layer.Dir),
+		work:   filepath.Join(d.dir(spec.ID), workName),
+	}
+	if err := mountStack(s, target, d.o.NoDataDirs); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	fail.Point("view.prepare.mounted")
+	return v, nil
+}
+
+// dropFailed undoes a Prepare that did not come to its end, also when that was
+// because ctx ended.
+func (d *Overlay) dropFailed(ctx context.Context, v *View) {
+	if err := d.Discard(context.WithoutCancel(ctx), v); err != nil {
+		d.o.Log.Warn("could not undo a view; it is deleted at the next start", "view", v.ID, "err", err)
+	}
+}
+
+// makeUpper makes the upper and work directories. The root of a mount looks as
+// its upper's does, so it gets the look of the layer below.
+func (d *Overlay) makeUpper(spec Spec, lowers []string) error {
+	upper := d.abs(part(spec.ID, upperPrefix))
+	if err := os.Mkdir(filepath.Join(d.dir(spec.ID), workName), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(upper, 0o755); err != nil {
+		return err
+	}
+	if len(lowers) > 0 {
+		return d.copyRootMeta(d.abs(lowers[0]), upper)
+	}
+	if err := os.Chmod(upper, 0o755); err != nil { // whatever the umask is
+		return err
+	}
+	if spec.UID != 0 || spec.GID != 0 {
+		return os.Chown(upper, spec.UID, spec.GID)
+	}
+	return nil
+}
+
+// copyRootMeta makes the directory to look like from. Owners are always copied:
+// this driver runs as root only.
+func (d *Overlay) copyRootMeta(from, to string) error {
+	e, _, _, err := tree.Lstat(from, "", tree.ScanOptions{Owners: true})
+	if err != nil {
+		return fmt.Errorf("root of %s: %w", from, err)
+	}
+	p, err := newPlacer(to, true)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return p.meta("", &e)
+}
+
+func (d *Overlay) keepSyncFD(id snapshot.ID) error {
+	f, err := os.Open(d.dir(id))
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.syncFD[id] = f
+	return nil
+}
+
+func (d *Overlay) takeSyncFD(id snapshot.ID) *os.File {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.syncFD[id]
+	delete(d.syncFD, id)
+	return f
+}
+
+// target returns where v is mounted, resolved; "" when it can't be mounted.
+func (v *View) resolved() string {
+	if !filepath.IsAbs(v.Target) {
+		return ""
+	}
+	t, err := filepath.EvalSymlinks(v.Target)
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
+// mountedAt reports whether v's own overlay is mounted at t. Something else that
+// is mounted there is none of ours and is left alone.
+func (d *Overlay) mountedAt(v *View, t string) (bool, error) {
+	if t == "" {
+		return false, nil
+	}
+	mounts, err := mountsAt(t)
+	if err != nil {
+		return false, err
+	}
+	upper := d.abs(part(v.ID, upperPrefix))
+	return slices.ContainsFunc(mounts, func(m mountEntry) bool {
+		return m.point == t && slices.Contains(m.dirs, upper)
+	}), nil
+}
+
+// Seal implements Driver.
+//
+// Crash states: before the unmount returned the view is open, or mounted
+// read-only, and Reconcile unmounts it; after it, it is sealed.
+func (d *Overlay) Seal(ctx context.Context, v *View) error {
+	if err := d.checkView(v); err != nil {
+		return err
+	}
+	t := v.resolved()
+	mounted, err := d.mountedAt(v, t)
+	if err != nil {
+		return fmt.Errorf("seal %s: %w", v.ID, err)
+	}
+	if mounted {
+		if err := d.endMount(ctx, t); err != nil {
+			return fmt.Errorf("seal %s: %w", v.ID, err)
+		}
+		os.Remove(t) //nolint:errcheck // a mount point of use to nobody; it may be somebody's
+	}
+	fail.Point("view.seal.unmounted")
+	if fi, err := os.Lstat(d.abs(v.Layer.Dir)); err != nil {
+		return fmt.Errorf("seal %s: %w", v.ID, err)
+	} else if !fi.IsDir() {
+		return fmt.Errorf("seal %s: %s is not a directory", v.ID, v.Layer.Dir)
+	}
+	// What the kernel left in the work directory is of no use to anybody.
+	if err := d.remove(ctx, filepath.Join(d.dir(v.ID), workName)); err != nil {
+		d.o.Log.Warn("work directory not deleted", "view", v.ID, "err", err)
+	}
+	return nil
+}
+
+// endMount makes the overlay at t read-only and unmounts it. When somebody can
+// still write, or holds the mount, all is as before and the error is ErrBusy.
+func (d *Overlay) endMount(ctx context.Context, t string) error {
+	err := d.o.retryBusy(ctx, d.o.SealWait, func() error { return setReadOnly(t, true) })
+	if err != nil {
+		return err
+	}
+	fail.Point("view.seal.readonly")
+	if err := d.o.unmount(ctx, t, d.o.SealWait); err != nil {
+		if rerr := setReadOnly(t, false); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+		return err
+	}
+	return nil
+}
+
+func (d *Overlay) checkView(v *View) error {
+	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
+		return fmt.Errorf("view: %w", err)
+	}
+	if v.Layer.ID != v.ID {
+		return fmt.Errorf("view %s: its layer is %q", v.ID, v.Layer.ID)
+	}
+	return checkLayer(&v.Layer)
+}
+
+// Discard implements Driver. The view's processes must be gone: as at a seal it
+// is an error, ErrBusy, if they are not.
+func (d *Overlay) Discard(ctx context.Context, v *View) error {
+	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
+		return fmt.Errorf("view: %w", err)
+	}
+	t := v.resolved()
+	mounted, err := d.mountedAt(v, t)
+	if err != nil {
+		return fmt.Errorf("discard %s: %w", v.ID, err)
+	}
+	if mounted {
+		if err := d.endMount(ctx, t); err != nil {
+			return fmt.Errorf("discard %s: %w", v.ID, err)
+		}
+		os.Remove(t) //nolint:errcheck // as in Seal
+	}
+	return d.removeID(ctx, v.ID)
+}
+
+// removeID deletes all that belongs to id, mounts of its base included.
+func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
+	if f := d.takeSyncFD(id); f != nil {
+		f.Close() //nolint:errcheck // only held for Syncfs
+	}
+	if err := d.o.unmount(ctx, d.dir(id), d.o.SealWait); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	if err := d.remove(ctx, d.dir(id)); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	return nil
+}
+
+// Locate implements Driver.
+func (d *Overlay) Locate(l *Layer, changes []snapshot.Change) { locate(d.layout, l, changes) }
+
+func locate(l layout, layer *Layer, changes []snapshot.Change) {
+	dir := l.abs(layer.Dir)
+	for i := range changes {
+		if e := &changes[i].Entry; !changes[i].Delete && e.Type == snapshot.TypeFile {
+			e.Source = filepath.Join(dir, filepath.FromSlash(e.Path))
+		}
+	}
+}
+
+// Mount implements Driver.
+func (d *Overlay) Mount(ctx context.Context, l *Layer, target string) (io.Closer, error) {
+	if err := checkLayer(l); err != nil {
+		return nil, err
+	}
+	t, err := makeTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	if err := mountStack(d.stackOf(l), t, d.o.NoDataDirs); err != nil {
+		return nil, fmt.Errorf("mount %s: %w", l.ID, err)
+	}
+	return closer(func() error {
+		if err := d.o.unmount(context.WithoutCancel(ctx), t, d.o.SealWait); err != nil {
+			return err
+		}
+		os.Remove(t) //nolint:errcheck // as in Seal
+		return nil
+	}), nil
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
+// Sync implements Driver. An error is final: the layer must not be trusted, and a
+// second call may say yes to lost bytes.
+func (d *Overlay) Sync(ctx context.Context, l *Layer) error {
+	if err := checkLayer(l); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f := d.takeSyncFD(l.ID)
+	if f == nil { // sealed by an earlier process
+		var err error
+		if f, err = os.Open(d.dir(l.ID)); err != nil {
+			return fmt.Errorf("sync %s: %w", l.ID, err)
+		}
+	}
+	defer f.Close() //nolint:errcheck // only held for Syncfs
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", l.ID, err)
+	}
+	fail.Point("view.synced")
+	return nil
+}
+
+// Remove implements Driver.
+func (d *Overlay) Remove(ctx context.Context, l *Layer) error {
+	if err := checkLayer(l); err != nil {
+		return err
+	}
+	return d.removeID(ctx, l.ID)
+}
