@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -35,11 +36,9 @@ func (p *parser) str(v *value, where string) (string, bool) {
 
 // printable reports text that could not be shown in a list of names.
 func (p *parser) printable(v *value, where string) bool {
-	for _, r := range v.text {
-		if r < ' ' || r == 0x7f {
-			p.errorf(v.at, ValueInvalid, "%s contains a control character or a line break: %s", where, quote(v.text))
-			return false
-		}
+	if strings.ContainsFunc(v.text, unicode.IsControl) {
+		p.errorf(v.at, ValueInvalid, "%s contains a control character or a line break: %s", where, quote(v.text))
+		return false
 	}
 	return true
 }
@@ -131,9 +130,14 @@ func (p *parser) mappingKeys(d *value, where string, keys []string, later map[st
 // emptyKey warns of a key without a value. In something composed it removes what
 // was inherited, and that is how GitLab's documentation says to do it.
 func (p *parser) emptyKey(d *value, e entry, where string) {
-	if !d.composed {
-		p.warnf(e.at, KeyEmpty, "%s: %s has no value and is taken as absent", where, show(e.key))
+	if d.composed {
+		return
 	}
+	cure := ""
+	if e.key == "needs" {
+		cure = "; write [] for a job that waits for nothing"
+	}
+	p.warnf(e.at, KeyEmpty, "%s: %s has no value and is taken as absent%s", where, show(e.key), cure)
 }
 
 // orList joins words: "a, b or c".

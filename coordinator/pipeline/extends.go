@@ -58,7 +58,7 @@ func (p *parser) extend(name string, own, ext *value, path []string) *template {
 		t.levels = max(t.levels, b.levels+1)
 		merged = p.merge(merged, b.val, base.at)
 	}
-	if t.levels > maxLevels {
+	if t.levels == maxLevels+1 { // those above it are not told again
 		p.errorf(ext.at, ExtendsDepth, "%s job: extends %d levels deep; at most %d are allowed", show(name), t.levels, maxLevels)
 	}
 	t.val = p.merge(merged, own, ext.at)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -67,6 +68,9 @@ func (p *parser) readJob(e entry) {
 	trigger := false
 	for _, k := range t.val.entries {
 		trigger = trigger || k.key == "trigger" || k.key == "run"
+		if cure, ok := elsewhere[k.key]; ok {
+			p.errorf(k.at, KeyUnknown, "%s job: unknown key %s; %s", show(j.name), k.key, cure)
+		}
 	}
 	for _, k := range p.mappingKeys(t.val, show(e.key)+" job", jobKeys, jobLater) {
 		own[k.key] = k.val
@@ -100,7 +104,8 @@ func (p *parser) nameOK(e entry) bool {
 		p.errorf(e.at, JobName, "%s is a reserved word and can't name a job", e.key)
 	case utf8.RuneCountInString(e.key) > maxName:
 		p.errorf(e.at, JobName, "%s job: the name is longer than %d characters", show(e.key), maxName)
-	case !p.printable(&value{at: e.at, text: e.key}, "a job's name"):
+	case strings.ContainsFunc(e.key, unicode.IsControl):
+		p.errorf(e.at, JobName, "%s job: the name contains a control character or a line break", show(e.key))
 	default:
 		return true
 	}

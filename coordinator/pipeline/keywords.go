@@ -46,15 +46,16 @@ var (
 		"only":                "remove it, or the job",
 		"pages":               "remove it",
 		"publish":             "remove it",
+		"requires":            "it belongs to stages; use needs in jobs",
 		"release":             "make the release in a script",
-		"resource_group":      "run such jobs in one pipeline after another",
+		"resource_group":      "there are no locks yet; within a pipeline let the jobs need one another",
 		"retry":               "a failed host is retried by itself; run the pipeline again for a failed script",
 		"rules":               "remove it, or the job",
 		"run":                 "use script",
 		"secrets":             "remove it",
 		"services":            "start what the job needs in its script",
 		"start_in":            "remove it",
-		"trigger":             "run the other pipeline by its own",
+		"trigger":             "run the other pipeline on its own",
 	}
 
 	defaultKeys  = []string{"before_script", "after_script", "tags", "timeout", "workspace"}
@@ -82,5 +83,21 @@ var (
 		"resume":         "remove it",
 	}
 )
+
+// elsewhere maps keys that people put into a job to where they belong.
+var elsewhere = map[string]string{
+	"stages":   "it belongs to the top level; the stage of a job is stage",
+	"default":  "it belongs to the top level",
+	"include":  "it belongs to the top level, and is not supported yet",
+	"workflow": "it belongs to the top level, and is not supported yet",
+
+	"inherits":    "it belongs to workspace: {inherit: ...}",
+	"commit":      "it belongs to workspace: {commit: ...}",
+	"mode":        "it belongs to workspace: {mode: ...}",
+	"on_conflict": "it belongs to workspace: {on_conflict: ...}",
+	"prefer":      "it belongs to workspace: {prefer: ...}",
+	"atomic":      "it belongs to workspace: {atomic: ...}",
+	"caches":      "it belongs to workspace: {caches: ...}",
+}
 
 func known(keys []string, key string) bool { return slices.Contains(keys, key) }

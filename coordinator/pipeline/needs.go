@@ -119,6 +119,9 @@ func (p *parser) find(j *job, n *need) bool {
 
 // meantJob is the end of a sentence on a name that no job has.
 func (p *parser) meantJob(name string) string {
+	if p.full() {
+		return ""
+	}
 	if e, ok := p.root.lookup(name); ok && name[0] == '.' && e.val.kind == dict {
 		return "; it is a hidden job, and those don't run"
 	}

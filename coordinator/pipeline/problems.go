@@ -49,6 +49,8 @@ const (
 
 	VariableName = "VARIABLE_NAME"
 	VariableSize = "VARIABLE_SIZE"
+	// VariableReference is a warning: the value is not expanded.
+	VariableReference = "VARIABLE_REFERENCE"
 
 	// Stages and needs (SEMANTICS B1).
 	StageUnknown   = "STAGE_UNKNOWN"

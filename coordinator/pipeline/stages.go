@@ -87,7 +87,7 @@ func (p *parser) stage(item *value) (name string, requires, ok bool) {
 		return name, p.refuseRequires(name, item), ok
 	}
 	if len(item.entries) != 1 {
-		p.errorf(item.at, StageForm, "a stage must be a name, or a mapping of one name; this one has %d keys: %s", len(item.entries), shorten(item.keys()))
+		p.errorf(item.at, StageForm, "a stage must be a name, or a mapping of one name, not a mapping of %d keys", len(item.entries))
 		return "", false, false
 	}
 	e := item.entries[0]

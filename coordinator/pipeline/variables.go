@@ -37,6 +37,7 @@ func (p *parser) variables(v *value, where string) map[string]string {
 		}
 		text, ok := p.variable(e.val, where+": "+show(e.key))
 		if ok && p.environ(e.val.at, where, e.key, text) {
+			p.special(e.val.at, where+": "+e.key, e.key, text)
 			vars[e.key] = text
 		}
 	}
@@ -47,15 +48,17 @@ func (p *parser) variables(v *value, where string) map[string]string {
 // a mapping with the key value.
 func (p *parser) variable(v *value, where string) (string, bool) {
 	if v.kind != dict {
+		p.unexpanded(v, where)
 		return p.variableText(v, where)
 	}
 	var text string
-	found := false
-	var options *value
+	found, literal := false, false
+	var options, from *value
 	for _, e := range p.mappingKeys(v, where, variableKeys, nil) {
 		switch e.key {
 		case "value":
-			text, found = p.variableText(e.val, where+": value")
+			from = e.val
+			text, found = p.variableText(from, where+": value")
 			if !found {
 				return "", false
 			}
@@ -64,7 +67,9 @@ func (p *parser) variable(v *value, where string) (string, bool) {
 		case "options":
 			options = e.val
 		case "expand":
-			if yes, ok := p.boolean(e.val, where+": expand"); ok && yes {
+			yes, ok := p.boolean(e.val, where+": expand")
+			literal = ok && !yes
+			if yes {
 				p.errorf(e.at, Unsupported, "%s: expand is known, but not supported yet; values are never expanded, let the script do it", where)
 			}
 		}
@@ -73,6 +78,9 @@ func (p *parser) variable(v *value, where string) (string, bool) {
 		if words, _ := p.strs(options, where+": options"); found && len(words) > 0 && !slices.Contains(words, text) {
 			p.errorf(options.at, ValueInvalid, "%s: the value %s is not among its options: %s", where, quote(text), shorten(words))
 		}
+	}
+	if found && !literal {
+		p.unexpanded(from, where)
 	}
 	// Without a value it is an empty string, as a form that nobody filled in.
 	return text, true
@@ -90,6 +98,36 @@ func (p *parser) variableText(v *value, where string) (string, bool) {
 		return "false", true
 	}
 	return v.text, true
+}
+
+var variableReference = regexp.MustCompile(`\$(\{[A-Za-z_][A-Za-z0-9_]*\}|[A-Za-z_][A-Za-z0-9_]*)`)
+
+// unexpanded warns of a value that GitLab would have expanded. The shell expands
+// what stands in a script, and not what stands in its environment.
+func (p *parser) unexpanded(v *value, where string) {
+	if ref := variableReference.FindString(v.text); v.kind == scalar && ref != "" {
+		p.warnf(v.at, VariableReference, "%s: %s is passed on as it stands, values are not expanded; export it in before_script, or say {value: ..., expand: false}", where, quote(ref))
+	}
+}
+
+// gitStrategies are the values of GIT_STRATEGY that we do. Both fetch and clone
+// leave the commit checked out; neither throws away what was inherited.
+var gitStrategies = []string{"fetch", "clone", "none"}
+
+// ignored are variables by which GitLab's runner changes what a job finds, and
+// which have no effect here.
+var ignored = []string{"GIT_SUBMODULE_STRATEGY", "GIT_CHECKOUT", "GIT_CLONE_PATH", "GIT_CLEAN_FLAGS", "GIT_FETCH_EXTRA_FLAGS"}
+
+// special checks the variables that are addressed to us and not to the script.
+func (p *parser) special(at pos, where, name, text string) {
+	switch {
+	case name == "GIT_STRATEGY" && text == "empty":
+		p.errorf(at, Unsupported, "%s: empty is known, but not supported yet; use none and workspace: {inherit: none}", where)
+	case name == "GIT_STRATEGY" && !known(gitStrategies, text):
+		p.errorf(at, ValueInvalid, "%s must be %s, not %s%s", where, orList(gitStrategies), quote(text), p.meant(text, gitStrategies))
+	case known(ignored, name) && text != "" && text != "none" && !(name == "GIT_CHECKOUT" && text == "true"):
+		p.warnf(at, Unsupported, "%s is known, but not supported yet, and has no effect on the checkout; do it in before_script", where)
+	}
 }
 
 // environ reports what can't stand in the environment of a process.

@@ -94,6 +94,7 @@ var inBlock = regexp.MustCompile(`^did not find expected (key$|'-'|',')`)
 // cures maps words of the decoder to what people did to provoke them.
 var cures = []struct{ word, cure string }{
 	{"cannot start any token", "indent with spaces, not with tabs, and quote a value that begins with @, ` or %"},
+	{"tab character", "indent with spaces"},
 	{"mapping values are not allowed", "quote a value that contains \": \", and check the indentation"},
 	{"did not find expected key", "check the indentation, and for a list item and a key side by side"},
 	{"did not find expected '-' indicator", "check the indentation of this list"},
