@@ -1,0 +1,181 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	sqlite "modernc.org/sqlite"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// appID marks a database as a store's ("roST"); user_version is its schema.
+const (
+	appID = 0x726f5354
+	// schema 1: the first.
+	schema = 1
+)
+
+// The rows. Every column that could be computed from the files is there so that
+// Open reads one file only.
+//
+//	views    one row per view that is open, or sealed and not yet reported
+//	layers   one row per layer; seq is the order in which they came to be
+//	packs    which packs a layer's index names (own: it made them)
+//	intents  layers whose row is gone and whose files must go
+const schema1 = `
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE views (
+	id TEXT PRIMARY KEY, target TEXT NOT NULL, claim BLOB, sealed INTEGER NOT NULL DEFAULT 0,
+	outcome BLOB, made INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE layers (
+	seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, base TEXT NOT NULL, parents TEXT NOT NULL,
+	place TEXT NOT NULL, fanin INTEGER NOT NULL, imported INTEGER NOT NULL,
+	state TEXT NOT NULL, synced INTEGER NOT NULL, boot TEXT NOT NULL, domain_key BLOB,
+	manifest BLOB, idx BLOB, index_bytes INTEGER NOT NULL DEFAULT 0,
+	stored_bytes INTEGER NOT NULL DEFAULT 0, plain_bytes INTEGER NOT NULL DEFAULT 0,
+	tree_bytes INTEGER NOT NULL DEFAULT 0, entries INTEGER NOT NULL DEFAULT 0,
+	disk_bytes INTEGER NOT NULL DEFAULT 0, encode_ms REAL NOT NULL DEFAULT 0,
+	err TEXT NOT NULL DEFAULT '', made INTEGER NOT NULL
+);
+CREATE TABLE packs (
+	layer TEXT NOT NULL, pos INTEGER NOT NULL, digest BLOB NOT NULL, bytes INTEGER NOT NULL,
+	own INTEGER NOT NULL, PRIMARY KEY (layer, pos)
+) WITHOUT ROWID;
+CREATE TABLE intents (id TEXT PRIMARY KEY, place TEXT NOT NULL) WITHOUT ROWID;
+`
+
+// openDB opens or makes the database. One connection: SQLite has one writer, and
+// all that is read often is in memory. The exclusive locking mode keeps the index
+// of the WAL in memory, so there is no mapped file that a full disk could tear.
+func openDB(ctx context.Context, dir string) (*sql.DB, error) {
+	path := filepath.Join(dir, "store.db")
+	fresh, err := isAbsent(path)
+	if err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", dsn(path))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(1)
+	db.SetMaxIdleConns(1)
+	db.SetConnMaxLifetime(0)
+	if err := migrate(ctx, db); err != nil {
+		db.Close() //nolint:errcheck // the first error is the one to tell
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if fresh {
+		// SQLite syncs the directory for its journals, not for the file itself.
+		if err := durable.SyncDir(dir); err != nil {
+			db.Close() //nolint:errcheck // the first error is the one to tell
+			return nil, fmt.Errorf("sync %s: %w", dir, err)
+		}
+	}
+	return db, nil
+}
+
+func dsn(path string) string {
+	p := (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()
+	return "file:" + strings.ReplaceAll(p, "?", "%3f") + "?_txlock=immediate" +
+		"&_pragma=locking_mode(EXCLUSIVE)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=busy_timeout(2000)&_pragma=wal_autocheckpoint(1000)"
+}
+
+func isAbsent(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	var app, version int
+	if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&app); err != nil {
+		return err
+	}
+	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	switch {
+	case app == 0 && version == 0:
+	case app != appID:
+		return errors.New("this is not a store's database")
+	case version > schema:
+		return fmt.Errorf("schema %d, this version of roost knows up to %d: %w; use that version, or another store directory",
+			version, schema, snapshot.ErrNewerFormat)
+	case version == schema:
+		return nil
+	}
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
+	if _, err := tx.ExecContext(ctx, schema1); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id=%d", appID)); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version=%d", schema)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// commit runs fn in one transaction, which is durable when commit returns nil. On
+// an error this process never sees its effect; after a crash a later one may, if
+// it was the sync that failed. So every row must be right in both cases.
+func (s *Store) commit(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return dbError(err)
+	}
+	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
+	if err := fn(ctx, tx); err != nil {
+		return dbError(err)
+	}
+	return dbError(tx.Commit())
+}
+
+// mustCommit is commit for what must go through once it was begun: ends of views
+// and deletions. It does not heed ctx's end, and on a full disk it gives up the
+// reserve and tries once more.
+func (s *Store) mustCommit(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	ctx = context.WithoutCancel(ctx)
+	err := s.commit(ctx, fn)
+	if errors.Is(err, syscall.ENOSPC) && s.reserve.give() {
+		s.log.Warn("disk is full, the reserve was given up", "store", s.dir)
+		err = s.commit(ctx, fn)
+	}
+	return err
+}
+
+// Result codes of SQLite that mean a full disk.
+const (
+	sqliteFull        = 13
+	sqliteIOErrShmLen = 4874
+)
+
+// dbError makes a full disk recognisable.
+func dbError(err error) error {
+	var e *sqlite.Error
+	if errors.As(err, &e) && (e.Code()&0xff == sqliteFull || e.Code() == sqliteIOErrShmLen) {
+		return fmt.Errorf("store.db: %w (%w)", syscall.ENOSPC, err)
+	}
+	if err != nil {
+		return fmt.Errorf("store.db: %w", err)
+	}
+	return nil
+}

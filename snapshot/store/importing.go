@@ -1,0 +1,323 @@
+package store
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// maxIndexBytes bounds what is fetched before anything of it can be checked.
+const maxIndexBytes = 4 << 30
+
+// importing is an Import under way. err may be read when done is closed.
+type importing struct {
+	id   snapshot.ID
+	base snapshot.ID
+	done chan struct{}
+	err  error
+}
+
+// Import makes a snapshot that another host packed usable here, on its base, which
+// must be held and packed. open reads blobs; nothing of what it gives is trusted:
+// the index must have its digest, the changes must make the manifest that was
+// asked for, each chunk must have its keyed digest. m counts the content bytes
+// that are written.
+//
+// Of a snapshot that is held nothing is done, and imports of one id at the same
+// time are one. It ends with the first caller's context; the others then go on.
+// An imported layer is Durable from the start: it came from where others get it.
+//
+// Crash states, in order:
+//  1. while the driver unpacks: a directory of no row; Open removes it.
+//  2. index, manifest or sources written: files of no row; Open deletes them.
+//  3. after the row: held.
+func (s *Store) Import(ctx context.Context, spec ImportSpec, open OpenBlobFunc, m *view.Meter) error {
+	for {
+		im, mine, err := s.enterImport(&spec)
+		if err != nil {
+			return fmt.Errorf("import: %w", err)
+		}
+		if im == nil {
+			return nil
+		}
+		if mine {
+			im.err = s.importMine(ctx, &spec, open, m)
+			s.mu.Lock()
+			delete(s.imports, spec.ID)
+			s.mu.Unlock()
+			close(im.done)
+			return im.err
+		}
+		select {
+		case <-im.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		// The other's end or quarrel with its network is not ours: look again.
+		if im.err != nil && !errors.Is(im.err, context.Canceled) && !errors.Is(im.err, context.DeadlineExceeded) {
+			return im.err
+		}
+	}
+}
+
+// enterImport returns nil if there is nothing to do.
+func (s *Store) enterImport(spec *ImportSpec) (im *importing, mine bool, err error) {
+	for _, id := range append([]snapshot.ID{spec.ID}, spec.Parents...) {
+		if _, err := snapshot.ParseID(string(id)); err != nil {
+			return nil, false, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false, errClosed
+	}
+	if im, ok := s.imports[spec.ID]; ok {
+		return im, false, nil
+	}
+	if l, err := s.usableLocked(spec.ID); err == nil {
+		if !l.info.Manifest.IsZero() && l.info.Manifest != spec.Manifest {
+			return nil, false, &snapshot.CorruptError{What: "snapshot", Name: string(spec.ID),
+				Why: fmt.Sprintf("its manifest is %s here, want %s", l.info.Manifest, spec.Manifest)}
+		}
+		return nil, false, nil
+	}
+	im = &importing{id: spec.ID, base: spec.Base, done: make(chan struct{})}
+	s.imports[spec.ID] = im
+	return im, true, nil
+}
+
+func (s *Store) importMine(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, m *view.Meter) error {
+	end, err := s.begin(spec.ID, "import")
+	if err != nil {
+		return fmt.Errorf("import: %w", err)
+	}
+	defer end()
+	if err := s.dropDoubtful(ctx, spec.ID); err != nil {
+		return fmt.Errorf("import %s: %w", spec.ID, err)
+	}
+	if err := s.importLayer(ctx, spec, open, m); err != nil {
+		return fmt.Errorf("import %s: %w", spec.ID, err)
+	}
+	return nil
+}
+
+// dropDoubtful removes a suspect layer, and the suspects that stand on it, to make
+// room for a good copy.
+func (s *Store) dropDoubtful(ctx context.Context, id snapshot.ID) error {
+	for {
+		s.mu.Lock()
+		l, ok := s.layers[id]
+		if !ok || l.info.State.Usable() {
+			s.mu.Unlock()
+			return nil
+		}
+		top := s.topLocked(l)
+		usable := top.info.State.Usable()
+		s.mu.Unlock()
+		if usable {
+			return fmt.Errorf("%w: %s stands on a copy that is %s", snapshot.ErrBusy, top.info.ID, l.info.State)
+		}
+		if err := s.remove(ctx, top, true); err != nil {
+			return err
+		}
+		if top == l {
+			return nil
+		}
+	}
+}
+
+// topLocked returns a layer on which nothing stands, above or equal to l.
+func (s *Store) topLocked(l *layer) *layer {
+	for {
+		what, on := s.standingLocked(l)
+		if what != "layer" {
+			return l
+		}
+		l = s.layers[on]
+	}
+}
+
+func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, m *view.Meter) error {
+	base, basePlace, err := s.importBase(ctx, spec)
+	if err != nil {
+		return err
+	}
+	f, ix, err := s.fetchIndex(ctx, spec, open)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if err := s.checkIndex(spec, ix); err != nil {
+		return err
+	}
+	// The digest says all about the tree but what the chunks hold, so a lie is
+	// found before a byte of content is fetched.
+	got, err := tree.Apply(base, ix.Changes)
+	if err != nil {
+		return fmt.Errorf("index %s: %w", spec.Index, err)
+	}
+	if d, err := pack.ManifestDigest(got); err != nil || d != spec.Manifest {
+		return errors.Join(err, &snapshot.CorruptError{What: "index", Name: spec.Index.String(),
+			Why: fmt.Sprintf("it makes the tree %s, want %s", d, spec.Manifest)})
+	}
+	fill := func(ctx context.Context, write view.WriteFunc) error {
+		return pack.Extract(ctx, ix, pack.ExtractOptions{Key: spec.DomainKey, Workers: s.o.Workers, Open: open}, write)
+	}
+	place, err := s.driver.Unpack(ctx, spec.ID, basePlace, ix.Changes, fill, m)
+	if err != nil {
+		return err
+	}
+	fail.Point("store.import.unpacked")
+	l := s.importedLayer(spec, ix, place)
+	if err := s.keepImported(ctx, l, f, base, ix); err != nil {
+		return errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
+	}
+	s.tell(l)
+	return nil
+}
+
+func (s *Store) importBase(ctx context.Context, spec *ImportSpec) (*snapshot.Manifest, *view.Layer, error) {
+	if spec.Base == "" {
+		return nil, nil, nil
+	}
+	s.mu.Lock()
+	l, err := s.usableLocked(spec.Base)
+	packed := err == nil && !l.info.Index.IsZero()
+	s.mu.Unlock()
+	if err != nil {
+		return nil, nil, fmt.Errorf("base: %w", err)
+	}
+	if !bytes.Equal(l.key, spec.DomainKey) {
+		return nil, nil, fmt.Errorf("base %s belongs to another domain", spec.Base)
+	}
+	if !packed {
+		if _, err := s.Packed(ctx, spec.Base); err != nil {
+			return nil, nil, fmt.Errorf("base: %w", err)
+		}
+	}
+	m, err := s.Tree(ctx, spec.Base)
+	return m, &l.place, err
+}
+
+// fetchIndex brings the index blob into a temporary file, checks it and reads it.
+func (s *Store) fetchIndex(ctx context.Context, spec *ImportSpec, open OpenBlobFunc) (*durable.File, *pack.Index, error) {
+	if spec.IndexBytes <= 0 || spec.IndexBytes > maxIndexBytes {
+		return nil, nil, fmt.Errorf("index %s: %d bytes is no size for an index", spec.Index, spec.IndexBytes)
+	}
+	r, err := open(ctx, spec.Index, 0, spec.IndexBytes)
+	if err != nil {
+		return nil, nil, fmt.Errorf("index %s: %w", spec.Index, err)
+	}
+	defer r.Close() //nolint:errcheck // only read from
+	f, err := durable.Create(filepath.Join(s.dir, "tmp"))
+	if err != nil {
+		return nil, nil, err
+	}
+	ix, err := copyIndex(f, r, spec)
+	if err != nil {
+		f.Abort()
+		return nil, nil, err
+	}
+	return f, ix, nil
+}
+
+func copyIndex(f *durable.File, r io.Reader, spec *ImportSpec) (*pack.Index, error) {
+	n, err := io.Copy(f, io.LimitReader(r, spec.IndexBytes))
+	if err != nil {
+		return nil, fmt.Errorf("index %s: %w", spec.Index, err)
+	}
+	if n != spec.IndexBytes {
+		return nil, fmt.Errorf("index %s: %d of %d bytes came: %w", spec.Index, n, spec.IndexBytes, io.ErrUnexpectedEOF)
+	}
+	if err := fileDigest(f.Name(), "index", spec.Index); err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("index %s: %w", spec.Index, err)
+	}
+	return decodeIndex(bufio.NewReaderSize(f, 1<<20), spec.Index)
+}
+
+// checkIndex compares what the index says of itself with what was asked for.
+func (s *Store) checkIndex(spec *ImportSpec, ix *pack.Index) error {
+	var base snapshot.Digest
+	if spec.Base != "" {
+		in, err := s.Lookup(spec.Base)
+		if err != nil {
+			return err
+		}
+		base = in.Manifest
+	}
+	if ix.Base != base || ix.Manifest != spec.Manifest {
+		return &snapshot.CorruptError{What: "index", Name: spec.Index.String(), Why: fmt.Sprintf(
+			"it turns %s into %s, want %s into %s", ix.Base, ix.Manifest, base, spec.Manifest)}
+	}
+	if err := tree.ValidateChanges(ix.Changes); err != nil {
+		return fmt.Errorf("index %s: %w", spec.Index, err)
+	}
+	return nil
+}
+
+func (s *Store) importedLayer(spec *ImportSpec, ix *pack.Index, place *view.Layer) *layer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &layer{
+		seq: s.nextSeq, place: *place, boot: s.o.BootID, key: bytes.Clone(spec.DomainKey), imported: true,
+		packs: ix.Packs, info: Info{
+			ID: spec.ID, Base: spec.Base, Parents: spec.Parents, State: Durable, Synced: true,
+			Manifest: spec.Manifest, Index: spec.Index, IndexBytes: spec.IndexBytes, StoredBytes: spec.IndexBytes,
+		},
+	}
+	s.nextSeq++
+	for _, p := range ix.Packs {
+		if p.Own {
+			l.info.StoredBytes += p.Bytes
+		}
+	}
+	return l
+}
+
+// keepImported writes the files beside the layer, then the row.
+func (s *Store) keepImported(ctx context.Context, l *layer, f *durable.File, base *snapshot.Manifest, ix *pack.Index) error {
+	in := &l.info
+	s.driver.Locate(&l.place, ix.Changes)
+	m, err := tree.Apply(base, ix.Changes)
+	if err != nil {
+		return err
+	}
+	if err := f.Commit(s.indexPath(in.Index)); err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	if err := s.saveTree(in.ID, in.Manifest, m); err != nil {
+		return err
+	}
+	fail.Point("store.import.written")
+	in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
+	in.PlainBytes = s.ownBytes(&l.place, ix)
+	in.DiskBytes = in.PlainBytes + in.IndexBytes
+	err = s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return s.insertLayer(ctx, tx, l) })
+	if err != nil {
+		return err
+	}
+	fail.Point("store.import.row")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.layers[in.ID] = l
+	s.have[in.Index] = blobFile{path: s.indexPath(in.Index), bytes: in.IndexBytes}
+	s.trees.put(in.ID, m, len(m.Entries))
+	s.announceLocked()
+	return nil
+}

@@ -1,0 +1,130 @@
+package store
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// layer is a row of layers in memory. All but info, unsized, changes, removing and
+// mounts is fixed once the layer is in the map; those are guarded by Store.mu.
+type layer struct {
+	seq      int64
+	info     Info // without Blobs
+	place    view.Layer
+	boot     string // in which it was sealed
+	key      []byte
+	fanin    bool // its view showed a merge: base plus manifests/<id>.fanin
+	imported bool
+	packs    []pack.Pack // that its index names
+
+	// unsized says that TreeBytes is not known yet.
+	unsized bool
+	// changes is what the scan at the seal found, until the tree is built from it.
+	changes  []snapshot.Change
+	removing bool
+	mounts   int // by Mount
+}
+
+func bySeq(a, b *layer) int { return cmp.Compare(a.seq, b.seq) }
+
+// infoLocked returns a copy that the caller may keep.
+func (s *Store) infoLocked(l *layer) Info {
+	in := l.info
+	in.Parents = slices.Clone(in.Parents)
+	if in.Index.IsZero() {
+		return in
+	}
+	for _, p := range l.packs {
+		if b, ok := s.have[p.Digest]; ok {
+			in.Blobs = append(in.Blobs, Blob{Digest: p.Digest, Bytes: b.bytes})
+		}
+	}
+	if b, ok := s.have[in.Index]; ok {
+		in.Blobs = append(in.Blobs, Blob{Digest: in.Index, Bytes: b.bytes})
+	}
+	return in
+}
+
+// usableLocked returns a layer that views may stand on, or *MissingError.
+func (s *Store) usableLocked(id snapshot.ID) (*layer, error) {
+	l, ok := s.layers[id]
+	switch {
+	case !ok:
+		return nil, missing("not held", id)
+	case l.removing:
+		return nil, missing("being removed", id)
+	case !l.info.State.Usable():
+		return nil, missing(string(l.info.State)+": "+l.info.Err, id)
+	}
+	return l, nil
+}
+
+// standsOn reports whether place can't be shown without the files of l.
+func standsOn(place *view.Layer, l *view.Layer) bool {
+	for _, dirs := range [][]string{place.Lowers, place.Data} {
+		for _, d := range dirs {
+			if overlaps(d, l.Dir) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// overlaps reports whether one of two clean paths is the other or above it.
+func overlaps(a, b string) bool {
+	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
+}
+
+// standingLocked returns something that needs l here: "" when it may go. A tree
+// has files in its base's directory and, after a merge, in those of its parents,
+// also where the driver copies.
+func (s *Store) standingLocked(l *layer) (what string, on snapshot.ID) {
+	id := l.info.ID
+	for _, o := range s.layers {
+		if o == l {
+			continue
+		}
+		if o.info.Base == id || (o.fanin && slices.Contains(o.info.Parents, id)) || standsOn(&o.place, &l.place) {
+			return "layer", o.info.ID
+		}
+	}
+	for _, v := range s.views {
+		if !v.sealed && slices.Contains(v.stands, id) {
+			return "view", v.id
+		}
+	}
+	if l.mounts > 0 {
+		return "mount", id
+	}
+	for _, im := range s.imports {
+		if im.base == id {
+			return "import", im.id
+		}
+	}
+	return "", ""
+}
+
+// openView is a row of views in memory, guarded by Store.mu; what a view under way
+// needs beyond its row is set before it is in the map.
+type openView struct {
+	id      snapshot.ID
+	target  string
+	claim   []byte
+	sealed  bool
+	outcome []byte
+
+	// Of a view of this process only.
+	v       *view.View
+	key     []byte
+	base    snapshot.ID
+	parents []snapshot.ID
+	stands  []snapshot.ID // layers that it shows files of
+	fanin   *fanin        // nil unless several inputs were merged
+	ready   chan struct{} // closed when the start tree was looked for
+}

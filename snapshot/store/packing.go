@@ -1,0 +1,349 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// pack makes a synced layer PACKED: its content is in packs, its changes in an
+// index, its tree in a manifest, each read back before the row names it.
+//
+// Crash states, in order:
+//  1. packs, index, manifest or sources written, in any number: files of no row;
+//     Open deletes them and packing begins again.
+//  2. after the row: PACKED. From now on the digests say what the snapshot is.
+func (s *Store) pack(ctx context.Context, l *layer) error {
+	ix, stats, err := s.encode(ctx, l)
+	if err != nil {
+		return err
+	}
+	if err := s.savePacked(ctx, l, ix, stats); err != nil {
+		s.mu.Lock()
+		for _, p := range ix.Packs {
+			if p.Own {
+				s.stale = append(s.stale, p.Digest)
+			}
+		}
+		s.mu.Unlock()
+		return err
+	}
+	s.tell(l)
+	return nil
+}
+
+// encode hashes and packs what the layer changed against its base's manifest.
+func (s *Store) encode(ctx context.Context, l *layer) (*pack.Index, pack.Stats, error) {
+	var base *snapshot.Manifest
+	var baseDigest snapshot.Digest
+	if l.info.Base != "" {
+		var err error
+		if base, err = s.Tree(ctx, l.info.Base); err != nil {
+			return nil, pack.Stats{}, err
+		}
+		in, err := s.Lookup(l.info.Base)
+		if err != nil {
+			return nil, pack.Stats{}, err
+		}
+		baseDigest = in.Manifest
+	}
+	m, err := s.Tree(ctx, l.info.ID)
+	if err != nil {
+		return nil, pack.Stats{}, err
+	}
+	changes := tree.Diff(base, m)
+	if err := s.fillKnown(ctx, l, changes); err != nil {
+		return nil, pack.Stats{}, err
+	}
+	known, err := s.known(l)
+	if err != nil {
+		return nil, pack.Stats{}, err
+	}
+	ix, stats, err := pack.Encode(ctx, pack.EncoderOptions{
+		Dir: filepath.Join(s.dir, "packs"), Tmp: filepath.Join(s.dir, "tmp"),
+		Key: l.key, Workers: s.o.Workers, Known: known,
+	}, changes)
+	if err != nil {
+		return nil, stats, err
+	}
+	fail.Point("store.pack.encoded")
+	ix.Base = baseDigest
+	return ix, stats, nil
+}
+
+// fillKnown gives files that the layer has from others (a merge, a renamed
+// directory) the chunks that are known there, so that they are not read again.
+func (s *Store) fillKnown(ctx context.Context, l *layer, changes []snapshot.Change) error {
+	for i := range changes {
+		e := &changes[i].Entry
+		if changes[i].Delete || e.Hashed() || e.Source == "" {
+			continue
+		}
+		owner, path := s.ownerOf(l, e.Source)
+		if owner == "" {
+			continue
+		}
+		m, err := s.Tree(ctx, owner)
+		if err != nil {
+			return err
+		}
+		if o, ok := m.Find(path); ok && o.Source == e.Source && o.Size == e.Size && o.Hashed() {
+			e.Chunks = o.Chunks
+		}
+	}
+	return nil
+}
+
+// ownerOf returns the packed layer in whose directory source lies, and the path
+// that it has there, if it is not l itself.
+func (s *Store) ownerOf(l *layer, source string) (snapshot.ID, string) {
+	src, ok := s.rel(source)
+	if !ok || strings.HasPrefix(src, l.place.Dir+"/") {
+		return "", ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, o := range s.layers {
+		if path, ok := strings.CutPrefix(src, o.place.Dir+"/"); ok && !o.info.Index.IsZero() && o.info.State.Usable() {
+			return id, path
+		}
+	}
+	return "", ""
+}
+
+// known returns where chunks are that the layer need not bring: in the packs of
+// its ancestors of the same domain, the nearest first.
+func (s *Store) known(l *layer) (func(snapshot.Digest) (pack.Location, bool), error) {
+	var maps []map[snapshot.Digest]pack.Location
+	for _, a := range s.ancestors(l) {
+		m, ok := s.located.get(a.ID)
+		if !ok {
+			ix, err := s.readIndex(a.Index)
+			if err != nil {
+				// A snapshot is packed in full rather than on a doubtful ancestor.
+				s.log.Warn("an ancestor's index can't be read, its chunks are stored again", "snapshot", a.ID, "error", err)
+				continue
+			}
+			m = ix.Locate()
+			s.located.put(a.ID, m, len(m))
+		}
+		maps = append(maps, m)
+	}
+	return func(d snapshot.Digest) (pack.Location, bool) {
+		for _, m := range maps {
+			if loc, ok := m[d]; ok {
+				return loc, true
+			}
+		}
+		return pack.Location{}, false
+	}, nil
+}
+
+// ancestors lists the packed ancestors of l that are held, breadth first.
+func (s *Store) ancestors(l *layer) []Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Info
+	seen := map[snapshot.ID]bool{"": true, l.info.ID: true}
+	todo := append([]snapshot.ID{l.info.Base}, l.info.Parents...)
+	for len(todo) > 0 {
+		id := todo[0]
+		todo = todo[1:]
+		o, ok := s.layers[id]
+		if seen[id] || !ok {
+			continue
+		}
+		seen[id] = true
+		if !o.info.Index.IsZero() && string(o.key) == string(l.key) {
+			out = append(out, o.info)
+		}
+		todo = append(append(todo, o.info.Base), o.info.Parents...)
+	}
+	return out
+}
+
+// savePacked writes index, manifest and sources, then the row.
+func (s *Store) savePacked(ctx context.Context, l *layer, ix *pack.Index, stats pack.Stats) error {
+	var base *snapshot.Manifest
+	if l.info.Base != "" {
+		var err error
+		if base, err = s.Tree(ctx, l.info.Base); err != nil {
+			return err
+		}
+	}
+	m, err := tree.Apply(base, ix.Changes)
+	if err != nil {
+		return err
+	}
+	if ix.Manifest, err = pack.ManifestDigest(m); err != nil {
+		return err
+	}
+	index, indexBytes, err := s.writeIndex(ix)
+	if err != nil {
+		return err
+	}
+	if err := s.saveTree(l.info.ID, ix.Manifest, m); err != nil {
+		return err
+	}
+	fail.Point("store.pack.written")
+	s.addBlob(index, s.indexPath(index), indexBytes)
+	return s.commitPacked(ctx, l, ix, m, func(in *Info) error {
+		if in.State != Sealed {
+			return fmt.Errorf("snapshot %s became %s meanwhile", in.ID, in.State)
+		}
+		in.State, in.Err = Packed, ""
+		in.Manifest, in.Index, in.IndexBytes = ix.Manifest, index, indexBytes
+		in.PlainBytes, in.StoredBytes = stats.Plain, stats.Stored+indexBytes
+		in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
+		in.EncodeMS = stats.Elapsed.Seconds() * 1000
+		in.DiskBytes = s.ownBytes(&l.place, ix) + in.StoredBytes
+		return nil
+	})
+}
+
+// saveTree keeps a hashed tree and checks that it can be read back.
+func (s *Store) saveTree(id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest) error {
+	if err := s.writeManifest(m, d); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	if err := fileDigest(s.manifestPath(d), "manifest", d); err != nil {
+		return err
+	}
+	return s.writeSources(id, d, m)
+}
+
+func (s *Store) commitPacked(ctx context.Context, l *layer, ix *pack.Index, m *snapshot.Manifest,
+	set func(*Info) error,
+) error {
+	err := s.change(ctx, l, edit{
+		set:  set,
+		more: func(ctx context.Context, tx *sql.Tx) error { return insertPacks(ctx, tx, l.info.ID, ix.Packs) },
+		show: func() {
+			l.packs, l.unsized = ix.Packs, false
+			s.trees.put(l.info.ID, m, len(m.Entries))
+			for _, p := range ix.Packs {
+				if p.Own {
+					s.have[p.Digest] = blobFile{path: s.packPath(p.Digest), bytes: p.Bytes}
+				}
+			}
+		},
+	})
+	if err == nil {
+		fail.Point("store.pack.row")
+	}
+	return err
+}
+
+// ownBytes is what the layer's own files hold.
+func (s *Store) ownBytes(place *view.Layer, ix *pack.Index) int64 {
+	var n int64
+	for i := range ix.Changes {
+		e := &ix.Changes[i].Entry
+		if src, ok := s.rel(e.Source); ok && strings.HasPrefix(src, place.Dir+"/") && (e.Link == "" || e.Link == e.Path) {
+			n += e.Size
+		}
+	}
+	return n
+}
+
+// packFailed sorts the reasons: what can't ever be packed is broken or suspect,
+// the rest is tried again.
+func (s *Store) packFailed(ctx context.Context, l *layer, err error) {
+	var unsupported *snapshot.UnsupportedError
+	var corrupt *snapshot.CorruptError
+	switch {
+	case errors.As(err, &unsupported):
+		if err := s.endUse(ctx, l, Broken, err); err != nil {
+			s.log.Error("can't note that a layer is broken", "snapshot", l.info.ID, "error", err)
+		}
+		s.tell(l)
+	case errors.As(err, &corrupt):
+		s.fallen(ctx, l, err)
+	default:
+		s.log.Warn("a layer can't be packed now", "snapshot", l.info.ID, "error", err)
+		s.mu.Lock()
+		l.info.Err = err.Error() // passes: not worth a row
+		s.mu.Unlock()
+		s.tell(l)
+	}
+}
+
+// writeIndex makes indexes/<digest>.
+func (s *Store) writeIndex(ix *pack.Index) (d snapshot.Digest, n int64, err error) {
+	f, err := durable.Create(filepath.Join(s.dir, "tmp"))
+	if err != nil {
+		return d, 0, fmt.Errorf("index: %w", err)
+	}
+	defer f.Abort()
+	w := bufio.NewWriterSize(f, 1<<20)
+	if d, err = pack.WriteIndex(w, ix); err != nil {
+		return d, 0, fmt.Errorf("index: %w", err)
+	}
+	if err := w.Flush(); err != nil {
+		return d, 0, fmt.Errorf("index: %w", err)
+	}
+	if n, err = f.Seek(0, io.SeekCurrent); err != nil {
+		return d, 0, fmt.Errorf("index: %w", err)
+	}
+	if err := f.Commit(s.indexPath(d)); err != nil {
+		return d, 0, fmt.Errorf("index: %w", err)
+	}
+	return d, n, fileDigest(s.indexPath(d), "index", d)
+}
+
+// readIndex reads an index of this store and checks that it is the one asked for.
+func (s *Store) readIndex(d snapshot.Digest) (*pack.Index, error) {
+	f, err := os.Open(s.indexPath(d))
+	if err != nil {
+		return nil, lost("index", d, err)
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	return decodeIndex(bufio.NewReaderSize(f, 1<<20), d)
+}
+
+// decodeIndex reads an index of which only the digest is known.
+func decodeIndex(r io.Reader, d snapshot.Digest) (*pack.Index, error) {
+	h := sha256.New()
+	ix, err := pack.ReadIndex(io.TeeReader(r, h))
+	if err != nil {
+		return nil, fmt.Errorf("index %s: %w", d, err)
+	}
+	if _, err := io.Copy(h, r); err != nil {
+		return nil, fmt.Errorf("index %s: %w", d, err)
+	}
+	if got := snapshot.Digest(h.Sum(nil)); got != d {
+		return nil, &snapshot.CorruptError{What: "index", Name: d.String(), Why: "its digest is " + got.String()}
+	}
+	return ix, nil
+}
+
+// fileDigest checks that a file holds what its name says.
+func fileDigest(path, what string, d snapshot.Digest) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return lost(what, d, err)
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return fmt.Errorf("%s %s: %w", what, d, err)
+	}
+	if got := snapshot.Digest(h.Sum(nil)); got != d {
+		return &snapshot.CorruptError{What: what, Name: d.String(), Why: "its digest is " + got.String()}
+	}
+	return nil
+}

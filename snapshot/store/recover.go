@@ -1,0 +1,245 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// recover brings the directory in line with the rows, which are right by the
+// order of every commit:
+//
+//   - mounts of an earlier process are undone, directories of no row removed (by
+//     the driver);
+//   - removals that were begun are finished;
+//   - temporary files, and blobs and manifests that no row names, are deleted:
+//     their row was never committed, or says that they are not needed;
+//   - sealed layers that were not synced in another boot are suspect, and all that
+//     stands on them;
+//   - what sealed layers hold is looked at again if nobody was told of it yet.
+//
+// Each step can be cut short and done again.
+func (s *Store) recover(ctx context.Context) error {
+	if err := s.reconcile(ctx); err != nil {
+		return err
+	}
+	if err := s.finishIntents(ctx); err != nil {
+		return err
+	}
+	if err := s.sweepFiles(); err != nil {
+		return err
+	}
+	if err := s.suspectUnsynced(ctx); err != nil {
+		return err
+	}
+	return s.rescan(ctx)
+}
+
+func (s *Store) reconcile(ctx context.Context) error {
+	var layers, views []snapshot.ID
+	for id := range s.layers {
+		layers = append(layers, id)
+	}
+	for id, v := range s.views {
+		if !v.sealed {
+			views = append(views, id)
+		}
+	}
+	slices.Sort(layers)
+	slices.Sort(views)
+	cleaned, err := s.driver.Reconcile(ctx, layers, views)
+	for _, c := range cleaned {
+		s.log.Info("cleaned up after an earlier process", "what", c)
+	}
+	if err != nil {
+		return fmt.Errorf("reconcile views: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) finishIntents(ctx context.Context) error {
+	type intent struct {
+		id    snapshot.ID
+		place view.Layer
+	}
+	var todo []intent
+	err := s.each(ctx, "SELECT id, place FROM intents", func(r *sql.Rows) error {
+		var in intent
+		var place string
+		if err := r.Scan(&in.id, &place); err != nil {
+			return err
+		}
+		if err := json.Unmarshal([]byte(place), &in.place); err != nil {
+			return fmt.Errorf("intent %s: %w", in.id, err)
+		}
+		todo = append(todo, in)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, in := range todo {
+		if err := s.finishRemoval(ctx, in.id, &in.place); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepFiles deletes what no row names and fills s.have.
+func (s *Store) sweepFiles() error {
+	if err := emptyDir(filepath.Join(s.dir, "tmp")); err != nil {
+		return err
+	}
+	known := s.wantedFiles()
+	for _, dir := range []string{"packs", "indexes", "manifests"} {
+		entries, err := os.ReadDir(filepath.Join(s.dir, dir))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			path := filepath.Join(s.dir, dir, e.Name())
+			if !known[dir+"/"+e.Name()] {
+				s.log.Info("removed a file of no layer", "file", dir+"/"+e.Name())
+				removeFile(path, s.log)
+				continue
+			}
+			if dir == "manifests" {
+				continue
+			}
+			fi, err := e.Info()
+			if err != nil {
+				return err
+			}
+			if d, err := snapshot.ParseDigest(e.Name()); err == nil {
+				s.addBlob(d, path, fi.Size())
+			}
+		}
+	}
+	return nil
+}
+
+// wantedFiles are the files below the store that rows name. A pack is needed
+// until all layers that use it are durable.
+func (s *Store) wantedFiles() map[string]bool {
+	want := map[string]bool{}
+	for id, v := range s.views {
+		if !v.sealed {
+			want["manifests/"+string(id)+".fanin"] = true // Discard removes it
+		}
+	}
+	for id, l := range s.layers {
+		want["manifests/"+string(id)+".fanin"] = l.fanin
+		want["manifests/"+string(id)+".src"] = true
+		if !l.info.Manifest.IsZero() {
+			want["manifests/"+l.info.Manifest.String()] = true
+		}
+		if !l.info.Index.IsZero() {
+			want["indexes/"+l.info.Index.String()] = true
+		}
+		if l.info.State == Durable {
+			continue
+		}
+		for _, p := range l.packs {
+			want["packs/"+p.Digest.String()] = true
+		}
+	}
+	return want
+}
+
+// addBlob notes a file that OpenBlob may serve.
+func (s *Store) addBlob(d snapshot.Digest, path string, bytes int64) {
+	s.mu.Lock()
+	s.have[d] = blobFile{path: path, bytes: bytes}
+	s.mu.Unlock()
+}
+
+// suspectUnsynced: a sealed layer that was not synced did not survive the end of
+// its boot for sure (CONTRACT 1.2). Whatever stands on it shows the same bytes.
+func (s *Store) suspectUnsynced(ctx context.Context) error {
+	ls := make([]*layer, 0, len(s.layers))
+	for _, l := range s.layers {
+		ls = append(ls, l)
+	}
+	slices.SortFunc(ls, bySeq) // a base comes before what stands on it
+	for _, l := range ls {
+		if !l.info.State.Usable() {
+			continue
+		}
+		if !l.info.Synced && (s.o.BootID == "" || l.boot != s.o.BootID) {
+			err := errors.New("sealed before a restart of the machine and not synced by then")
+			if err := s.endUse(ctx, l, Suspect, err); err != nil {
+				return err
+			}
+			continue
+		}
+		if on := s.onUnusable(l); on != "" {
+			if err := s.endUse(ctx, l, Suspect, fmt.Errorf("stands on %s", on)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// onUnusable returns a suspect layer that l can't be without.
+func (s *Store) onUnusable(l *layer) snapshot.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range append([]snapshot.ID{l.info.Base}, l.info.Parents...) {
+		o, ok := s.layers[id]
+		if ok && o.info.State == Suspect && (id == l.info.Base || l.fanin) {
+			return id
+		}
+	}
+	return ""
+}
+
+// rescan looks at sealed layers whose outcome nobody was told of: the process may
+// have died between the row and the look at the files.
+func (s *Store) rescan(ctx context.Context) error {
+	for id := range s.views {
+		l, ok := s.layers[id]
+		if !ok || l.info.State != Sealed {
+			continue
+		}
+		if err := s.scan(ctx, l, nil); err != nil {
+			if err := s.condemn(ctx, l, err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeFile deletes a file that is not needed. If it stays, the next Open
+// deletes it.
+func removeFile(path string, log hclog.Logger) {
+	err := os.Remove(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		log.Warn("can't remove a file that is not needed", "file", path, "error", err)
+	}
+}

@@ -1,0 +1,287 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// Store is one host's snapshots. Methods may be called from any goroutine.
+type Store struct {
+	o       Options
+	dir     string
+	id      snapshot.ID
+	lock    *flock.Flock
+	db      *sql.DB
+	driver  view.Driver
+	log     hclog.Logger
+	reserve *reserve
+	trees   *treeCache
+	located *locationCache
+
+	// life ends with Close; what the store started itself (tree builds) runs under
+	// it and is waited for in background.
+	life       context.Context //nolint:containedctx // the store's own lifetime
+	end        context.CancelFunc
+	background sync.WaitGroup
+	running    sync.Mutex // held by Run
+
+	// rows is held while a layer's row is read, changed and shown, so that no change
+	// is lost. Lock order: rows before mu.
+	rows sync.Mutex
+
+	// mu guards all below. It is never held across I/O or a callback; rows are
+	// committed first, then shown here. Lock order: mu before trees.mu.
+	mu      sync.Mutex
+	views   map[snapshot.ID]*openView
+	layers  map[snapshot.ID]*layer
+	nextSeq int64
+	busy    map[snapshot.ID]string // what is being done to a view or layer
+	imports map[snapshot.ID]*importing
+	have    map[snapshot.Digest]blobFile // packs and indexes on disk
+	stale   []snapshot.Digest            // packs that may have become useless
+	first   []snapshot.ID                // to pack before others
+	packing snapshot.ID                  // what the packer is at
+	sealing int                          // seals and prepares under way: syncs wait
+	changed chan struct{}                // closed and replaced when a layer's state changes
+	wake    chan struct{}                // tells Run that there is work
+	closed  bool
+}
+
+// blobFile is a blob on disk.
+type blobFile struct {
+	path  string
+	bytes int64
+}
+
+// subdirs are made at Open. The driver makes its own.
+var subdirs = []string{"packs", "indexes", "manifests", "tmp"}
+
+// Open takes the lock, recovers what a crash left and makes the store ready. The
+// directory is made if absent. *LockedError says that another process owns it;
+// snapshot.ErrNewerFormat that a newer version made it. Nothing is started: Run
+// does the background work.
+func Open(ctx context.Context, dir string, o Options) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if o.Driver == nil {
+		return nil, errors.New("store: no view driver given")
+	}
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	l, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := newStore(dir, o)
+	s.lock = l
+	if err := s.open(ctx); err != nil {
+		s.Close() //nolint:errcheck // the first error is the one to tell
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func newStore(dir string, o Options) *Store {
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.BootID == "" {
+		o.BootID = bootID()
+	}
+	if o.OnChange == nil {
+		o.OnChange = func(Info) {}
+	}
+	if o.CacheEntries == 0 {
+		o.CacheEntries = 400_000
+	}
+	s := &Store{
+		o: o, dir: dir, log: o.Log, reserve: newReserve(dir, o.ReserveBytes),
+		views: map[snapshot.ID]*openView{}, layers: map[snapshot.ID]*layer{}, nextSeq: 1,
+		busy: map[snapshot.ID]string{}, imports: map[snapshot.ID]*importing{},
+		have: map[snapshot.Digest]blobFile{}, changed: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
+	s.trees = newTreeCache(o.CacheEntries)
+	s.located = newLocationCache(o.CacheEntries)
+	s.life, s.end = context.WithCancel(context.Background()) //nolint:forbidigo // the store's own lifetime
+	return s
+}
+
+func (s *Store) open(ctx context.Context) error {
+	// Who made the directory may have been more generous.
+	if err := os.Chmod(s.dir, 0o700); err != nil { //nolint:gosec // a directory
+		return err
+	}
+	for _, d := range subdirs {
+		if err := durable.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	var err error
+	if s.db, err = openDB(ctx, s.dir); err != nil {
+		return err
+	}
+	if err := s.loadID(ctx); err != nil {
+		return err
+	}
+	if err := s.loadRows(ctx); err != nil {
+		return err
+	}
+	if s.driver, err = s.o.Driver(s.dir); err != nil {
+		return fmt.Errorf("view driver: %w", err)
+	}
+	if err := s.recover(ctx); err != nil {
+		return err
+	}
+	if err := s.reserve.take(); err != nil {
+		s.log.Warn("no reserve: deletion may fail on a full disk", "error", err)
+	}
+	return nil
+}
+
+// Close waits for what the store started and lets go of the directory. Open views
+// stay mounted, as after a crash; the next Open finds them.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.end()
+	s.background.Wait()
+	var err error
+	if s.db != nil {
+		err = s.db.Close()
+	}
+	return errors.Join(err, s.lock.Close())
+}
+
+// ID is drawn once, when the store is made.
+func (s *Store) ID() snapshot.ID { return s.id }
+
+// Dir is the store's directory, absolute.
+func (s *Store) Dir() string { return s.dir }
+
+// Driver makes the views.
+func (s *Store) Driver() view.Driver { return s.driver }
+
+// Lookup returns what is known of a layer. For what is not held the error is a
+// snapshot.ErrNotFound.
+func (s *Store) Lookup(id snapshot.ID) (Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.layers[id]
+	if !ok {
+		return Info{}, missing("not held", id)
+	}
+	return s.infoLocked(l), nil
+}
+
+// List returns all layers in the order in which they were sealed or imported.
+func (s *Store) List() []Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ls := make([]*layer, 0, len(s.layers))
+	for _, l := range s.layers {
+		ls = append(ls, l)
+	}
+	slices.SortFunc(ls, bySeq)
+	out := make([]Info, len(ls))
+	for i, l := range ls {
+		out[i] = s.infoLocked(l)
+	}
+	return out
+}
+
+// Views lists the views that are open and those that are sealed and not yet
+// reported. Right after Open the open ones are those of an earlier process: they
+// can only be discarded.
+func (s *Store) Views() []OpenView {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []OpenView
+	for _, v := range s.views {
+		out = append(out, OpenView{ID: v.id, Claim: v.claim, Sealed: v.sealed, Outcome: v.outcome})
+	}
+	slices.SortFunc(out, func(a, b OpenView) int { return compareID(a.ID, b.ID) })
+	return out
+}
+
+// begin claims id for one operation. The error wraps snapshot.ErrBusy.
+func (s *Store) begin(id snapshot.ID, what string) (end func(), err error) {
+	if _, err := snapshot.ParseID(string(id)); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errClosed
+	}
+	if now, ok := s.busy[id]; ok {
+		return nil, fmt.Errorf("%s %s: %w: %s is under way", what, id, snapshot.ErrBusy, now)
+	}
+	s.busy[id] = what
+	return func() {
+		s.mu.Lock()
+		delete(s.busy, id)
+		s.mu.Unlock()
+	}, nil
+}
+
+var errClosed = errors.New("store is closed")
+
+// announceLocked wakes everybody who waits for a state.
+func (s *Store) announceLocked() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.pokeLocked()
+}
+
+// pokeLocked tells Run to look for work.
+func (s *Store) pokeLocked() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// rel makes a path relative to the store, and reports whether it is inside.
+func (s *Store) rel(path string) (string, bool) {
+	if len(path) > len(s.dir)+1 && path[:len(s.dir)] == s.dir && os.IsPathSeparator(path[len(s.dir)]) {
+		return filepath.ToSlash(path[len(s.dir)+1:]), true
+	}
+	return "", false
+}
+
+func compareID(a, b snapshot.ID) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func missing(why string, ids ...snapshot.ID) error { return &MissingError{IDs: ids, Why: why} }

@@ -1,0 +1,131 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
+)
+
+// ErrNotPacked says that a layer has no digests yet that it could be compared with.
+var ErrNotPacked = errors.New("not packed yet")
+
+// Verify reads all that this host has of a packed layer and compares it with its
+// digests: index, manifest, packs, and each file that the layer brought. What is
+// damaged makes it suspect, and all that stands on it, and is returned as a
+// *snapshot.CorruptError.
+func (s *Store) Verify(ctx context.Context, id snapshot.ID) error {
+	s.mu.Lock()
+	l, err := s.usableLocked(id)
+	var in Info
+	if err == nil {
+		in = s.infoLocked(l)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if in.Index.IsZero() {
+		return fmt.Errorf("snapshot %s: %w", id, ErrNotPacked)
+	}
+	err = s.verify(ctx, l, &in)
+	var corrupt *snapshot.CorruptError
+	if errors.As(err, &corrupt) {
+		s.fallen(ctx, l, err)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+func (s *Store) verify(ctx context.Context, l *layer, in *Info) error {
+	for _, b := range in.Blobs {
+		if b.Digest == in.Index {
+			continue
+		}
+		err := fileDigest(s.packPath(b.Digest), "pack", b.Digest)
+		var corrupt *snapshot.CorruptError
+		if errors.As(err, &corrupt) && !s.needs(b.Digest) {
+			continue // it went to the blob store, and from here, meanwhile
+		}
+		if err != nil {
+			return err
+		}
+	}
+	ix, err := s.readIndex(in.Index)
+	if err != nil {
+		return err
+	}
+	m, err := s.readManifest(in.Manifest)
+	if err != nil {
+		return err
+	}
+	if err := s.readSources(in.ID, in.Manifest, m); err != nil {
+		return &snapshot.CorruptError{What: "list of sources", Name: string(in.ID), Why: err.Error()}
+	}
+	if err := s.verifyNames(ctx, l, m); err != nil {
+		return err
+	}
+	for i := range ix.Changes {
+		if err := s.verifyFile(ctx, l, m, &ix.Changes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// needs reports whether a pack must be here.
+func (s *Store) needs(d snapshot.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.have[d]
+	return ok
+}
+
+// verifyNames compares what the directory shows now with the manifest, all but
+// what is in the files.
+func (s *Store) verifyNames(ctx context.Context, l *layer, m *snapshot.Manifest) error {
+	found, err := s.treeFromLayer(ctx, l, nil)
+	if err != nil {
+		return err
+	}
+	bare := func(m *snapshot.Manifest) *snapshot.Manifest {
+		out := &snapshot.Manifest{Entries: make([]snapshot.Entry, len(m.Entries))}
+		copy(out.Entries, m.Entries)
+		for i := range out.Entries {
+			if e := &out.Entries[i]; e.Type == snapshot.TypeFile {
+				e.Chunks, e.Source = []snapshot.Chunk{}, ""
+			}
+		}
+		return out
+	}
+	if diff := tree.Diff(bare(m), bare(found)); len(diff) > 0 {
+		return &snapshot.CorruptError{What: "layer", Name: string(l.info.ID),
+			Why: fmt.Sprintf("%q is not as it was sealed (and %d more)", diff[0].Entry.Path, len(diff)-1)}
+	}
+	return nil
+}
+
+func (s *Store) verifyFile(ctx context.Context, l *layer, m *snapshot.Manifest, c *snapshot.Change) error {
+	if c.Delete || c.Entry.Type != snapshot.TypeFile || c.Entry.Size == 0 {
+		return nil
+	}
+	want, ok := m.Find(c.Entry.Path)
+	if !ok {
+		return &snapshot.CorruptError{What: "manifest", Name: l.info.Manifest.String(),
+			Why: fmt.Sprintf("it lacks %q, which the index has", c.Entry.Path)}
+	}
+	got := *want
+	got.Chunks = nil
+	if err := pack.Hash(ctx, l.key, &got); err != nil {
+		return fmt.Errorf("%q: %w", want.Path, err)
+	}
+	if !got.SameContent(want) {
+		return &snapshot.CorruptError{What: "file", Name: want.Path, Why: "its content is not what was sealed"}
+	}
+	return nil
+}
