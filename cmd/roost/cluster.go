@@ -167,7 +167,7 @@ func (c *cluster) take() error {
 	ok, err := c.lock.TryLock()
 	if err == nil && ok {
 		return durable.WriteFile(filepath.Join(c.state, "holder"), 0o600, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "process %d (%s)\n", os.Getpid(), strings.Join(os.Args, " "))
+			_, err := fmt.Fprintf(w, "process %d (roost %s)\n", os.Getpid(), os.Args[min(1, len(os.Args)-1)])
 			return err
 		})
 	}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/roost-ci/roost/configs"
+	"github.com/roost-ci/roost/coordinator"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/transfer/blob"
+)
+
+type coordinatorOptions struct {
+	service
+	listen, stateDir string
+	localSource      bool
+}
+
+func newCoordinator() *cobra.Command {
+	var o coordinatorOptions
+	c := &cobra.Command{
+		Use:   "coordinator",
+		Short: "Serve as the coordinator: place jobs, keep logs, hold layers",
+		Long: `Runs the coordinator until it is stopped. Its tokens are made at the first start:
+STATE_DIR/agent.token for agents, STATE_DIR/user.token for people. Flags win over
+the configuration file.` + exitHelp,
+		Example: "  roost coordinator --config /etc/roost/roost.toml",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	o.flags(c)
+	f := c.Flags()
+	f.StringVar(&o.listen, "listen", "", "address to listen on (coordinator.listen)")
+	f.StringVar(&o.stateDir, "state-dir", "", "directory of its state (coordinator.state_dir)")
+	f.BoolVar(&o.localSource, "local-source", false, "let pipelines name a git work tree on this machine")
+	return c
+}
+
+// configure merges file and flags.
+func (o *coordinatorOptions) configure() (configs.Coordinator, error) {
+	cfg, err := loadConfig(o.config)
+	if err != nil {
+		return configs.Coordinator{}, err
+	}
+	if o.listen != "" {
+		cfg.Coordinator.Listen = o.listen
+	}
+	if o.stateDir != "" {
+		cfg.Coordinator.StateDir = o.stateDir
+	}
+	if err := cfg.Validate(); err != nil {
+		return configs.Coordinator{}, usageError(err, "see: roost config reference")
+	}
+	return cfg.Coordinator, nil
+}
+
+func (o *coordinatorOptions) run(cmd *cobra.Command) error {
+	cfg, err := o.configure()
+	if err != nil {
+		return err
+	}
+	ctx, log, err := o.start(cmd, "coordinator")
+	if err != nil {
+		return err
+	}
+	opts, closeBlobs, err := o.options(cfg, log.Named("blob"))
+	if err != nil {
+		return err
+	}
+	defer closeBlobs()
+	opts.Log = log
+	s, err := coordinator.Open(ctx, opts)
+	if err != nil {
+		return coordinatorError(cfg, err)
+	}
+	if err := sayReady(cmd.OutOrStdout(), ready{Ready: "coordinator", URL: "http://" + s.Addr()}); err != nil {
+		return err
+	}
+	if err := s.Run(ctx); err != nil && ctx.Err() == nil {
+		return &exitError{code: exitUnreachable, err: fmt.Errorf("coordinator: %w", err)}
+	}
+	return nil
+}
+
+// options wires tokens and the blob store.
+func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) (coordinator.Options, func(), error) {
+	fail := func(err error) (coordinator.Options, func(), error) {
+		return coordinator.Options{}, nil, &exitError{code: exitUnreachable, err: err}
+	}
+	agentToken, err := ensureToken(filepath.Join(cfg.StateDir, "agent.token"))
+	if err != nil {
+		return fail(err)
+	}
+	userToken, err := ensureToken(filepath.Join(cfg.StateDir, "user.token"))
+	if err != nil {
+		return fail(err)
+	}
+	dir, err := blob.OpenDir(filepath.Join(cfg.StateDir, "blobs"), blob.DirOptions{})
+	if err != nil {
+		return fail(err)
+	}
+	lease, err := time.ParseDuration(cfg.HostLease)
+	if err != nil {
+		return fail(err)
+	}
+	retries := cfg.InfraTries
+	if retries == 0 {
+		retries = -1 // none; zero means the default there
+	}
+	var blobs http.Handler = blob.Handler(dir, blob.HandlerOptions{Log: log})
+	return coordinator.Options{
+		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken, Blobs: blobs,
+		AllowLocalSource: o.localSource, HostLease: lease, MaxInfraRetries: retries, Version: version,
+	}, func() { dir.Close() }, nil
+}
+
+func coordinatorError(cfg configs.Coordinator, err error) error {
+	var inUse *coordinator.AddrInUseError
+	switch {
+	case errors.As(err, &inUse):
+		return &exitError{
+			code: exitUnreachable, err: fmt.Errorf("address %s is in use: %w", cfg.Listen, err),
+			hint: "choose another with --listen or coordinator.listen",
+		}
+	case errors.Is(err, coordinator.ErrExposed):
+		return usageError(err, "")
+	case errors.Is(err, snapshot.ErrNewerFormat):
+		return &exitError{
+			code: exitUnreachable, err: fmt.Errorf("state in %s: %w", cfg.StateDir, err),
+			hint: "run the newer roost, or give this one another --state-dir; nothing was changed",
+		}
+	case errors.Is(err, context.Canceled):
+		return err
+	}
+	return &exitError{code: exitUnreachable, err: err}
+}
