@@ -4,15 +4,16 @@ package pipeline
 const maxNesting = 10
 
 // script returns the lines of a script: a string, or a list of strings and of such
-// lists. Lines are not split: one of them may have several lines of shell. A value
-// that several jobs share is read once, and the result shared.
+// lists. Lines are not split: one of them may have several lines of shell. A line
+// that is a number or a boolean to YAML stands for its text: true is a command. A
+// value that several jobs share is read once, and the result shared.
 func (p *parser) script(v *value, where string) []string {
 	if lines, ok := p.scripts[v]; ok {
 		return lines
 	}
 	var lines []string
 	switch {
-	case v.isString():
+	case v.kind == scalar:
 		lines = p.line(lines, v, where)
 	case v.kind == list:
 		lines = p.flatten([]string{}, v, where, 1)
@@ -32,14 +33,12 @@ func (p *parser) flatten(lines []string, v *value, where string, depth int) []st
 		switch {
 		case item.kind == list:
 			lines = p.flatten(lines, item, where, depth+1)
-		case item.isString():
+		case item.kind == scalar:
 			lines = p.line(lines, item, where)
 		case item.kind == dict:
 			p.errorf(item.at, ValueType, `%s: this line is a mapping to YAML because of the ": " in it; put the whole line in quotes`, where)
-		case item.kind == null:
-			p.errorf(item.at, ValueType, "%s: this line is empty; remove it", where)
 		default:
-			p.errorf(item.at, ValueType, "%s: this line is %s to YAML; put it in quotes", where, item.what())
+			p.errorf(item.at, ValueType, "%s: this line is empty; remove it", where)
 		}
 	}
 	return lines
