@@ -5,9 +5,10 @@
 // (Merge).
 //
 // Only Scan, Walk and Lstat touch the disk, and they never open a file: they
-// read directories and ask for metadata. All the rest is computation on sorted
-// lists, linear in their length, and says the same on every host and in every
-// order of arrival. Nothing here trusts a manifest that came from outside; that
+// read directories and ask for metadata. (Merge reads HEAD and its ref where
+// several parents changed a .git.) All the rest is computation on sorted lists,
+// linear in their length, and says the same on every host and in every order of
+// arrival. Nothing here trusts a manifest that came from outside; that
 // is what Validate and ValidateChanges are for, and callers must ask them before
 // they let such a manifest reach anything else.
 //

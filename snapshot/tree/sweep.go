@@ -178,5 +178,5 @@ func (a *assembly) link(l linked) {
 	a.entries[at].Link = a.entries[first].Path
 }
 
-// errGone makes the message for a name that was listed and then was not there.
+// errGone is said of a name that was listed and then was not there.
 var errGone = errors.New("the tree changed while it was read")
