@@ -7,14 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/tree"
 )
 
 // copySource copies the content of e's Source into f, an empty file.
@@ -120,130 +117,4 @@ func dataRange(f *os.File, off, size int64) (lo, hi int64, err error) {
 		hi = size
 	}
 	return lo, hi, nil
-}
-
-// cloneOptions of cloneTree.
-type cloneOptions struct {
-	from, to string // directories; to is empty
-	owners   bool
-	meter    *Meter
-	// mode says what a path's mode really is, where the copy on disk had to be
-	// given another. nil: as on disk.
-	mode func(path string, onDisk uint32) uint32
-}
-
-// builder fills a private directory with a tree. Directories stay open to us
-// (0700) and get their look at the end, when nothing touches their times any more.
-type builder struct {
-	p     *placer
-	meter *Meter
-	dirs  map[string]snapshot.Entry
-}
-
-func newBuilder(dir string, owners bool, m *Meter) (*builder, error) {
-	p, err := newPlacer(dir, owners)
-	if err != nil {
-		return nil, err
-	}
-	return &builder{p: p, meter: m, dirs: map[string]snapshot.Entry{}}, nil
-}
-
-// cloneTree copies a whole tree, looks of directories included.
-func cloneTree(ctx context.Context, o cloneOptions) error {
-	b, err := newBuilder(o.to, o.owners, o.meter)
-	if err != nil {
-		return err
-	}
-	defer b.p.close()
-	if err := b.clone(ctx, o.from, o.mode); err != nil {
-		return err
-	}
-	return b.finish(nil)
-}
-
-type inodeKey struct{ dev, ino uint64 }
-
-// clone copies the tree at from, but for the look of its directories.
-func (b *builder) clone(ctx context.Context, from string, mode func(string, uint32) uint32) error {
-	src, err := newPlacer(from, false)
-	if err != nil {
-		return err
-	}
-	defer src.close()
-	links := map[inodeKey]string{}
-	return tree.Walk(ctx, from, tree.ScanOptions{Owners: b.p.owners}, func(it *tree.Item) error {
-		e := it.Entry
-		if it.Inode.Char || len(it.Special) > 0 {
-			return &snapshot.UnsupportedError{Path: e.Path, What: "overlay mark in a tree that is no layer"}
-		}
-		if mode != nil {
-			e.Mode = mode(e.Path, e.Mode)
-		}
-		key := inodeKey{it.Inode.Dev, it.Inode.Ino}
-		if e.Type == snapshot.TypeFile && it.Inode.Nlink > 1 {
-			if first, ok := links[key]; ok {
-				return b.p.link(first, e.Path)
-			}
-			links[key] = e.Path
-		}
-		return b.place(ctx, &e, func(dst *os.File) error {
-			f, err := src.open(e.Path, unix.O_RDONLY)
-			if err != nil {
-				return err
-			}
-			defer f.Close() //nolint:errcheck // only read from
-			return copyContent(ctx, dst, f, e.Size, b.meter)
-		})
-	})
-}
-
-// place makes one entry at a free name. content fills a file.
-func (b *builder) place(ctx context.Context, e *snapshot.Entry, content func(*os.File) error) error {
-	switch e.Type {
-	case snapshot.TypeDir:
-		b.dirs[e.Path] = *e
-		if e.Path == "" {
-			return nil
-		}
-		return b.p.mkdir(e.Path)
-	case snapshot.TypeFile:
-		f, err := b.p.create(e.Path)
-		if err != nil {
-			return err
-		}
-		defer f.Close() //nolint:errcheck // synced as a whole, where errors are seen
-		if err := content(f); err != nil {
-			return err
-		}
-		return b.p.metaFD(f, e)
-	case snapshot.TypeSymlink:
-		if err := b.p.symlink(e.Target, e.Path); err != nil {
-			return err
-		}
-		return b.p.meta(e.Path, e)
-	case snapshot.TypeFifo, snapshot.TypeSocket:
-		if err := b.p.node(e.Path, e.Type); err != nil {
-			return err
-		}
-		return b.p.meta(e.Path, e)
-	}
-	return &snapshot.UnsupportedError{Path: e.Path, What: e.Type.String() + " entry"}
-}
-
-// finish gives the directories their look, the deepest first. mode may change
-// what is put on disk.
-func (b *builder) finish(mode func(e *snapshot.Entry) error) error {
-	paths := slices.SortedFunc(maps.Keys(b.dirs), snapshot.ComparePaths)
-	for _, p := range slices.Backward(paths) {
-		e := b.dirs[p]
-		if mode != nil {
-			if err := mode(&e); err != nil {
-				return err
-			}
-		}
-		if err := b.p.meta(p, &e); err != nil {
-			return err
-		}
-	}
-	return nil
 }

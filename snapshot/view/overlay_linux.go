@@ -358,10 +358,6 @@ func (d *Overlay) Mount(ctx context.Context, l *Layer, target string) (io.Closer
 	}), nil
 }
 
-type closer func() error
-
-func (c closer) Close() error { return c() }
-
 // Sync implements Driver. An error is final: the layer must not be trusted, and a
 // second call may say yes to lost bytes.
 func (d *Overlay) Sync(ctx context.Context, l *Layer) error {

@@ -3,6 +3,7 @@
 package view
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -27,6 +28,8 @@ type placer struct {
 	owners bool
 	cached string // path of the directory behind dirFD
 	dirFD  int
+
+	discarded int // names given in the trash
 }
 
 func newPlacer(root string, owners bool) (*placer, error) {
@@ -91,24 +94,15 @@ func (p *placer) at(rel string) (int, string, error) {
 	return p.dirFD, name, nil
 }
 
-// exists reports what is at rel, without following it.
-func (p *placer) exists(rel string) (mode uint32, ok bool, err error) {
-	if rel == "" {
-		return unix.S_IFDIR, true, nil
-	}
+// fileOf reports whether rel is a regular file of that size.
+func (p *placer) fileOf(rel string, size int64) bool {
 	fd, name, err := p.at(rel)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return 0, false, nil
-	}
 	if err != nil {
-		return 0, false, err
+		return false
 	}
 	var st unix.Stat_t
 	err = unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) {
-		return 0, false, nil
-	}
-	return uint32(st.Mode), err == nil, p.wrap("stat", rel, err) //nolint:unconvert // uint16 elsewhere
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == size
 }
 
 func (p *placer) mkdir(rel string) error {
@@ -169,28 +163,31 @@ func (p *placer) node(rel string, t snapshot.Type) error {
 	return p.wrap("mknod", rel, mknodAt(fd, name, t))
 }
 
-// rmdir removes the empty directory at rel.
-func (p *placer) rmdir(rel string) error {
+// removeAll removes what is at rel, if anything.
+func (p *placer) removeAll(ctx context.Context, l layout, rel string) error {
 	fd, name, err := p.at(rel)
 	if err != nil {
 		return err
 	}
-	p.forgetBelow(rel)
-	return p.wrap("rmdir", rel, unix.Unlinkat(fd, name, unix.AT_REMOVEDIR))
-}
-
-func (p *placer) unlink(rel string) error {
-	fd, name, err := p.at(rel)
-	if err != nil {
-		return err
+	done, err := unlinkAny(fd, name)
+	if done || !errors.Is(err, unix.ENOTEMPTY) {
+		return p.wrap("remove", rel, err)
 	}
-	return p.wrap("unlink", rel, unix.Unlinkat(fd, name, 0))
-}
-
-func (p *placer) forgetBelow(rel string) {
-	if p.cached == rel || strings.HasPrefix(p.cached, rel+"/") {
+	trash, err := unix.Open(l.abs(trashDir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return p.wrap("trash", rel, err)
+	}
+	defer unix.Close(trash) //nolint:errcheck // a directory
+	p.discarded++
+	to := fmt.Sprintf("%s-%d", path.Base(path.Dir(filepath.ToSlash(p.root))), p.discarded)
+	// Not durable.Rename: the tree that it is taken from does not count yet.
+	if err := unix.Renameat(fd, name, trash, to); err != nil {
+		return p.wrap("remove", rel, err)
+	}
+	if p.cached == rel || under(p.cached, rel) {
 		p.forget()
 	}
+	return l.shred(ctx, to)
 }
 
 // open opens the regular file or directory at rel for reading, or a file for

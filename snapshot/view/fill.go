@@ -1,12 +1,8 @@
-//go:build unix
-
 package view
 
 import (
 	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -51,15 +47,17 @@ func (f *filler) write(i int, off int64, b []byte) error {
 	e := &f.changes[i].Entry
 	to := f.paths[i]
 	if to == "" && e.Link != "" {
-		to = f.first[e.Link]
+		if to = f.first[e.Link]; to == "" {
+			return nil // a further name of a file that the base has
+		}
 	}
 	if to == "" {
-		return fmt.Errorf("write to %q, which takes no content here", e.Path)
+		return fmt.Errorf("write to %q, which is no file", e.Path)
 	}
 	if off < 0 || off > e.Size || int64(len(b)) > e.Size-off {
 		return fmt.Errorf("write to %q: bytes %d to %d of %d", e.Path, off, off+int64(len(b)), e.Size)
 	}
-	file, err := f.p.open(to, unix.O_WRONLY)
+	file, err := f.p.open(to, os.O_WRONLY)
 	if err != nil {
 		return err
 	}
@@ -71,15 +69,15 @@ func (f *filler) write(i int, off int64, b []byte) error {
 	return err
 }
 
-// finish gives the files their look. mode may change what is put on disk.
-func (f *filler) finish(mode func(e *snapshot.Entry) error) error {
+// finish gives the files their look. disk may change what is put on disk.
+func (f *filler) finish(disk func(e *snapshot.Entry) error) error {
 	for i, p := range f.paths {
 		if p == "" {
 			continue
 		}
 		e := f.changes[i].Entry
-		if mode != nil {
-			if err := mode(&e); err != nil {
+		if disk != nil {
+			if err := disk(&e); err != nil {
 				return err
 			}
 		}

@@ -1,0 +1,210 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/tree"
+)
+
+// cloneOptions of cloneTree.
+type cloneOptions struct {
+	from, to string // directories; to is empty
+	owners   bool
+	meter    *Meter
+	// mode says what a path's mode really is, where the copy on disk had to be
+	// given another. nil: as on disk.
+	mode func(path string, onDisk uint32) uint32
+}
+
+// builder fills a private directory with a tree. Directories stay open to us
+// (0700) and get their look at the end, when nothing touches their times any more.
+type builder struct {
+	p     *placer
+	meter *Meter
+	dirs  map[string]snapshot.Entry
+	// disk changes what an entry looks like on disk, nil: as it says.
+	disk func(e *snapshot.Entry) error
+}
+
+func newBuilder(dir string, owners bool, m *Meter) (*builder, error) {
+	p, err := newPlacer(dir, owners)
+	if err != nil {
+		return nil, err
+	}
+	return &builder{p: p, meter: m, dirs: map[string]snapshot.Entry{}}, nil
+}
+
+// cloneTree copies a whole tree, looks of directories included.
+func cloneTree(ctx context.Context, o cloneOptions) error {
+	b, err := newBuilder(o.to, o.owners, o.meter)
+	if err != nil {
+		return err
+	}
+	defer b.p.close()
+	if err := b.clone(ctx, o.from, o.mode); err != nil {
+		return err
+	}
+	return b.finish()
+}
+
+type inodeKey struct{ dev, ino uint64 }
+
+// clone copies the tree at from, but for the look of its directories.
+func (b *builder) clone(ctx context.Context, from string, mode func(string, uint32) uint32) error {
+	src, err := newPlacer(from, false)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	links := map[inodeKey]string{}
+	return tree.Walk(ctx, from, tree.ScanOptions{Owners: b.p.owners}, func(it *tree.Item) error {
+		e := it.Entry
+		if it.Inode.Char || len(it.Special) > 0 {
+			return &snapshot.UnsupportedError{Path: e.Path, What: "overlay mark in a tree that is no layer"}
+		}
+		if mode != nil {
+			e.Mode = mode(e.Path, e.Mode)
+		}
+		key := inodeKey{it.Inode.Dev, it.Inode.Ino}
+		if e.Type == snapshot.TypeFile && it.Inode.Nlink > 1 {
+			if first, ok := links[key]; ok {
+				return b.p.link(first, e.Path)
+			}
+			links[key] = e.Path
+		}
+		return b.place(&e, func(dst *os.File) error {
+			f, err := src.open(e.Path, os.O_RDONLY)
+			if err != nil {
+				return err
+			}
+			defer f.Close() //nolint:errcheck // only read from
+			return copyContent(ctx, dst, f, e.Size, b.meter)
+		})
+	})
+}
+
+// place makes one entry at a free name. content fills a file.
+func (b *builder) place(e *snapshot.Entry, content func(*os.File) error) error {
+	if b.disk != nil && e.Type == snapshot.TypeFile {
+		if err := b.disk(e); err != nil {
+			return err
+		}
+	}
+	switch e.Type {
+	case snapshot.TypeDir:
+		b.dirs[e.Path] = *e
+		if e.Path == "" {
+			return nil
+		}
+		return b.p.mkdir(e.Path)
+	case snapshot.TypeFile:
+		f, err := b.p.create(e.Path)
+		if err != nil {
+			return err
+		}
+		defer f.Close() //nolint:errcheck // synced as a whole, where errors are seen
+		if err := content(f); err != nil {
+			return err
+		}
+		return b.p.metaFD(f, e)
+	case snapshot.TypeSymlink:
+		if err := b.p.symlink(e.Target, e.Path); err != nil {
+			return err
+		}
+		return b.p.meta(e.Path, e)
+	case snapshot.TypeFifo, snapshot.TypeSocket:
+		if err := b.p.node(e.Path, e.Type); err != nil {
+			return err
+		}
+		return b.p.meta(e.Path, e)
+	}
+	return &snapshot.UnsupportedError{Path: e.Path, What: e.Type.String() + " entry"}
+}
+
+// finish gives the directories their look, the deepest first.
+func (b *builder) finish() error {
+	paths := slices.SortedFunc(maps.Keys(b.dirs), snapshot.ComparePaths)
+	for _, p := range slices.Backward(paths) {
+		e := b.dirs[p]
+		if b.disk != nil {
+			if err := b.disk(&e); err != nil {
+				return err
+			}
+		}
+		if err := b.p.meta(p, &e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// apply makes changes to the tree that was built so far. file makes the regular
+// file of changes[i], the first of its link group.
+func (b *builder) apply(ctx context.Context, l layout, changes []snapshot.Change, file func(i int, e *snapshot.Entry) error) error {
+	links := map[string]string{}
+	for i := range changes {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := b.change(ctx, l, i, &changes[i], links, file); err != nil {
+			return fmt.Errorf("%q: %w", changes[i].Entry.Path, err)
+		}
+	}
+	return nil
+}
+
+func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Change, links map[string]string,
+	file func(i int, e *snapshot.Entry) error) error {
+	e := &c.Entry
+	if e.Path == "" {
+		if c.Delete || e.Type != snapshot.TypeDir {
+			return errors.New("the root must stay a directory")
+		}
+		b.dirs[""] = *e
+		return nil
+	}
+	dir, _, err := split(e.Path)
+	if err != nil {
+		return err
+	}
+	if _, ok := b.dirs[dir]; !ok {
+		return fmt.Errorf("its directory %q does not exist", dir)
+	}
+	_, isDir := b.dirs[e.Path]
+	if isDir && e.Type == snapshot.TypeDir && !c.Delete && !c.Replace {
+		b.dirs[e.Path] = *e
+		return nil
+	}
+	if err := b.p.removeAll(ctx, l, e.Path); err != nil {
+		return err
+	}
+	if isDir {
+		maps.DeleteFunc(b.dirs, func(p string, _ snapshot.Entry) bool { return p == e.Path || under(p, e.Path) })
+	}
+	if c.Delete {
+		return nil
+	}
+	if e.Type != snapshot.TypeFile {
+		return b.place(e, nil)
+	}
+	if e.Link == "" {
+		return file(i, e)
+	}
+	first, ok := links[e.Link]
+	if !ok && e.Link != e.Path {
+		// The group may have names that did not change: they are still here.
+		first, ok = e.Link, b.p.fileOf(e.Link, e.Size)
+	}
+	if ok {
+		links[e.Link] = first
+		return b.p.link(first, e.Path)
+	}
+	links[e.Link] = e.Path
+	return file(i, e)
+}

@@ -1,0 +1,642 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/tree"
+)
+
+// Copy makes views of plain copies. Where the file system can share extents, a
+// copy costs an inode per file; elsewhere it costs the bytes too. A view is built
+// in the store, moved to its target, and moved back when it is sealed.
+//
+// Without root it owns all it makes, owners are neither recorded nor restored, and
+// what the job made unreadable is made readable when the view is sealed, with the
+// real mode written beside it.
+type Copy struct {
+	layout
+	o      Options
+	owners bool
+	super  bool // may read and chmod everything
+
+	// mu guards syncFD, as in Overlay.
+	mu     sync.Mutex
+	syncFD map[snapshot.ID]*os.File
+}
+
+// NewCopy opens the copying driver for the store at root. It works on every
+// system and file system, and as any user. One process may use a root at a time.
+func NewCopy(root string, o Options) (Driver, error) {
+	l, err := openLayout(root)
+	if err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	super := os.Geteuid() == 0
+	return &Copy{layout: l, o: o, owners: o.Owners && super, super: super, syncFD: map[snapshot.ID]*os.File{}}, nil
+}
+
+func probeCopy(string) Probed { return Probed{Name: NameCopy, OK: true} }
+
+// Name returns "copy".
+func (d *Copy) Name() string { return NameCopy }
+
+// Prepare implements Driver.
+//
+// Crash states, in order:
+//  1. views/<id> exists in part: Discard or Reconcile deletes it.
+//  2. meta is written, the tree is still below views/<id>: the same.
+//  3. the tree is at its target: meta says where, so they find it there.
+func (d *Copy) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
+	if _, err := snapshot.ParseID(string(spec.ID)); err != nil {
+		return nil, fmt.Errorf("view: %w", err)
+	}
+	if err := checkLayer(spec.Base); err != nil {
+		return nil, err
+	}
+	target, err := makeTarget(spec.Target)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameDevice(d.root, target); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	v := &View{ID: spec.ID, Target: target, Layer: Layer{ID: spec.ID, Dir: part(spec.ID, upperPrefix)}}
+	if err := os.Mkdir(d.dir(spec.ID), 0o700); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	defer func() {
+		if err != nil {
+			if derr := d.Discard(context.WithoutCancel(ctx), v); derr != nil {
+				d.o.Log.Warn("could not undo a view; it is deleted at the next start", "view", v.ID, "err", derr)
+			}
+		}
+	}()
+	fail.Point("view.prepare.made")
+	if err := d.keepSyncFD(spec.ID); err != nil {
+		return nil, err
+	}
+	if err := d.build(ctx, spec, d.abs(v.Layer.Dir), target); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	fail.Point("view.prepare.upper")
+	if err := d.handOver(d.abs(v.Layer.Dir), target); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	fail.Point("view.prepare.mounted")
+	return v, nil
+}
+
+// build makes the view's tree at dir and writes down what it looked like.
+func (d *Copy) build(ctx context.Context, spec Spec, dir, target string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	b, err := newBuilder(dir, d.owners, spec.Meter)
+	if err != nil {
+		return err
+	}
+	defer b.p.close()
+	if err := d.cloneBase(ctx, b, spec.Base, spec.UID, spec.GID); err != nil {
+		return err
+	}
+	if spec.Fanin != nil {
+		err := b.apply(ctx, d.layout, spec.Fanin.Changes, func(_ int, e *snapshot.Entry) error {
+			return b.place(e, func(f *os.File) error {
+				if e.Size == 0 {
+					return nil
+				}
+				if e.Source == "" {
+					return &snapshot.CorruptError{What: "merged tree", Name: e.Path, Why: "its content is not on this host"}
+				}
+				return copySource(ctx, f, e, spec.Meter)
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("merged tree: %w", err)
+		}
+	}
+	m, err := d.stamp(ctx, spec.ID, dir)
+	if err != nil {
+		return err
+	}
+	m.target = target
+	if err := b.finish(); err != nil {
+		return err
+	}
+	return d.writeMeta(spec.ID, m)
+}
+
+// cloneBase starts a tree: the base's, or an empty one.
+func (d *Copy) cloneBase(ctx context.Context, b *builder, base *Layer, uid, gid int) error {
+	if base == nil {
+		e, _, _, err := tree.Lstat(b.p.root, "", tree.ScanOptions{Owners: true})
+		if err != nil {
+			return err
+		}
+		e.Mode = 0o755
+		if uid != 0 || gid != 0 {
+			e.UID, e.GID = uint32(uid), uint32(gid)
+		}
+		b.dirs[""] = e
+		return nil
+	}
+	real, err := d.readModes(base.ID)
+	if err != nil {
+		return err
+	}
+	if err := b.clone(ctx, d.abs(base.Dir), real.real); err != nil {
+		return fmt.Errorf("copy of %s: %w", base.ID, err)
+	}
+	return nil
+}
+
+// stamp records inode and ctime of every file, and returns when the clock of the
+// file system has moved on: what is written from now on gets another ctime.
+func (d *Copy) stamp(ctx context.Context, id snapshot.ID, dir string) (*copyMeta, error) {
+	m := &copyMeta{stamps: map[uint64]stamp{}}
+	latest := int64(0)
+	err := tree.Walk(ctx, dir, tree.ScanOptions{}, func(it *tree.Item) error {
+		if it.Entry.Path == "" {
+			m.root = it.Inode.Ino
+		}
+		if it.Entry.Type == snapshot.TypeFile && it.Inode.CTime != 0 {
+			if _, ok := m.stamps[it.Inode.Ino]; !ok {
+				m.stamps[it.Inode.Ino] = stamp{it.Inode.CTime, it.Entry.Path}
+			}
+			latest = max(latest, it.Inode.CTime)
+		}
+		return nil
+	})
+	if err != nil || latest == 0 {
+		return m, err
+	}
+	probe := filepath.Join(d.dir(id), "clock")
+	defer os.Remove(probe) //nolint:errcheck // empty
+	for range 1000 {
+		if err := os.WriteFile(probe, []byte{0}, 0o600); err != nil {
+			return nil, err
+		}
+		_, ino, _, err := tree.Lstat(d.dir(id), "clock", tree.ScanOptions{})
+		if err != nil || ino.CTime > latest {
+			return m, err
+		}
+		if err := d.o.Sleep(ctx, time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	// A clock that stands still proves nothing: all files may have changed.
+	m.stamps = map[uint64]stamp{}
+	return m, nil
+}
+
+// handOver moves a tree to where the job expects it, an empty directory.
+func (d *Copy) handOver(from, to string) error {
+	if err := os.Remove(to); err != nil {
+		return err
+	}
+	return d.move(from, to)
+}
+
+// move renames a directory whose mode may forbid its owner to do that. Its mode
+// and times stay.
+func (d *Copy) move(from, to string) error {
+	fi, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	if d.super || fi.Mode().Perm()&0o200 != 0 {
+		return durable.Rename(from, to)
+	}
+	if err := os.Chmod(from, 0o700); err != nil {
+		return err
+	}
+	if err := durable.Rename(from, to); err != nil {
+		return err
+	}
+	return os.Chmod(to, fi.Mode())
+}
+
+func (d *Copy) keepSyncFD(id snapshot.ID) error {
+	f, err := os.Open(d.dir(id))
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.syncFD[id] = f
+	return nil
+}
+
+func (d *Copy) takeSyncFD(id snapshot.ID) *os.File {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.syncFD[id]
+	delete(d.syncFD, id)
+	return f
+}
+
+// ours reports whether the tree at m's target is the one that was put there.
+func (m *copyMeta) ours() bool {
+	_, ino, _, err := tree.Lstat(m.target, "", tree.ScanOptions{})
+	var un *snapshot.UnsupportedError
+	if err != nil && !errors.As(err, &un) {
+		return false
+	}
+	return ino.Ino == m.root
+}
+
+// Seal implements Driver. A copy can't tell whether somebody still writes to it:
+// the caller must know that the job's processes are gone.
+//
+// Crash states: before the move the tree is at its target, and Seal can be called
+// again; after it, it is sealed.
+func (d *Copy) Seal(ctx context.Context, v *View) error {
+	if err := d.checkView(v); err != nil {
+		return err
+	}
+	dir := d.abs(v.Layer.Dir)
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
+	m, err := d.readMeta(v.ID)
+	if err != nil {
+		return fmt.Errorf("seal %s: %w", v.ID, err)
+	}
+	if !m.ours() {
+		return fmt.Errorf("seal %s: %s is not the view's directory any more", v.ID, m.target)
+	}
+	if !d.super {
+		if err := d.openUp(ctx, v.ID, m.target); err != nil {
+			return fmt.Errorf("seal %s: %w", v.ID, err)
+		}
+	}
+	fail.Point("view.seal.readable")
+	if err := d.move(m.target, dir); err != nil {
+		return fmt.Errorf("seal %s: %w", v.ID, err)
+	}
+	fail.Point("view.seal.unmounted")
+	return nil
+}
+
+func (d *Copy) checkView(v *View) error {
+	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
+		return fmt.Errorf("view: %w", err)
+	}
+	if v.Layer.ID != v.ID {
+		return fmt.Errorf("view %s: its layer is %q", v.ID, v.Layer.ID)
+	}
+	return checkLayer(&v.Layer)
+}
+
+// openUp makes all of a tree readable to its owner, and writes down what it was.
+// What belongs to somebody else can't be changed and is left for the scan to
+// complain about.
+func (d *Copy) openUp(ctx context.Context, id snapshot.ID, dir string) (err error) {
+	log := d.modeLog(id)
+	defer func() { err = errors.Join(err, log.close()) }()
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if err := openOne(log, dir, "", fi); err != nil {
+		return err
+	}
+	todo := []string{""}
+	for len(todo) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		at := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		list, err := os.ReadDir(filepath.Join(dir, at))
+		if err != nil {
+			return err
+		}
+		for _, e := range list {
+			rel := filepath.Join(at, e.Name())
+			fi, err := e.Info()
+			if err != nil {
+				return err
+			}
+			if err := openOne(log, dir, rel, fi); err != nil {
+				return err
+			}
+			if fi.IsDir() && len(rel) < snapshot.MaxPathBytes {
+				todo = append(todo, rel)
+			}
+		}
+	}
+	return nil
+}
+
+func openOne(log *modeLog, dir, rel string, fi fs.FileInfo) error {
+	t := snapshot.Type(0)
+	switch {
+	case fi.IsDir():
+		t = snapshot.TypeDir
+	case fi.Mode().IsRegular():
+		t = snapshot.TypeFile
+	}
+	mode := unixMode(fi.Mode())
+	want, differs := unreadable(t, mode)
+	if !differs {
+		return nil
+	}
+	if err := log.add(filepath.ToSlash(rel), mode); err != nil {
+		return err
+	}
+	return os.Chmod(filepath.Join(dir, rel), fileMode(want))
+}
+
+// unixMode and fileMode translate the bits that a manifest keeps.
+func unixMode(m fs.FileMode) uint32 {
+	u := uint32(m.Perm())
+	for bit, f := range modeBits {
+		if m&f != 0 {
+			u |= bit
+		}
+	}
+	return u
+}
+
+func fileMode(u uint32) fs.FileMode {
+	m := fs.FileMode(u & 0o777)
+	for bit, f := range modeBits {
+		if u&bit != 0 {
+			m |= f
+		}
+	}
+	return m
+}
+
+var modeBits = map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky}
+
+// Discard implements Driver.
+func (d *Copy) Discard(ctx context.Context, v *View) error {
+	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
+		return fmt.Errorf("view: %w", err)
+	}
+	if err := d.removeID(ctx, v.ID); err != nil {
+		return fmt.Errorf("discard %s: %w", v.ID, err)
+	}
+	return nil
+}
+
+// removeID deletes all that belongs to id, wherever a crash left it.
+func (d *Copy) removeID(ctx context.Context, id snapshot.ID) error {
+	if f := d.takeSyncFD(id); f != nil {
+		f.Close() //nolint:errcheck // only held for syncing
+	}
+	m, err := d.readMeta(id)
+	if err == nil {
+		if _, serr := os.Lstat(d.abs(part(id, upperPrefix))); serr != nil && m.ours() {
+			if err := d.remove(ctx, m.target); err != nil {
+				return err
+			}
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		d.o.Log.Warn("can't tell where a view's tree is", "view", id, "err", err)
+	}
+	fail.Point("view.discard.tree")
+	return d.remove(ctx, d.dir(id))
+}
+
+// Changes implements Driver. Files that have the stamp they were handed over with
+// are as in base, wherever they are now; all others may have changed.
+func (d *Copy) Changes(ctx context.Context, l *Layer, base *snapshot.Manifest) ([]snapshot.Change, error) {
+	if err := checkLayer(l); err != nil {
+		return nil, err
+	}
+	if base == nil {
+		base = &snapshot.Manifest{}
+	}
+	m, err := d.readMeta(l.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		m = &copyMeta{} // unpacked: no job has seen it
+	} else if err != nil {
+		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
+	}
+	real, err := d.readModes(l.ID)
+	if err != nil {
+		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
+	}
+	var entries []snapshot.Entry
+	var groups []string
+	err = tree.Walk(ctx, d.abs(l.Dir), tree.ScanOptions{Owners: d.owners}, func(it *tree.Item) error {
+		e := it.Entry
+		if it.Inode.Char {
+			return &snapshot.UnsupportedError{Path: e.Path, What: "character device"}
+		}
+		if len(it.Special) > 0 {
+			return &snapshot.UnsupportedError{Path: e.Path, What: "extended attribute " + it.Special[0].Name}
+		}
+		e.Mode = real.real(e.Path, e.Mode)
+		group := ""
+		if e.Type == snapshot.TypeFile {
+			if s, ok := m.stamps[it.Inode.Ino]; ok && s.ctime == it.Inode.CTime {
+				if b, ok := base.Find(s.path); ok && b.Type == e.Type && b.Size == e.Size {
+					e.Source, e.Chunks = b.Source, b.Chunks
+				}
+			}
+			if it.Inode.Nlink > 1 {
+				group = fmt.Sprintf("%d:%d", it.Inode.Dev, it.Inode.Ino)
+			}
+		}
+		entries, groups = append(entries, e), append(groups, group)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
+	}
+	return tree.Diff(base, &snapshot.Manifest{Entries: nameGroups(entries, groups)}), nil
+}
+
+// Unpack implements Driver.
+func (d *Copy) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter) (_ *Layer, err error) {
+	if _, err := snapshot.ParseID(string(id)); err != nil {
+		return nil, fmt.Errorf("unpack: %w", err)
+	}
+	if err := checkLayer(base); err != nil {
+		return nil, err
+	}
+	if err := tree.ValidateChanges(changes); err != nil {
+		return nil, fmt.Errorf("unpack %s: %w", id, err)
+	}
+	if err := os.Mkdir(d.dir(id), 0o700); err != nil {
+		return nil, fmt.Errorf("unpack %s: %w", id, err)
+	}
+	defer func() {
+		if err != nil {
+			if rerr := d.removeID(context.WithoutCancel(ctx), id); rerr != nil {
+				d.o.Log.Warn("could not undo an unpack; it is deleted at the next start", "layer", id, "err", rerr)
+			}
+		}
+	}()
+	fail.Point("view.unpack.made")
+	if err := d.keepSyncFD(id); err != nil {
+		return nil, err
+	}
+	l := &Layer{ID: id, Dir: part(id, upperPrefix)}
+	if err := d.unpackTo(ctx, l, base, changes, fill, m); err != nil {
+		return nil, fmt.Errorf("unpack %s: %w", id, err)
+	}
+	if err := d.Sync(ctx, l); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (d *Copy) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.Change,
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter) (err error) {
+	dir := d.abs(l.Dir)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	b, err := newBuilder(dir, d.owners, m)
+	if err != nil {
+		return err
+	}
+	defer b.p.close()
+	if !d.super {
+		log := d.modeLog(l.ID)
+		defer func() { err = errors.Join(err, log.close()) }()
+		b.disk = func(e *snapshot.Entry) error {
+			want, differs := unreadable(e.Type, e.Mode)
+			if !differs {
+				return nil
+			}
+			real := e.Mode
+			e.Mode = want
+			return log.add(e.Path, real)
+		}
+	}
+	if err := d.cloneBase(ctx, b, base, 0, 0); err != nil {
+		return err
+	}
+	files := newFiller(b.p, changes, m)
+	if err := b.apply(ctx, d.layout, changes, files.make); err != nil {
+		return err
+	}
+	fail.Point("view.unpack.names")
+	if err := fill(ctx, files.write); err != nil {
+		return err
+	}
+	fail.Point("view.unpack.filled")
+	if err := files.finish(b.disk); err != nil {
+		return err
+	}
+	return b.finish()
+}
+
+// Locate implements Driver.
+func (d *Copy) Locate(l *Layer, changes []snapshot.Change) { locate(d.layout, l, changes) }
+
+// Mount implements Driver: by a read-only bind mount where that can be, else the
+// tree is copied once more, and only good manners keep it read-only.
+func (d *Copy) Mount(ctx context.Context, l *Layer, target string) (io.Closer, error) {
+	if err := checkLayer(l); err != nil {
+		return nil, err
+	}
+	t, err := makeTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	if undo, ok := d.bind(ctx, d.abs(l.Dir), t); ok {
+		return undo, nil
+	}
+	real, err := d.readModes(l.ID)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", l.ID, err)
+	}
+	undo := closer(func() error { return d.remove(context.WithoutCancel(ctx), t) })
+	if err := cloneTree(ctx, cloneOptions{from: d.abs(l.Dir), to: t, owners: d.owners, mode: real.real}); err != nil {
+		return nil, errors.Join(fmt.Errorf("mount %s: %w", l.ID, err), undo())
+	}
+	return undo, nil
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
+// Sync implements Driver. An error is final, as for the overlay driver.
+func (d *Copy) Sync(ctx context.Context, l *Layer) error {
+	if err := checkLayer(l); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f := d.takeSyncFD(l.ID)
+	if f == nil { // sealed by an earlier process
+		var err error
+		if f, err = os.Open(d.dir(l.ID)); err != nil {
+			return fmt.Errorf("sync %s: %w", l.ID, err)
+		}
+	}
+	defer f.Close() //nolint:errcheck // only held for syncing
+	if err := syncAll(f, d.dir(l.ID)); err != nil {
+		return fmt.Errorf("sync %s: %w", l.ID, err)
+	}
+	fail.Point("view.synced")
+	return nil
+}
+
+// Remove implements Driver.
+func (d *Copy) Remove(ctx context.Context, l *Layer) error {
+	if err := checkLayer(l); err != nil {
+		return err
+	}
+	if err := d.removeID(ctx, l.ID); err != nil {
+		return fmt.Errorf("remove %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Reconcile implements Driver.
+func (d *Copy) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]string, error) {
+	var report []string
+	if err := d.endMounts(ctx, &report); err != nil {
+		return report, fmt.Errorf("reconcile: %w", err)
+	}
+	known := map[string]bool{}
+	for _, id := range append(append([]snapshot.ID{}, layers...), views...) {
+		known[string(id)] = true
+	}
+	names, err := readNames(d.abs(viewsDir))
+	if err != nil {
+		return report, fmt.Errorf("reconcile: %w", err)
+	}
+	for _, n := range names {
+		if known[n] {
+			continue
+		}
+		report = append(report, "deleted "+viewsDir+"/"+n+", which no view or layer knows")
+		id, err := snapshot.ParseID(n)
+		if err != nil {
+			err = d.remove(ctx, filepath.Join(d.abs(viewsDir), n))
+		} else {
+			err = d.removeID(ctx, id)
+		}
+		if err != nil {
+			report = append(report, err.Error())
+		}
+	}
+	if err := d.emptyTrash(ctx); err != nil {
+		report = append(report, err.Error())
+	}
+	return report, ctx.Err()
+}

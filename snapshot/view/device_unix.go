@@ -1,0 +1,24 @@
+//go:build unix
+
+package view
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// sameDevice refuses a target to which a tree can't be moved.
+func sameDevice(root, target string) error {
+	var a, b unix.Stat_t
+	if err := unix.Stat(root, &a); err != nil {
+		return fmt.Errorf("%s: %w", root, err)
+	}
+	if err := unix.Stat(target, &b); err != nil {
+		return fmt.Errorf("%s: %w", target, err)
+	}
+	if a.Dev != b.Dev {
+		return fmt.Errorf("%s is not on the file system of the store at %s; the copying driver moves trees between them", target, root)
+	}
+	return nil
+}
