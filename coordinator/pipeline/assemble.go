@@ -105,7 +105,7 @@ func (p *parser) assemble() *Graph {
 		common := Job{
 			Spec: j.spec, Base: j.name, Line: j.at.line, HasNeeds: j.hasNeeds,
 			Waits: order[:h.before[j.stage]:h.before[j.stage]], Parents: nameAll(parents),
-			Tags: j.tags, AllowFailure: j.allow, When: j.when,
+			Tags: j.tags, AllowFailure: j.allow, When: j.when, Retry: j.retry,
 			Source: j.spec.Variables["GIT_STRATEGY"] != "none",
 		}
 		if j.hasNeeds {

@@ -74,6 +74,32 @@ func (p *parser) allowFailure(v *value, where string) AllowFailure {
 	return a
 }
 
+// retry reads a number, or {max: 2} with when: always, which is the default.
+func (p *parser) retry(v *value, where string) int {
+	const most = 2 // as in GitLab
+	if v.kind != dict {
+		n, _ := p.integer(v, where, 0, most)
+		return n
+	}
+	n := 0
+	for _, e := range p.mappingKeys(v, where, retryKeys, retryLater) {
+		if e.key == "max" {
+			n, _ = p.integer(e.val, where+": max", 0, most)
+			continue
+		}
+		causes := []*value{e.val}
+		if e.val.kind == list {
+			causes = e.val.items
+		}
+		for _, c := range causes {
+			if word, ok := p.str(c, where+": when"); ok && word != "always" {
+				p.errorf(c.at, Unsupported, "%s: when: %s is known, but not supported yet; every failure is tried again", where, show(word))
+			}
+		}
+	}
+	return n
+}
+
 // parallel reads the number of instances of a job.
 func (p *parser) parallel(j *job, v *value, where string) {
 	if v.kind == dict {

@@ -42,8 +42,8 @@ type Job struct {
 	AllowFailure AllowFailure
 	// When is one of OnSuccess, OnFailure and Always.
 	When string
-	// Retry is how often a failed script is tried again. This version refuses the
-	// key retry, so it is 0.
+	// Retry is how often a failed script is tried again: 0 to 2. What is the fault
+	// of a host does not count.
 	Retry int
 	// Source reports whether the job wants the commit checked out, which happens
 	// only if it has no parents. False for GIT_STRATEGY: none.

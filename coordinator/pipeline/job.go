@@ -38,6 +38,7 @@ type job struct {
 	tags     []string
 	allow    AllowFailure
 	when     string
+	retry    int
 	total    int // of parallel, 0 without it
 	ws       *workspace
 
@@ -147,6 +148,8 @@ func (p *parser) readKey(j *job, key string, v *value) {
 		}
 	case "parallel":
 		p.parallel(j, v, where)
+	case "retry":
+		j.retry = p.retry(v, where)
 	case "workspace":
 		j.ws = p.readWorkspace(v, where)
 	}

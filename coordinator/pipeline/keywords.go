@@ -27,7 +27,7 @@ var (
 // Keys of a job.
 var (
 	jobKeys = []string{"stage", "script", "before_script", "after_script", "variables", "needs", "extends", "tags",
-		"timeout", "allow_failure", "when", "parallel", "workspace"}
+		"timeout", "allow_failure", "when", "parallel", "retry", "workspace"}
 
 	jobLater = map[string]string{
 		"artifacts":           "the workspace carries files from job to job; see workspace",
@@ -49,7 +49,6 @@ var (
 		"requires":            "it belongs to stages; use needs in jobs",
 		"release":             "make the release in a script",
 		"resource_group":      "there are no locks yet; within a pipeline let the jobs need one another",
-		"retry":               "a failed host is retried by itself; run the pipeline again for a failed script",
 		"rules":               "remove it, or the job",
 		"run":                 "use script",
 		"secrets":             "remove it",
@@ -58,8 +57,8 @@ var (
 		"trigger":             "run the other pipeline on its own",
 	}
 
-	defaultKeys  = []string{"before_script", "after_script", "tags", "timeout", "workspace"}
-	defaultLater = []string{"artifacts", "cache", "hooks", "id_tokens", "identity", "image", "interruptible", "retry", "services"}
+	defaultKeys  = []string{"before_script", "after_script", "tags", "timeout", "retry", "workspace"}
+	defaultLater = []string{"artifacts", "cache", "hooks", "id_tokens", "identity", "image", "interruptible", "services"}
 )
 
 // Keys of needs, of a variable and of workspace.
@@ -72,6 +71,9 @@ var (
 		"project":   "remove it",
 		"ref":       "remove it",
 	}
+
+	retryKeys  = []string{"max", "when"}
+	retryLater = map[string]string{"exit_codes": "every failure is tried again"}
 
 	workspaceKeys  = []string{"inherit", "commit", "mode", "on_conflict", "prefer", "atomic", "caches"}
 	workspaceLater = map[string]string{
