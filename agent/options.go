@@ -82,11 +82,6 @@ type Options struct {
 	Rand  io.Reader
 }
 
-// Agent is one host. Run it once.
-type Agent struct {
-	o Options
-}
-
 // New checks the options. It starts nothing and touches no disk.
 func New(o Options) (*Agent, error) {
 	switch {
@@ -123,12 +118,5 @@ func New(o Options) (*Agent, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	return &Agent{o: o}, nil
-}
-
-// Run serves until ctx ends, and then stops the jobs, reports, uploads what it can
-// within DrainTimeout and says good-bye. A name that another agent holds is an
-// error at once; a coordinator that does not answer is waited for.
-func (a *Agent) Run(ctx context.Context) error {
-	return errors.New("agent: not there yet")
+	return newAgent(o)
 }

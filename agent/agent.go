@@ -1,0 +1,250 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/transfer"
+)
+
+// Agent is one host. Run it once.
+type Agent struct {
+	o       Options
+	log     hclog.Logger
+	up      *transfer.Uploader
+	fetch   *transfer.Fetcher
+	session snapshot.ID
+	// uid and gid own a fresh view.
+	uid, gid int
+	// freed gets a token when a slot became free or the lease came back.
+	freed chan struct{}
+	// jobs counts the goroutines of attempts, behind those that pack and report.
+	jobs, behind sync.WaitGroup
+
+	// mu guards all below. It is never held across I/O or a callback.
+	mu      sync.Mutex
+	id      snapshot.ID // given by the coordinator
+	lease   time.Duration
+	beat    time.Duration
+	renewed time.Duration // when the last renewal was sent, by elapsed
+	running map[snapshot.ID]*running
+	slots   []bool // in use
+	// draining says that no more work is taken.
+	draining bool
+	// holdings are the changes that the coordinator has not heard of.
+	holdings []api.Holding
+	encode   rate
+}
+
+// running is an attempt that has a slot.
+type running struct {
+	ref    api.AttemptRef
+	slot   int
+	cancel context.CancelCauseFunc
+}
+
+// Why an attempt was stopped, as the cause of its context.
+var (
+	errCanceled = errors.New("canceled")
+	errFenced   = errors.New("given to another host")
+	errLease    = errors.New("the coordinator was not reached for too long: the host's lease is lost")
+	errShutdown = errors.New("the agent was stopped")
+)
+
+// owner is what an adapter says about the user of its jobs, if it does.
+type owner interface{ Owner() (uid, gid int) }
+
+// newAgent makes an agent of checked options.
+func newAgent(o Options) (*Agent, error) {
+	a := &Agent{
+		o: o, log: o.Log, freed: make(chan struct{}, 1),
+		running: map[snapshot.ID]*running{}, slots: make([]bool, o.Slots),
+	}
+	id, err := snapshot.NewID(o.Rand)
+	if err != nil {
+		return nil, err
+	}
+	a.session = id
+	if w, ok := o.Adapter.(owner); ok {
+		a.uid, a.gid = w.Owner()
+	}
+	a.fetch = transfer.NewFetcher(transfer.FetcherOptions{Blobs: o.Blobs, Log: o.Log.Named("fetch"), Now: o.Now, Rand: o.Rand})
+	a.up = transfer.NewUploader(transfer.UploaderOptions{
+		Source: o.Store, Blobs: o.Blobs, Durable: a.durable, Rate: o.UploadRate,
+		Log: o.Log.Named("upload"), Now: o.Now, Rand: o.Rand,
+	})
+	return a, nil
+}
+
+// Run serves until ctx ends, and then stops the jobs, reports, uploads what it can
+// within DrainTimeout and says good-bye. A name that another agent holds is an
+// error at once; a coordinator that does not answer is waited for.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := durable.MkdirAll(a.logDir(), 0o700); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	// out outlives ctx: what was done must be told.
+	out, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	left, err := a.recover(ctx)
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	var own sync.WaitGroup
+	defer own.Wait()
+	defer stop()
+	own.Go(func() { a.ended("store", a.o.Store.Run(out)) })
+	own.Go(func() { a.ended("upload", a.up.Run(out)) })
+
+	over, err := a.register(ctx, refs(left))
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("agent %s: %w", a.o.Name, err)
+	}
+	if a.o.Ready != nil {
+		a.o.Ready()
+	}
+	return a.serve(ctx, out, stop, left, over)
+}
+
+// serve does everything between registration and good-bye.
+func (a *Agent) serve(ctx, out context.Context, stop func(), left []leftover, over map[snapshot.ID]bool) error {
+	ctx, quit := context.WithCancelCause(ctx)
+	defer quit(nil)
+	beats, stopBeats := context.WithCancel(out)
+	defer stopBeats()
+	var keep sync.WaitGroup
+	keep.Go(func() { a.heartbeats(beats, quit) })
+	keep.Go(func() { a.guard(beats) })
+	a.reportLeftovers(out, left, over)
+	a.resumePacking(out)
+
+	a.claims(ctx, out)
+	fatal := context.Cause(ctx)
+	a.mu.Lock()
+	a.draining = true
+	a.mu.Unlock()
+	a.cancelAll(errShutdown)
+	// A job may use its grace twice: for the script, and for after_script.
+	last := time.AfterFunc(2*a.o.Grace+a.o.DrainTimeout, stop)
+	defer last.Stop()
+	a.jobs.Wait()
+	a.drain(out)
+	stopBeats()
+	keep.Wait()
+	a.leave(out)
+	stop()
+	a.behind.Wait()
+	var taken *nameTakenError
+	if errors.As(fatal, &taken) {
+		return fmt.Errorf("agent %s: %w", a.o.Name, fatal)
+	}
+	return nil
+}
+
+// drain waits for what is being packed and uploaded, within DrainTimeout. What is
+// not done then is done after the next start.
+func (a *Agent) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, a.o.DrainTimeout)
+	defer cancel()
+	packed := make(chan struct{})
+	go func() {
+		a.behind.Wait()
+		close(packed)
+	}()
+	select {
+	case <-packed:
+	case <-ctx.Done():
+	}
+	if err := a.up.Drain(ctx); err != nil {
+		n, bytes := a.up.Pending()
+		a.log.Warn("stopping before all is uploaded", "snapshots", n, "bytes", bytes)
+	}
+}
+
+// ended logs the end of something that should last.
+func (a *Agent) ended(what string, err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		a.log.Error("background work ended", "what", what, "err", err)
+	}
+}
+
+// leave says good-bye. Without it the coordinator would wait for the lease's end.
+func (a *Agent) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	a.mu.Lock()
+	id := a.id
+	a.mu.Unlock()
+	if err := a.o.Coordinator.Leave(ctx, id, api.Leave{Session: a.session}); err != nil {
+		a.log.Debug("good-bye", "err", err)
+	}
+}
+
+// fingerprint is what must be equal for a tree to be of use on another host.
+func (a *Agent) fingerprint() string {
+	path := "per-slot"
+	if a.o.BuildsDir != "" {
+		path = a.o.BuildsDir
+	}
+	return runtime.GOOS + "/" + runtime.GOARCH + " path=" + filepath.ToSlash(path)
+}
+
+func (a *Agent) logDir() string { return filepath.Join(a.o.Dir, "logs") }
+
+// jitter is a random part, half to all, of d.
+func (a *Agent) jitter(d time.Duration) time.Duration {
+	var b [1]byte
+	if _, err := io.ReadFull(a.o.Rand, b[:]); err != nil {
+		return d
+	}
+	return d/2 + d/2*time.Duration(b[0])/255
+}
+
+// sleep waits, and reports whether ctx has not ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// retry makes a call until it is answered: with nil, or with an error that another
+// try would get too.
+func (a *Agent) retry(ctx context.Context, what string, call func(context.Context) error) error {
+	for wait, tries := 50*time.Millisecond, 1; ; wait, tries = min(2*wait, 5*time.Second), tries+1 {
+		err := call(ctx)
+		if err == nil || !api.Unreachable(err) {
+			return err
+		}
+		if tries%10 == 1 {
+			a.log.Warn("waiting for the coordinator", "to", what, "err", err)
+		}
+		if !sleep(ctx, a.jitter(wait)) {
+			return err
+		}
+	}
+}
+
+// fenced reports whether err says that the attempt is not ours any more.
+func fenced(err error) bool { return errors.Is(err, &api.Error{Code: api.CodeFenced}) }
+
+// notFound reports whether err says that the coordinator does not know it.
+func notFound(err error) bool { return errors.Is(err, &api.Error{Code: api.CodeNotFound}) }

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/store"
+)
+
+// busyWait is how long a view that somebody else still writes to is waited for.
+const busyWait = 10 * time.Second
+
+// commit seals the view of a job that succeeded, if it is to have an output. What
+// goes wrong here leaves the job as green as it is, without one (CONTRACT 1.7 E).
+func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish, log *jobLog) (api.Finish, bool) {
+	w := &c.Job.Workspace
+	if w.Disabled || w.Commit == commitNever {
+		f.Code = api.SealNever
+		log.say("job success; its files are not kept (%s)", f.Code)
+		return f, false
+	}
+	f.Output, f.Parents = c.Attempt, p.note.Inputs
+	f.Workspace.Output = c.Attempt
+	outcome, err := json.Marshal(f)
+	if err != nil { // plain data
+		return noOutput(f, api.SealFailed, err.Error()), false
+	}
+	begin := elapsed()
+	info, err := a.seal(ctx, c.Attempt, outcome)
+	if err != nil {
+		a.log.Error("a view can't be sealed", "attempt", c.Attempt, "err", err)
+		f = noOutput(f, api.SealFailed, err.Error())
+		log.say("job success, but its files can't be kept: %v", err)
+		return f, false
+	}
+	fail.Point("agent.sealed")
+	f.Workspace.SealMS = ms(elapsed() - begin)
+	f = a.judge(ctx, p.note, f, info)
+	switch {
+	case f.Output == "":
+		log.say("job success without output [%s]: %s", f.Code, f.Reason)
+	default:
+		log.say("job success; sealed as %s in %s (%s here)", f.Output,
+			short(time.Duration(f.Workspace.SealMS*float64(time.Millisecond))), humanize.IBytes(uint64(max(info.DiskBytes, 0))))
+	}
+	return f, true
+}
+
+// seal seals, and waits for somebody who still has a file open. Nothing of the job
+// runs any more; but a person may look at a view, or a scanner.
+func (a *Agent) seal(ctx context.Context, id snapshot.ID, outcome []byte) (store.Info, error) {
+	for begin, wait := elapsed(), 5*time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		info, err := a.o.Store.Seal(ctx, id, outcome)
+		if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait || !sleep(ctx, wait) {
+			return info, err
+		}
+	}
+}
+
+// noOutput takes the output out of a report.
+func noOutput(f api.Finish, code api.Code, reason string) api.Finish {
+	f.Output, f.Parents, f.Bytes, f.Workspace.Output = "", nil, 0, ""
+	f.Code, f.Reason = code, reason
+	return f
+}
+
+// judge decides whether what was sealed is an output. The next process does the
+// same with what this one could not report, so it looks only at what is on disk.
+func (a *Agent) judge(ctx context.Context, n note, f api.Finish, info store.Info) api.Finish {
+	if f.Output == "" {
+		return f
+	}
+	if !info.State.Usable() {
+		code := api.SealFailed
+		if info.State == store.Broken {
+			code = api.SealUnsupported
+		}
+		return noOutput(f, code, info.Err)
+	}
+	if n.Commit == commitIfChanged && a.unchanged(ctx, n, info.ID) {
+		return noOutput(f, api.SealUnchanged, "no file was changed")
+	}
+	f.Bytes = info.DiskBytes
+	return f
+}
+
+// unchanged reports whether a sealed snapshot is the same as what its job started
+// from. What several parents make together is new in any case.
+func (a *Agent) unchanged(ctx context.Context, n note, id snapshot.ID) bool {
+	if len(n.Inputs) > 1 {
+		return false
+	}
+	now, err := a.o.Store.Tree(ctx, id)
+	if err != nil {
+		a.log.Warn("if-changed: the tree can't be read; kept", "snapshot", id, "err", err)
+		return false
+	}
+	if len(n.Inputs) == 0 {
+		return len(now.Under("")) == 0
+	}
+	was, err := a.o.Store.Tree(ctx, n.Inputs[0])
+	if err != nil || len(was.Entries) != len(now.Entries) {
+		return false
+	}
+	for i := range now.Entries {
+		x, y := &now.Entries[i], &was.Entries[i]
+		// A directory's time says that something happened in it, not that it differs.
+		if x.Type == snapshot.TypeDir && x.Path == y.Path && x.SameButTime(y) {
+			continue
+		}
+		if !x.Equal(y) {
+			return false
+		}
+	}
+	return true
+}
+
+// finish reports an attempt until the coordinator has answered, and then lets go
+// of its view. A failed one is discarded only then, so that a crash before leaves
+// something to report.
+func (a *Agent) finish(ctx context.Context, ref api.AttemptRef, f api.Finish, sealed bool) {
+	var got *api.Finished
+	err := a.retry(ctx, "finish", func(ctx context.Context) error {
+		var err error
+		got, err = a.o.Coordinator.Finish(ctx, ref, f)
+		return err
+	})
+	fail.Point("agent.finished")
+	switch {
+	case err == nil:
+		a.log.Info("attempt ended", "attempt", ref.Attempt, "status", f.Status, "code", f.Code, "reason", f.Reason)
+	case fenced(err), notFound(err):
+		a.log.Warn("the attempt was somebody else's by then; what it made is kept as an orphan", "attempt", ref.Attempt)
+	case api.Unreachable(err) || ctx.Err() != nil:
+		a.log.Warn("the end of an attempt could not be reported; the next start does", "attempt", ref.Attempt, "err", err)
+		return // the view stays, with or without an outcome
+	default:
+		a.log.Error("the coordinator refuses the end of an attempt", "attempt", ref.Attempt, "err", err)
+	}
+	a.letGo(ctx, ref.Attempt, sealed)
+	if err == nil && got.Output && f.Output != "" {
+		a.pack(ctx, f.Output)
+	}
+}
+
+// letGo ends what the store keeps for an attempt that is over.
+func (a *Agent) letGo(ctx context.Context, id snapshot.ID, sealed bool) {
+	ctx = context.WithoutCancel(ctx)
+	var err error
+	if sealed {
+		err = a.o.Store.Reported(ctx, id)
+	} else {
+		err = a.o.Store.Discard(ctx, id)
+	}
+	if err != nil && !errors.Is(err, snapshot.ErrNotFound) {
+		a.log.Error("a view can't be let go", "attempt", id, "sealed", sealed, "err", err)
+	}
+	fail.Point("agent.let-go")
+}

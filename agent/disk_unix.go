@@ -1,0 +1,14 @@
+//go:build unix
+
+package agent
+
+import "golang.org/x/sys/unix"
+
+// diskSpace tells how much of dir's file system is free for us, and its size.
+func diskSpace(dir string) (free, total int64) {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil {
+		return 0, 0
+	}
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize) //nolint:unconvert,gosec // types differ by system
+}
