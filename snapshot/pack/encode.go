@@ -62,7 +62,7 @@ func (o EncoderOptions) withDefaults() (EncoderOptions, error) {
 //  2. after it returned, before the caller wrote the index down: the same.
 //
 // A cancelled ctx or any error leaves no temporary file; packs that are whole stay
-// (as in 1). Memory is bounded by about 12 MiB per worker beside the index.
+// (as in 1). Memory is bounded by about 24 MiB per worker beside the index.
 func Encode(ctx context.Context, o EncoderOptions, changes []snapshot.Change) (*Index, Stats, error) {
 	o, err := o.withDefaults()
 	if err != nil {

@@ -135,7 +135,7 @@ func (x *extractor) fetch(ctx context.Context, r span) (err error) {
 			return ctx.Err()
 		}
 		if buf = buf[:cap(buf)]; len(buf) < int(f.Stored) {
-			buf = make([]byte, max(int(f.Stored), cellBytes))
+			buf = make([]byte, roundUp(int(f.Stored)))
 		}
 		buf = buf[:f.Stored]
 		if _, err := io.ReadFull(body, buf); err != nil {
@@ -149,6 +149,15 @@ func (x *extractor) fetch(ctx context.Context, r span) (err error) {
 		at = f.Off + int64(f.Stored)
 	}
 	return nil
+}
+
+// roundUp makes a buffer serve frames that are a little larger, too.
+func roundUp(n int) int {
+	size := 4 << 10
+	for size < n {
+		size *= 2
+	}
+	return size
 }
 
 // noEOF makes an end that came too soon look like one.
@@ -171,7 +180,7 @@ func (x *extractor) worker(ctx context.Context) error {
 		plain := f.stored
 		if fr.Codec == CodecZstd {
 			if cap(buf) < int(fr.Plain) {
-				buf = make([]byte, max(int(fr.Plain), min(frameBytes, 4*int(fr.Stored))))
+				buf = make([]byte, roundUp(int(fr.Plain)))
 			}
 			var err error
 			// The capacity is the limit, so it must be the exact size.

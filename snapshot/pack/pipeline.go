@@ -290,11 +290,7 @@ func (b *buffers) get(n int) []byte {
 	if p, ok := b.pool.Get().(*[]byte); ok && cap(*p) >= n {
 		return (*p)[:n]
 	}
-	size := n
-	if n > cellBytes { // so that it serves the next one, too
-		size = max(n, frameBytes)
-	}
-	return make([]byte, n, size)
+	return make([]byte, n, roundUp(n))
 }
 
 func (b *buffers) put(p []byte) {
