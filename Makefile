@@ -59,7 +59,9 @@ docs: build ## regenerate docs/configuration.md from the code
 	$(BIN) config reference > docs/configuration.md
 
 demo: build ## a real pipeline on two hosts, with sticky workspaces; twice as fast the second time
-	$(BIN) run configs/examples/demo.yml --hosts 2 --state .demo --report .demo/report.json
+	@mkdir -p .demo
+	$(BIN) run configs/examples/demo.yml --hosts 2 --state .demo --report .demo/report.json \
+	  --var GOPROXY="$$($(GO) env GOPROXY)" --var GOSUMDB="$$($(GO) env GOSUMDB)" --var GOROOT="$$($(GO) env GOROOT)"
 
 demo-clean: ## forget what the demo kept
 	@if [ -d .demo ]; then $(BIN) gc --all --state .demo 2>/dev/null || rm -rf .demo; fi
