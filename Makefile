@@ -61,7 +61,7 @@ docs: build ## regenerate docs/configuration.md from the code
 demo: build ## a real pipeline on two hosts, with sticky workspaces; twice as fast the second time
 	@mkdir -p .demo
 	$(BIN) run configs/examples/demo.yml --hosts 2 --state .demo --report .demo/report.json \
-	  --var GOPROXY="$$($(GO) env GOPROXY)" --var GOSUMDB="$$($(GO) env GOSUMDB)" --var GOROOT="$$($(GO) env GOROOT)"
+	  --var GOPROXY="$$($(GO) env GOPROXY)" --var GOSUMDB="$$($(GO) env GOSUMDB)"
 
 demo-clean: ## forget what the demo kept
 	@if [ -d .demo ]; then $(BIN) gc --all --state .demo 2>/dev/null || rm -rf .demo; fi
