@@ -13,10 +13,9 @@ import (
 
 // fanin is a merge that a view shows.
 type fanin struct {
-	changes  []snapshot.Change  // from the tree of the view's base to tree
-	tree     *snapshot.Manifest // dropped when the view ends
-	diverged int
-	written  bool // to manifests/<id>.fanin; guarded by Store.mu
+	changes []snapshot.Change  // from the tree of the view's base to tree
+	tree    *snapshot.Manifest // dropped when the view ends
+	written bool               // to manifests/<id>.fanin; guarded by Store.mu
 }
 
 // maxCross bounds how often lines that crossed are followed up: a history of
@@ -53,11 +52,12 @@ func (s *Store) plan(ctx context.Context, p *PrepareSpec) (*plan, error) {
 		ch := tree.Diff(t.Tree, merged.Tree)
 		if pl.fanin == nil || len(ch) < len(pl.fanin.changes) {
 			pl.base = layers[i]
-			pl.fanin = &fanin{changes: ch, tree: merged.Tree, diverged: merged.MTimeDivergence}
+			pl.fanin = &fanin{changes: ch, tree: merged.Tree}
 		}
 	}
+	pl.merged, pl.diverged = true, merged.MTimeDivergence
 	if len(pl.fanin.changes) == 0 {
-		pl.fanin = nil // one parent is the merge
+		pl.fanin = nil // that parent is the merge
 	}
 	return pl, nil
 }

@@ -267,7 +267,7 @@ func (s *Store) packFailed(ctx context.Context, l *layer, err error) {
 	var corrupt *snapshot.CorruptError
 	switch {
 	case errors.As(err, &unsupported):
-		if err := s.endUse(ctx, l, Broken, err); err != nil {
+		if err := s.endUse(ctx, l, Broken, unsupported); err != nil {
 			s.log.Error("can't note that a layer is broken", "snapshot", l.info.ID, "error", err)
 		}
 		s.tell(l)

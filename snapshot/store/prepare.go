@@ -71,7 +71,10 @@ type plan struct {
 	base    *layer // nil for an empty view
 	parents []snapshot.ID
 	stands  []snapshot.ID
-	fanin   *fanin
+	fanin   *fanin // nil if the base's tree is what the view shows
+
+	merged   bool
+	diverged int
 }
 
 // attach does the durable part of Prepare.
@@ -107,9 +110,9 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 	if !s.spawn(func() { defer close(v.ready); s.warm(v) }) {
 		close(v.ready)
 	}
-	a := &Attached{ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.fanin != nil}
-	a.TreeBytes, a.MTimeDivergence, err = s.size(ctx, pl)
-	if err != nil {
+	a := &Attached{ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merged,
+		MTimeDivergence: pl.diverged}
+	if a.TreeBytes, err = s.size(ctx, pl); err != nil {
 		return nil, errors.Join(err, s.undo(ctx, v))
 	}
 	return a, nil
@@ -178,24 +181,24 @@ func (s *Store) warm(v *openView) {
 
 // size is how many bytes the view shows. For a base that was just sealed that may
 // have to wait for its tree.
-func (s *Store) size(ctx context.Context, pl *plan) (treeBytes int64, diverged int, err error) {
+func (s *Store) size(ctx context.Context, pl *plan) (treeBytes int64, err error) {
 	if pl.fanin != nil {
-		return pl.fanin.tree.Bytes(), pl.fanin.diverged, nil
+		return pl.fanin.tree.Bytes(), nil
 	}
 	if pl.base == nil {
-		return 0, 0, nil
+		return 0, nil
 	}
 	s.mu.Lock()
 	n, unsized := pl.base.info.TreeBytes, pl.base.unsized
 	s.mu.Unlock()
 	if !unsized {
-		return n, 0, nil
+		return n, nil
 	}
 	m, err := s.Tree(ctx, pl.base.info.ID)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	return m.Bytes(), 0, nil
+	return m.Bytes(), nil
 }
 
 // Discard drops a view and all that was written in it, also one left by an

@@ -207,6 +207,10 @@ func (s *Store) condemn(ctx context.Context, l *layer, why error) error {
 		return nil
 	}
 	s.log.Warn("what the job left can't be a snapshot", "snapshot", l.info.ID, "error", why)
+	var unsupported *snapshot.UnsupportedError
+	if errors.As(why, &unsupported) {
+		why = unsupported // people want the path and what it is, not who found it
+	}
 	return s.endUse(ctx, l, Broken, why)
 }
 

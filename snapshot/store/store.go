@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,6 +85,9 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, errors.New("store: no view driver given")
 	}
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil { // sources begin with the real path
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	l, err := lock(dir)
@@ -170,11 +174,14 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	s.end()
 	s.background.Wait()
-	var err error
-	if s.db != nil {
-		err = s.db.Close()
+	var errs []error
+	if c, ok := s.driver.(io.Closer); ok {
+		errs = append(errs, c.Close())
 	}
-	return errors.Join(err, s.lock.Close())
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
 }
 
 // ID is drawn once, when the store is made.

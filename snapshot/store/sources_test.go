@@ -1,0 +1,161 @@
+package store
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/tree"
+)
+
+func bareStore(t testing.TB) *Store {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "manifests"), 0o700))
+	return newStore(dir, Options{})
+}
+
+func TestSourcesRoundTrip(t *testing.T) {
+	s := bareStore(t)
+	d := snapshot.Digest{7}
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(0, 50).Draw(t, "entries")
+		m, bare := &snapshot.Manifest{}, &snapshot.Manifest{}
+		for i := range n {
+			e := snapshot.Entry{Path: fmt.Sprintf("p\xff%d", i), Type: snapshot.TypeFile}
+			bare.Entries = append(bare.Entries, e)
+			switch rapid.IntRange(0, 3).Draw(t, "kind") {
+			case 1:
+				e.Source = s.dir + "/views/a/" + e.Path
+			case 2:
+				e.Source = s.dir + "/views/b/" + e.Path
+			case 3:
+				e.Source = s.dir + "/views/b/else\nwhere"
+			}
+			m.Entries = append(m.Entries, e)
+		}
+		b, err := s.encodeSources(d, m)
+		require.NoError(t, err)
+		require.NoError(t, s.decodeSources(b[len(srcMagic):], d, bare))
+		require.Equal(t, m, bare)
+		require.Error(t, s.decodeSources(b[len(srcMagic):], snapshot.Digest{8}, bare))
+	})
+}
+
+func TestSourcesAreSmall(t *testing.T) {
+	s := bareStore(t)
+	m := &snapshot.Manifest{}
+	for i := range 100_000 {
+		p := fmt.Sprintf("dir%d/file%d", i/100, i)
+		m.Entries = append(m.Entries, snapshot.Entry{Path: p, Source: s.dir + "/views/a/ua/" + p})
+	}
+	b, err := s.encodeSources(snapshot.Digest{}, m)
+	require.NoError(t, err)
+	require.Less(t, len(b), 100)
+}
+
+func TestSourcesOutsideAreRefused(t *testing.T) {
+	s := bareStore(t)
+	m := &snapshot.Manifest{Entries: []snapshot.Entry{{Path: "f", Source: s.dir + "-other/f"}}}
+	_, err := s.encodeSources(snapshot.Digest{}, m)
+	require.ErrorContains(t, err, "outside of the store")
+}
+
+func TestFaninFile(t *testing.T) {
+	s := bareStore(t)
+	id := newID(t)
+	want := []snapshot.Change{
+		{Delete: true, Entry: snapshot.Entry{Path: "a\xffb"}},
+		{Entry: snapshot.Entry{
+			Path: "c", Type: snapshot.TypeFile, Mode: 0o644, Size: 3, MTime: -5,
+			Source: s.dir + "/views/x/ux/c", Xattrs: []snapshot.Xattr{{Name: "user.a", Value: []byte{0}}},
+			Chunks: []snapshot.Chunk{{Off: 0, Len: 3, ID: snapshot.Digest{1}}},
+		}},
+	}
+	require.NoError(t, s.writeFanin(id, want))
+	got, err := s.readFanin(id)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	b, err := os.ReadFile(s.faninPath(id))
+	require.NoError(t, err)
+	for i := range b {
+		bad := append([]byte(nil), b...)
+		bad[i] ^= 1
+		require.NoError(t, os.WriteFile(s.faninPath(id), bad, 0o600))
+		_, err := s.readFanin(id)
+		require.Error(t, err, "byte %d", i)
+	}
+	b[len(faninMagic)-1] = 2
+	require.NoError(t, os.WriteFile(s.faninPath(id), b, 0o600))
+	_, err = s.readFanin(id)
+	require.ErrorIs(t, err, snapshot.ErrNewerFormat)
+}
+
+func FuzzSources(f *testing.F) {
+	s := bareStore(f)
+	m := func() *snapshot.Manifest {
+		return &snapshot.Manifest{Entries: []snapshot.Entry{{Path: ""}, {Path: "a"}, {Path: "b"}}}
+	}
+	x := m()
+	x.Entries[1].Source = s.dir + "/d/a"
+	x.Entries[2].Source = s.dir + "/e/z"
+	b, err := s.encodeSources(snapshot.Digest{}, x)
+	require.NoError(f, err)
+	f.Add(b[len(srcMagic):])
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		s.decodeSources(b, snapshot.Digest{}, m()) //nolint:errcheck // it must not panic
+	})
+}
+
+// bytesAfter is what the changed tree's Bytes is, whenever it says that it knows.
+func TestBytesAfter(t *testing.T) {
+	dirs := []string{"a", "a/b", "c"}
+	files := []string{"a/1", "a/b/2", "c/3", "4", "a/b/5"}
+	draw := func(t *rapid.T, label string) *snapshot.Manifest {
+		m := &snapshot.Manifest{Entries: []snapshot.Entry{{Type: snapshot.TypeDir}}}
+		kind := map[string]snapshot.Type{}
+		for _, d := range dirs {
+			kind[d] = rapid.SampledFrom([]snapshot.Type{0, snapshot.TypeDir, snapshot.TypeDir, snapshot.TypeFile}).Draw(t, label+d)
+		}
+		for _, f := range files {
+			kind[f] = rapid.SampledFrom([]snapshot.Type{0, snapshot.TypeFile}).Draw(t, label+f)
+		}
+		for p, k := range kind {
+			if dir := filepath.Dir(p); k == 0 || (dir != "." && kind[dir] != snapshot.TypeDir) || (dir == "a/b" && kind["a"] != snapshot.TypeDir) {
+				continue
+			}
+			e := snapshot.Entry{Path: p, Type: k}
+			if k == snapshot.TypeFile {
+				e.Size = int64(rapid.IntRange(0, 9).Draw(t, label+"size"))
+				e.Source = fmt.Sprintf("/%s/%s/%d", label, p, e.Size)
+			}
+			m.Entries = append(m.Entries, e)
+		}
+		sortManifest(m)
+		return m
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		base, next := draw(t, "base"), draw(t, "next")
+		n, exact := bytesAfter(base, tree.Diff(base, next))
+		require.True(t, exact)
+		require.Equal(t, next.Bytes(), n)
+		n, exact = bytesAfter(nil, tree.Diff(nil, next))
+		require.True(t, exact)
+		require.Equal(t, next.Bytes(), n)
+	})
+	_, exact := bytesAfter(nil, []snapshot.Change{{Entry: snapshot.Entry{Path: "a", Link: "a"}}})
+	require.False(t, exact)
+}
+
+func sortManifest(m *snapshot.Manifest) {
+	for i := range m.Entries {
+		for j := i; j > 0 && snapshot.ComparePaths(m.Entries[j].Path, m.Entries[j-1].Path) < 0; j-- {
+			m.Entries[j], m.Entries[j-1] = m.Entries[j-1], m.Entries[j]
+		}
+	}
+}
