@@ -142,7 +142,9 @@ func (o *outgoing) Close() error {
 	return o.f.Close()
 }
 
-// judge decides how long t's item, and perhaps everything, waits after err.
+// judge decides how long t's item, and perhaps everything, waits after err. The item
+// always waits for itself as well: if it alone makes the store fail, the others must
+// get their turn to find that out.
 func (u *Uploader) judge(t task, err error) {
 	var local *localError
 	isLocal := errors.As(err, &local)
@@ -167,7 +169,9 @@ func (u *Uploader) judge(t task, err error) {
 		if down {
 			u.fails++
 			u.paused = now.Add(u.overall.after(u.fails, err))
-			t.e.notBefore = u.paused // an outage is nobody's fault
+			if t.e.notBefore.Before(u.paused) {
+				t.e.notBefore = u.paused
+			}
 		}
 	}
 	fails := max(t.e.fails, u.fails)

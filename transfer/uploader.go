@@ -90,8 +90,8 @@ type Uploader struct {
 	changed chan struct{}            // closed and replaced when something changes
 }
 
-// maxSooner bounds what Urgent remembers for later. Beyond it, it forgets: urgent
-// is a wish, and the coordinator repeats it.
+// maxSooner bounds what Urgent remembers for later. Beyond it, it forgets all: urgent
+// is a wish, and the coordinator repeats those that still matter.
 const maxSooner = 10_000
 
 // NewUploader returns an empty queue. Nothing is sent before Run.
@@ -159,9 +159,10 @@ func (u *Uploader) Urgent(ids ...snapshot.ID) {
 	for _, id := range ids {
 		e := u.byID[id]
 		if e == nil {
-			if len(u.sooner) < maxSooner {
-				u.sooner[id] = true
+			if len(u.sooner) >= maxSooner {
+				clear(u.sooner)
 			}
+			u.sooner[id] = true
 			continue
 		}
 		if without, ok := remove(u.normal, e); ok {

@@ -74,6 +74,10 @@ type request struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &request{Request: r, w: w, rc: http.NewResponseController(w)}
 	err := h.serve(q)
+	if q.ContentLength != 0 {
+		// The server reads what the handler left of a body, to use the connection again.
+		q.rc.SetReadDeadline(h.o.Now().Add(h.o.Stall)) //nolint:errcheck // a test's recorder has none
+	}
 	if err == nil {
 		return
 	}
@@ -166,8 +170,8 @@ func (h *handler) put(q *request) error {
 }
 
 // body reads a request's body and cuts off a client that stands still. The deadline
-// is taken away in between: while the server waits for a disk, and for the next
-// request on the connection.
+// is taken away in between, while the server waits for its disk: the server watches
+// the connection then, and would take the deadline for the client's end.
 type body struct {
 	h *handler
 	q *request
@@ -177,7 +181,9 @@ type body struct {
 func (b *body) Read(p []byte) (int, error) {
 	b.q.rc.SetReadDeadline(b.h.o.Now().Add(b.h.o.Stall)) //nolint:errcheck // a test's recorder has none
 	n, err := b.r.Read(p)
-	b.q.rc.SetReadDeadline(time.Time{}) //nolint:errcheck // a test's recorder has none
+	if err == nil || err == io.EOF { //nolint:errorlint // a body gives it unwrapped
+		b.q.rc.SetReadDeadline(time.Time{}) //nolint:errcheck // a test's recorder has none
+	}
 	return n, err
 }
 
@@ -226,7 +232,8 @@ func (h *handler) get(q *request) error {
 // sendStep is how much may go out under one deadline.
 const sendStep = 1 << 20
 
-// send writes n bytes at off, and cuts off a client that stands still.
+// send writes n bytes at off, and cuts off a client that stands still. The last
+// deadline stays for what is still buffered; the server takes it away after that.
 func (h *handler) send(q *request, status int, off, n int64) error {
 	rc, err := h.store.Get(q.Context(), q.digest, off, n)
 	if err != nil {
@@ -239,17 +246,12 @@ func (h *handler) send(q *request, status int, off, n int64) error {
 	}
 	q.begun = true
 	q.w.WriteHeader(status)
-	defer q.rc.SetWriteDeadline(time.Time{}) //nolint:errcheck // a test's recorder has none
 	for n > 0 {
 		q.rc.SetWriteDeadline(h.o.Now().Add(h.o.Stall)) //nolint:errcheck // a test's recorder has none
 		m, err := io.CopyN(q.w, src, min(n, sendStep))
 		if n -= m; err != nil {
 			return err
 		}
-	}
-	// Before the deadline is taken away: what is buffered must not hang for ever.
-	if err := q.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
 	}
 	return nil
 }
