@@ -183,14 +183,12 @@ func (a *Adapter) check(job *plugin.Job) error {
 	if !filepath.IsAbs(job.View) || !filepath.IsAbs(job.Path) {
 		return fmt.Errorf("view %q at %q: want absolute paths", job.View, job.Path)
 	}
-	if job.Path != job.View {
-		if !a.o.RootMode {
-			return fmt.Errorf("view %s can't be shown at %s without root", job.View, job.Path)
-		}
-		for _, h := range a.o.Hide {
-			if within(h, job.Path) {
-				return fmt.Errorf("path %s lies in %s, which is hidden from jobs", job.Path, h)
-			}
+	if job.Path != job.View && !a.o.RootMode {
+		return fmt.Errorf("view %s can't be shown at %s without root", job.View, job.Path)
+	}
+	for _, h := range a.o.Hide {
+		if a.o.RootMode && within(h, job.Path) {
+			return fmt.Errorf("path %s lies in %s, which is hidden from jobs", job.Path, h)
 		}
 	}
 	if job.Grace <= 0 {

@@ -15,6 +15,7 @@ import (
 
 func TestMain(m *testing.M) {
 	MaybeChild()
+	playVictim()
 	os.Exit(m.Run())
 }
 

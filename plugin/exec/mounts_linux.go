@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -24,6 +25,42 @@ func makeNamespace(binds []bind, hide []string) error {
 	for _, dir := range hide {
 		if err := hideDir(dir); err != nil {
 			return err
+		}
+	}
+	return dropViews(binds)
+}
+
+// viewSource is what views carry as their source in the table of mounts.
+const viewSource = "roost"
+
+// dropViews lets go of the views of other jobs, also of other agents' on this
+// machine. This namespace was born with copies of their mounts, which would keep
+// them alive after they are sealed, for as long as this job runs.
+func dropViews(keep []bind) error {
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		if m.FSType != "overlay" || m.Source != viewSource {
+			return true, false
+		}
+		for _, b := range keep {
+			if m.Mountpoint == b.To {
+				return true, false
+			}
+		}
+		return false, false
+	})
+	if err != nil {
+		return fmt.Errorf("views of other jobs: %w", err)
+	}
+	return detach(mounts)
+}
+
+// detach lets go of mounts, the newest first. It does so lazily, which is right
+// here: they are our own copies, and nobody uses them.
+func detach(mounts []*mountinfo.Info) error {
+	for i := len(mounts) - 1; i >= 0; i-- {
+		m := mounts[i].Mountpoint
+		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("let go of %s: %w", m, err)
 		}
 	}
 	return nil
@@ -67,12 +104,8 @@ func hideDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("mounts below %s: %w", dir, err)
 	}
-	for i := len(mounts) - 1; i >= 0; i-- {
-		m := mounts[i].Mountpoint
-		// Lazily, which is right here: it is our own copy, and nobody uses it.
-		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
-			return fmt.Errorf("let go of %s: %w", m, err)
-		}
+	if err := detach(mounts); err != nil {
+		return err
 	}
 	flags := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
 	if err := unix.Mount("none", dir, "tmpfs", flags, "size=4k,nr_inodes=2,mode=0555"); err != nil {

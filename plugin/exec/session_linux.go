@@ -114,9 +114,7 @@ func (s *supervised) prepare(job *plugin.Job) error {
 		m.User = &a.user
 		m.Hide = a.o.Hide
 		m.Binds = []bind{{s.at.hostHome, s.at.home}, {s.at.hostTmp, s.at.tmp}}
-		if job.Path != job.View {
-			m.Binds = append(m.Binds, bind{job.View, job.Path})
-		}
+		m.Binds = append(m.Binds, bind{job.View, job.Path}) // also onto itself: nosuid, nodev
 	}
 	got, err := s.ask(toChild{Setup: &m})
 	if err != nil {
