@@ -36,6 +36,8 @@ type Route struct {
 	Method  string
 	Pattern string
 	Roles   []Role
+	// Page routes answer people: they take a login by cookie instead of a token.
+	Page bool
 }
 
 // Allows reports whether role may make the call.
@@ -73,43 +75,51 @@ const (
 )
 
 // Routes is the whole interface. What is not in it does not exist, and a role
-// that a route does not list is refused. The pages have no role here: they take
-// a cookie, which they check themselves.
+// that a route does not list is refused.
 func Routes() []Route {
-	user, agent := []Role{RoleUser}, []Role{RoleAgent}
-	public := []Role{RolePublic, RoleUser, RoleAgent, RoleAttempt}
-	return []Route{
-		{RouteSubmit, "POST", "/v1/pipelines", user},
-		{RoutePipelines, "GET", "/v1/pipelines", user},
-		{RoutePipeline, "GET", "/v1/pipelines/{id}", user},
-		{RouteCancelPipeline, "POST", "/v1/pipelines/{id}:cancel", user},
-		{RouteEvents, "GET", "/v1/pipelines/{id}/events", user},
-		{RouteJob, "GET", "/v1/jobs/{id}", user},
-		{RouteLog, "GET", "/v1/attempts/{attempt}/log", user},
-		{RouteHosts, "GET", "/v1/hosts", user},
-
-		{RouteRegister, "POST", "/v1/agents:register", agent},
-		{RouteHeartbeat, "POST", "/v1/agents/{agent}:heartbeat", agent},
-		{RouteClaims, "POST", "/v1/agents/{agent}/claims", agent},
-		{RouteLeave, "POST", "/v1/agents/{agent}:leave", agent},
-		{RouteAccept, "POST", "/v1/attempts/{attempt}:accept", agent},
-		{RouteStart, "POST", "/v1/attempts/{attempt}:start", agent},
-		{RouteFinish, "POST", "/v1/attempts/{attempt}:finish", agent},
-		{RouteAppendLog, "PATCH", "/v1/attempts/{attempt}/log", agent},
-		{RouteSnapshot, "PUT", "/v1/snapshots/{id}", agent},
-		{RouteGetBlob, "GET", "/v1/blobs/{digest}", agent},
-		{RouteHeadBlob, "HEAD", "/v1/blobs/{digest}", agent},
-		{RoutePutBlob, "PUT", "/v1/blobs/{digest}", agent},
-
-		{RouteGitGet, "GET", "/v1/git/{attempt}/{rest...}", []Role{RoleAttempt}},
-		{RouteGitPost, "POST", "/v1/git/{attempt}/{rest...}", []Role{RoleAttempt}},
-
-		{RouteHealth, "GET", "/healthz", public},
-		{RoutePage, "GET", "/", public},
-		{RoutePagePipeline, "GET", "/pipelines/{id}", public},
-		{RoutePageLog, "GET", "/logs/{attempt}", public},
-		{RoutePageStyle, "GET", "/style.css", public},
+	var out []Route
+	add := func(role Role, rs ...Route) {
+		for _, r := range rs {
+			r.Roles = []Role{role}
+			out = append(out, r)
+		}
 	}
+	add(RoleUser,
+		Route{Name: RouteSubmit, Method: "POST", Pattern: "/v1/pipelines"},
+		Route{Name: RoutePipelines, Method: "GET", Pattern: "/v1/pipelines"},
+		Route{Name: RoutePipeline, Method: "GET", Pattern: "/v1/pipelines/{id}"},
+		Route{Name: RouteCancelPipeline, Method: "POST", Pattern: "/v1/pipelines/{id}:cancel"},
+		Route{Name: RouteEvents, Method: "GET", Pattern: "/v1/pipelines/{id}/events"},
+		Route{Name: RouteJob, Method: "GET", Pattern: "/v1/jobs/{id}"},
+		Route{Name: RouteLog, Method: "GET", Pattern: "/v1/attempts/{attempt}/log"},
+		Route{Name: RouteHosts, Method: "GET", Pattern: "/v1/hosts"},
+		Route{Name: RoutePage, Method: "GET", Pattern: "/", Page: true},
+		Route{Name: RoutePagePipeline, Method: "GET", Pattern: "/pipelines/{id}", Page: true},
+		Route{Name: RoutePageLog, Method: "GET", Pattern: "/logs/{attempt}", Page: true},
+		Route{Name: RoutePageStyle, Method: "GET", Pattern: "/style.css", Page: true},
+	)
+	add(RoleAgent,
+		Route{Name: RouteRegister, Method: "POST", Pattern: "/v1/agents:register"},
+		Route{Name: RouteHeartbeat, Method: "POST", Pattern: "/v1/agents/{agent}:heartbeat"},
+		Route{Name: RouteClaims, Method: "POST", Pattern: "/v1/agents/{agent}/claims"},
+		Route{Name: RouteLeave, Method: "POST", Pattern: "/v1/agents/{agent}:leave"},
+		Route{Name: RouteAccept, Method: "POST", Pattern: "/v1/attempts/{attempt}:accept"},
+		Route{Name: RouteStart, Method: "POST", Pattern: "/v1/attempts/{attempt}:start"},
+		Route{Name: RouteFinish, Method: "POST", Pattern: "/v1/attempts/{attempt}:finish"},
+		Route{Name: RouteAppendLog, Method: "PATCH", Pattern: "/v1/attempts/{attempt}/log"},
+		Route{Name: RouteSnapshot, Method: "PUT", Pattern: "/v1/snapshots/{id}"},
+		Route{Name: RouteGetBlob, Method: "GET", Pattern: "/v1/blobs/{digest}"},
+		Route{Name: RouteHeadBlob, Method: "HEAD", Pattern: "/v1/blobs/{digest}"},
+		Route{Name: RoutePutBlob, Method: "PUT", Pattern: "/v1/blobs/{digest}"},
+	)
+	add(RoleAttempt,
+		Route{Name: RouteGitGet, Method: "GET", Pattern: "/v1/git/{attempt}/{rest...}"},
+		Route{Name: RouteGitPost, Method: "POST", Pattern: "/v1/git/{attempt}/{rest...}"},
+	)
+	return append(out, Route{
+		Name: RouteHealth, Method: "GET", Pattern: "/healthz",
+		Roles: []Role{RolePublic, RoleUser, RoleAgent, RoleAttempt},
+	})
 }
 
 // Submitted answers Submit: the pipeline, and the warnings about its file.

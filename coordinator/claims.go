@@ -1,0 +1,182 @@
+package coordinator
+
+import (
+	"context"
+	"time"
+
+	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/state"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+const (
+	// maxWait bounds every long-poll.
+	maxWait = 60 * time.Second
+	// redeliver is after what time a claim that was not accepted is told again: its
+	// answer may have been lost.
+	redeliver = 2 * time.Second
+)
+
+// claims waits until there is a job for a host, or the time is over.
+func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimRequest, base string) (api.Claims, error) {
+	out := api.Claims{Claims: []api.Claim{}}
+	host := ""
+	if err := s.do(ctx, func(t *txn) (err error) {
+		host, err = t.poll(agent, r)
+		return err
+	}); err != nil {
+		return out, err
+	}
+	defer s.do(context.WithoutCancel(ctx), func(t *txn) error { //nolint:errcheck // it can't fail
+		t.pollEnds(host, ctx.Err() == nil)
+		return nil
+	})
+	wait := min(time.Duration(r.WaitMS)*time.Millisecond, maxWait)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for over := wait <= 0; ; {
+		changed, stop := s.hub.wait(claimsOf(host))
+		err := s.do(ctx, func(t *txn) error {
+			if _, _, err := t.caller(agent, r.Session); err != nil {
+				return err
+			}
+			out.Claims = t.deliver(host, base)
+			return nil
+		})
+		if err != nil || len(out.Claims) > 0 || over {
+			stop()
+			return out, err
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			over = true
+		case <-ctx.Done():
+		case <-s.stopping:
+			over = true
+		}
+		stop()
+		if ctx.Err() != nil {
+			return out, ctx.Err()
+		}
+	}
+}
+
+// poll notes that a host asks for work.
+func (t *txn) poll(agent snapshot.ID, r api.ClaimRequest) (string, error) {
+	h, p, err := t.caller(agent, r.Session)
+	if err != nil {
+		return "", err
+	}
+	p.polls++
+	p.seen = t.now
+	p.withheld = max(0, h.Slots-len(t.liveOn(h.Name))-r.FreeSlots)
+	t.place = true
+	return h.Name, nil
+}
+
+// pollEnds notes that a poll was answered, or given up by the host.
+func (t *txn) pollEnds(host string, answered bool) {
+	p := t.w.fleet[host]
+	p.polls--
+	p.expect = time.Time{}
+	if answered {
+		p.expect = t.now.Add(pollGap)
+	}
+}
+
+// deliver collects the claims of a host that it was not told of, or long ago.
+func (t *txn) deliver(host, base string) []api.Claim {
+	out := []api.Claim{}
+	for _, a := range t.liveOn(host) {
+		b := t.w.beats[a.ID]
+		if a.Stage != state.AttemptAssigned || b == nil || t.now.Sub(b.delivered) < redeliver {
+			continue
+		}
+		b.delivered = t.now
+		out = append(out, t.claim(a, base))
+	}
+	return out
+}
+
+// claim makes what a host is told of an attempt.
+func (t *txn) claim(a *state.Attempt, base string) api.Claim {
+	j := t.jobs.get(a.Job)
+	p := t.pipelines.get(j.Pipeline)
+	c := api.Claim{
+		Attempt: a.ID, Number: a.Number, Epoch: a.Epoch,
+		AcceptMS: t.s.o.AcceptTimeout.Milliseconds(), LeaseMS: t.s.o.HostLease.Milliseconds(),
+		Pipeline: p.ID, PipelineNumber: p.Number, Project: p.Project, Job: j.Def.Spec,
+		Token: t.s.attemptToken(a.ID, a.Epoch), Origin: j.Origin, Code: j.InputCode, Reason: j.InputReason,
+		DomainKey: t.domainKey(p.Project, p.Zone),
+	}
+	if p.Source != nil && j.Def.Source {
+		src := *p.Source
+		if src.Dir != "" {
+			src.URL, src.Dir = base+"/v1/git/"+string(a.ID), ""
+		}
+		c.Source = &src
+	}
+	for _, in := range j.Inputs {
+		if x := t.snapshots.get(in.Snapshot); x != nil && x.Packed {
+			in.Manifest = x.Layer.Manifest
+		}
+		c.Inputs = append(c.Inputs, in)
+	}
+	c.Lineage = t.lineage(c.Inputs)
+	c.Layers = t.layers(c.Inputs)
+	return c
+}
+
+// lineage lists every ancestor of ins, and ins themselves.
+func (t *txn) lineage(ins []api.Input) []api.Node {
+	var out []api.Node
+	seen := map[snapshot.ID]bool{}
+	var todo []snapshot.ID
+	for _, in := range ins {
+		todo = append(todo, in.Snapshot)
+	}
+	for len(todo) > 0 && len(out) < maxLineage {
+		id := todo[0]
+		todo = todo[1:]
+		x := t.snapshots.get(id)
+		if seen[id] || x == nil {
+			continue
+		}
+		seen[id] = true
+		out = append(out, api.Node{ID: id, Parents: x.Parents, Job: x.JobName})
+		todo = append(todo, x.Parents...)
+	}
+	return out
+}
+
+// layers lists the durable layers that ins stand on, each base before what stands
+// on it.
+func (t *txn) layers(ins []api.Input) []api.LayerRef {
+	var out []api.LayerRef
+	seen := map[snapshot.ID]bool{}
+	for _, in := range ins {
+		c := chain(t.snapshots.get, in.Snapshot)
+		for i := len(c) - 1; i >= 0; i-- {
+			l := c[i]
+			if !l.Durable || seen[l.ID] {
+				continue
+			}
+			seen[l.ID] = true
+			out = append(out, t.snapshots.get(l.ID).Layer)
+		}
+	}
+	return out
+}
+
+func (t *txn) domainKey(project, zone string) []byte {
+	for _, d := range t.domains {
+		if d.Project == project && d.Zone == zone {
+			return d.Key
+		}
+	}
+	if d := t.w.domains[domainKey{project, zone}]; d != nil {
+		return d.Key
+	}
+	return nil
+}

@@ -1,0 +1,271 @@
+package coordinator
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/state"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// pollGap is how long a host that just had a poll answered, or a job ended, counts
+// as one that asks for work: it is about to ask again.
+const pollGap = 2 * time.Second
+
+// register takes a host in, or back.
+func (t *txn) register(r api.Register) (*api.Registered, error) {
+	h := t.hosts.get(r.Name)
+	if h != nil && h.StoreID != r.StoreID && h.State == api.HostReady {
+		return nil, t.nameTaken(h)
+	}
+	if err := t.moved(r); err != nil {
+		return nil, err
+	}
+	t.present(r)
+	restarted := h == nil || h.Session != r.Session || h.StoreID != r.StoreID
+	if h != nil && h.StoreID != r.StoreID {
+		// Another machine under an old name: what ran there will not come back.
+		t.dropAttempts(r.Name, nil, api.FailHostLost, "its host was replaced")
+	}
+	if err := t.writeHost(h, r); err != nil {
+		return nil, err
+	}
+	if restarted {
+		t.dropAttempts(r.Name, r.Attempts, api.FailAgentDied, "the agent came back without the job")
+	}
+	out := &api.Registered{
+		Agent: t.hosts.get(r.Name).Agent, LeaseMS: t.s.o.HostLease.Milliseconds(), HeartbeatMS: t.s.o.Heartbeat.Milliseconds(),
+	}
+	for _, ref := range r.Attempts {
+		a := t.attempts.get(ref.Attempt)
+		if a == nil || a.Epoch != ref.Epoch || a.Host != r.Name || a.Stage == state.AttemptEnded {
+			out.Ended = append(out.Ended, ref.Attempt)
+			continue
+		}
+		t.seen(a)
+	}
+	t.place = true
+	return out, nil
+}
+
+// nameTaken says who has the name, and what to do.
+func (t *txn) nameTaken(h *state.Host) error {
+	p := t.w.fleet[h.Name]
+	seen := "has not been heard of since the coordinator started"
+	if !p.seen.IsZero() {
+		seen = fmt.Sprintf("was last heard of %.0f s ago", t.now.Sub(p.seen).Seconds())
+	}
+	return &api.Error{HTTP: 409, Code: api.CodeNameTaken, Text: fmt.Sprintf(
+		"the name %q is held since %s by another host (store %s), which %s. Give this host another name, or stop the other agent: "+
+			"its name is free when it says good-bye, or %.0f s after it was last heard of",
+		h.Name, time.UnixMilli(h.SinceMS).UTC().Format(time.RFC3339), h.StoreID, seen, t.s.o.HostLease.Seconds())}
+}
+
+// moved handles a store that comes back under another name: its old name is free
+// at once, and what runs there runs under the new one.
+func (t *txn) moved(r api.Register) error {
+	for name := range t.w.hosts {
+		old := t.hosts.get(name)
+		if name == r.Name || old.StoreID != r.StoreID || old.State == api.HostLeft {
+			continue
+		}
+		for _, a := range t.liveOn(name) {
+			if slices.Contains(r.Attempts, api.AttemptRef{Attempt: a.ID, Epoch: a.Epoch}) {
+				a = t.editAttempt(a.ID)
+				a.Host = r.Name
+				t.editJob(a.Job).Host = r.Name
+			}
+		}
+		t.dropAttempts(name, nil, api.FailAgentDied, "the agent came back without the job")
+		t.leaveHost(name)
+	}
+	return nil
+}
+
+// writeHost records what a host said of itself.
+func (t *txn) writeHost(h *state.Host, r api.Register) error {
+	if h == nil {
+		h = &state.Host{Name: r.Name, Version: 1}
+		t.keep(t.hosts.set(r.Name, h))
+	} else {
+		h = t.editHost(r.Name)
+	}
+	if h.Agent == "" || h.StoreID != r.StoreID {
+		id, err := snapshot.NewID(t.s.o.Rand)
+		if err != nil {
+			return err
+		}
+		h.Agent = id
+	}
+	if h.State != api.HostReady || h.Session != r.Session {
+		h.SinceMS = t.ms()
+	}
+	h.StoreID, h.Session, h.BootID, h.State, h.LostMS = r.StoreID, r.Session, r.BootID, api.HostReady, 0
+	h.Slots, h.Tags, h.Driver, h.OS, h.Arch = r.Slots, r.Tags, r.Driver, r.OS, r.Arch
+	h.Fingerprint, h.Software = r.Fingerprint, r.Version
+	return nil
+}
+
+// present notes that a host is there and what it holds. That is true whether or
+// not the batch is committed.
+func (t *txn) present(r api.Register) {
+	p := t.w.fleet[r.Name]
+	if p == nil {
+		p = &presence{}
+		t.w.fleet[r.Name] = p
+	}
+	p.known, p.expires, p.seen = true, t.now.Add(t.s.o.HostLease), t.now
+	p.expect, p.withheld = t.now.Add(pollGap), 0
+	p.holds = map[snapshot.ID]int64{}
+	hold(p, r.Holdings)
+}
+
+func hold(p *presence, hs []api.Holding) {
+	for _, h := range hs {
+		if h.Gone {
+			delete(p.holds, h.ID)
+		} else {
+			p.holds[h.ID] = h.Bytes
+		}
+	}
+}
+
+// dropAttempts gives up the live attempts of a host but those in keep.
+func (t *txn) dropAttempts(host string, keep []api.AttemptRef, c api.Code, why string) {
+	for _, a := range t.liveOn(host) {
+		if !slices.Contains(keep, api.AttemptRef{Attempt: a.ID, Epoch: a.Epoch}) {
+			t.infra(a, c, why, false)
+		}
+	}
+}
+
+// caller finds the host of an agent. An agent that is not known, or whose session
+// is not the newest, has to register.
+func (t *txn) caller(agent, session snapshot.ID) (*state.Host, *presence, error) {
+	h := t.hosts.get(t.w.agents[agent])
+	if h == nil || h.State != api.HostReady {
+		return nil, nil, &api.Error{HTTP: 404, Code: api.CodeNotFound, Text: "this host is not registered; register it again"}
+	}
+	p := t.w.fleet[h.Name]
+	if h.Session != session || p == nil || !p.known {
+		return nil, nil, &api.Error{HTTP: 404, Code: api.CodeNotFound, Text: "this session of the host is over; register it again"}
+	}
+	return h, p, nil
+}
+
+// heartbeat renews a host's lease and tells what changed for it.
+func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat) (*api.HeartbeatReply, error) {
+	h, p, err := t.caller(agent, b.Session)
+	if err != nil {
+		return nil, err
+	}
+	p.expires, p.seen = t.now.Add(t.s.o.HostLease), t.now
+	hold(p, b.Holdings)
+	p.diskFree, p.diskTotal, p.queue, p.encode, p.upload = b.DiskFree, b.DiskTotal, b.Queue, b.EncodeRate, b.UploadRate
+	live := t.liveOn(h.Name)
+	p.withheld = max(0, h.Slots-len(live)-b.FreeSlots)
+	out := &api.HeartbeatReply{}
+	listed := map[snapshot.ID]bool{}
+	for _, ref := range b.Attempts {
+		a := t.attempts.get(ref.Attempt)
+		if a == nil || a.Epoch != ref.Epoch || a.Host != h.Name || a.Stage == state.AttemptEnded {
+			out.Fenced = append(out.Fenced, ref.Attempt)
+			continue
+		}
+		listed[a.ID] = true
+		t.seen(a)
+		if t.jobs.get(a.Job).Cancel {
+			out.Cancel = append(out.Cancel, a.ID)
+		}
+	}
+	for _, a := range live {
+		// One that was just accepted, or whose end is on its way, may be missing
+		// from one heartbeat, but not for the time of a lease.
+		last := t.w.beats[a.ID]
+		if a.Stage != state.AttemptAssigned && !listed[a.ID] && last != nil && t.now.Sub(last.seen) > t.s.o.HostLease {
+			t.infra(a, api.FailAgentDied, "its host does not know it any more", false)
+		}
+	}
+	for id := range t.w.urgent {
+		if _, ok := p.holds[id]; ok {
+			out.Urgent = append(out.Urgent, id)
+		}
+	}
+	slices.Sort(out.Urgent)
+	if len(b.Holdings) > 0 {
+		t.place = true
+	}
+	return out, nil
+}
+
+// leave ends a host's session by its own wish.
+func (t *txn) leave(agent, session snapshot.ID) error {
+	h, _, err := t.caller(agent, session)
+	if err != nil {
+		return err
+	}
+	t.dropAttempts(h.Name, nil, api.FailHostLost, "its host left")
+	t.leaveHost(h.Name)
+	return nil
+}
+
+func (t *txn) leaveHost(name string) {
+	t.editHost(name).State = api.HostLeft
+	t.w.fleet[name].known = false
+	t.place = true
+}
+
+// expireHosts loses the hosts whose leases have ended, and what runs on them.
+func (t *txn) expireHosts() {
+	for name, p := range t.w.fleet {
+		h := t.hosts.get(name)
+		if h == nil || h.State != api.HostReady || t.now.Before(p.expires) {
+			continue
+		}
+		t.s.log.Warn("host lost", "host", name, "seen", p.seen)
+		h = t.editHost(name)
+		h.State, h.LostMS = api.HostLost, t.ms()
+		t.dropAttempts(name, nil, api.FailHostLost, fmt.Sprintf("nothing was heard of it for %.0f s", t.s.o.HostLease.Seconds()))
+	}
+	for id, until := range t.w.urgent {
+		if !t.now.Before(until) {
+			delete(t.w.urgent, id)
+		}
+	}
+	for k, v := range t.w.keys {
+		if t.now.Sub(v.at) > keyMemory {
+			delete(t.w.keys, k)
+		}
+	}
+}
+
+// expireClaims takes back what nobody accepted in time.
+func (t *txn) expireClaims() {
+	for name, p := range t.w.fleet {
+		for _, a := range t.liveOn(name) {
+			b := t.w.beats[a.ID]
+			if a.Stage != state.AttemptAssigned || b == nil || t.now.Sub(b.assigned) < t.s.o.AcceptTimeout {
+				continue
+			}
+			p.expect = time.Time{}
+			t.infra(a, api.FailHostLost, fmt.Sprintf("it was not accepted within %.0f s", t.s.o.AcceptTimeout.Seconds()), false)
+		}
+	}
+}
+
+// extend moves every deadline by the time in which the coordinator did not run.
+func (t *txn) extend(gap time.Duration) {
+	for _, p := range t.w.fleet {
+		p.expires = p.expires.Add(gap)
+	}
+	for _, b := range t.w.beats {
+		b.assigned, b.seen = b.assigned.Add(gap), b.seen.Add(gap)
+	}
+	for _, w := range t.w.waits {
+		if !w.lost.IsZero() {
+			w.lost = w.lost.Add(gap)
+		}
+	}
+}
