@@ -83,6 +83,7 @@ func (f *Fetcher) Open(ctx context.Context, d snapshot.Digest, off, n int64) (io
 		if err != nil {
 			return nil, err
 		}
+		r.drop()
 	}
 	if err := r.connect(); err != nil {
 		return nil, err
@@ -155,7 +156,9 @@ func (r *fetch) readOnce(p []byte) (int, error) {
 		p = p[:r.left]
 	}
 	start := r.f.o.Now()
-	t := time.AfterFunc(r.f.o.Attempt-r.quietConn, func() { r.cancel(errAttempt) })
+	patience := min(r.f.o.Attempt-r.quietConn, r.f.o.Stall-r.quiet)
+	cancel := r.cancel // the timer may be late
+	t := time.AfterFunc(patience, func() { cancel(errAttempt) })
 	n, err := r.body.Read(p)
 	t.Stop()
 	spent := r.f.o.Now().Sub(start)
@@ -178,45 +181,33 @@ func (r *fetch) readOnce(p []byte) (int, error) {
 	return n, err
 }
 
-// connect opens what is left.
+// connect opens what is left. If that is nothing, whether there is such a blob must
+// still be known.
 func (r *fetch) connect() error {
-	if r.left == 0 {
-		// Nothing to read, but whether there is such a blob must be known.
-		return r.try(func(ctx context.Context) error {
-			b, err := r.f.o.Blobs.Get(ctx, r.digest, r.off, 0)
-			if err != nil {
-				return err
-			}
-			return b.Close()
-		})
-	}
-	return r.try(func(context.Context) error { // a body outlives the attempt to get it
-		ctx, cancel := context.WithCancelCause(r.ctx)
-		t := time.AfterFunc(r.f.o.Attempt, func() { cancel(errAttempt) })
-		defer t.Stop()
-		b, err := r.f.o.Blobs.Get(ctx, r.digest, r.off, r.left)
-		if err != nil {
-			cancel(nil)
-			return err
-		}
-		r.body, r.conn, r.cancel, r.quietConn = b, ctx, cancel, 0
-		return nil
+	return r.try(func(ctx context.Context) (err error) {
+		r.body, err = r.f.o.Blobs.Get(ctx, r.digest, r.off, r.left)
+		return err
 	})
 }
 
 // try calls what until it succeeds, is refused for good, or nothing moved for too long.
+// After a success what's context lives on, for the body that it may have opened, until
+// drop.
 func (r *fetch) try(what func(context.Context) error) error {
 	for {
 		if r.ctx.Err() != nil {
 			return context.Cause(r.ctx)
 		}
 		start := r.f.o.Now()
-		ctx, cancel := context.WithTimeoutCause(r.ctx, r.f.o.Attempt, errAttempt)
+		ctx, cancel := context.WithCancelCause(r.ctx)
+		t := time.AfterFunc(min(r.f.o.Attempt, r.f.o.Stall-r.quiet), func() { cancel(errAttempt) })
 		err := what(ctx)
-		cancel()
+		t.Stop()
 		if r.quiet += r.f.o.Now().Sub(start); err == nil {
+			r.conn, r.cancel, r.quietConn = ctx, cancel, 0
 			return nil
 		}
+		cancel(nil)
 		if err := r.failed(err); err != nil {
 			return err
 		}
@@ -244,12 +235,14 @@ func (r *fetch) failed(err error) error {
 
 // drop ends the connection.
 func (r *fetch) drop() {
-	if r.body == nil {
-		return
+	if r.body != nil {
+		r.body.Close() //nolint:errcheck // only read from
+		r.body = nil
 	}
-	r.body.Close() //nolint:errcheck // only read from
-	r.cancel(nil)
-	r.body = nil
+	if r.cancel != nil {
+		r.cancel(nil)
+		r.cancel = nil
+	}
 }
 
 // Close implements io.Closer.
