@@ -80,7 +80,7 @@ func (o *coordinatorOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return coordinatorError(cfg, err)
 	}
-	if err := sayReady(cmd.OutOrStdout(), ready{Ready: "coordinator", URL: "http://" + s.Addr()}); err != nil {
+	if err := sayReady(cmd.OutOrStdout(), ready{Ready: "coordinator", URL: "http://" + s.Addr().String()}); err != nil {
 		return err
 	}
 	if err := s.Run(ctx); err != nil && ctx.Err() == nil {
