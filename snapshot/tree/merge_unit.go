@@ -60,8 +60,8 @@ func (m *merger) chooseUnit(p string, f frame) (int, error) {
 	return all[0], nil
 }
 
-// changedUnit are the parents whose subtree at p differs from base's in anything.
-// No content is read.
+// changedUnit are the parents whose subtree at p differs from base's in anything,
+// hard links included. No content is read.
 func (m *merger) changedUnit(p string, live []int) []int {
 	base := m.subtree(0, p)
 	var out []int
@@ -78,7 +78,7 @@ func quickSameList(a, b []snapshot.Entry) bool {
 		return false
 	}
 	for i := range a {
-		if a[i].Path != b[i].Path || !quickSame(&a[i], &b[i]) {
+		if a[i].Path != b[i].Path || a[i].Link != b[i].Link || !quickSame(&a[i], &b[i]) {
 			return false
 		}
 	}

@@ -1,0 +1,459 @@
+package tree
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// genTree draws trees over few names, so that two of them have much in common and
+// disagree in every way. seed, when not nil, is what most of it is copied from.
+func genTree(seed *snapshot.Manifest, links bool) *rapid.Generator[*snapshot.Manifest] {
+	return rapid.Custom(func(t *rapid.T) *snapshot.Manifest {
+		m := &snapshot.Manifest{Entries: []snapshot.Entry{{Type: snapshot.TypeDir, Mode: 0o755, MTime: 1}}}
+		g := treeGen{t: t, m: m, seed: seed, links: links}
+		g.fill("", 0)
+		g.link()
+		return m
+	})
+}
+
+type treeGen struct {
+	t     *rapid.T
+	m     *snapshot.Manifest
+	seed  *snapshot.Manifest
+	links bool
+}
+
+func (g *treeGen) fill(dir string, depth int) {
+	for _, name := range []string{"a", "a-b", "b", "c"} {
+		p := name
+		if dir != "" {
+			p = dir + "/" + name
+		}
+		e := snapshot.Entry{Path: p, MTime: 1}
+		var old *snapshot.Entry
+		if g.seed != nil {
+			old, _ = g.seed.Find(p)
+		}
+		what := rapid.IntRange(0, 9).Draw(g.t, p)
+		switch {
+		case g.seed != nil && what > 2:
+			if old == nil {
+				continue
+			}
+			e = *old
+			e.Link = ""
+		case what < 4:
+			continue
+		case what < 6 && depth < 3:
+			e.Type, e.Mode = snapshot.TypeDir, 0o755
+		case what == 6:
+			e.Type, e.Mode, e.Target = snapshot.TypeSymlink, 0o777, rapid.SampledFrom([]string{"x", "y"}).Draw(g.t, "target")
+		default:
+			e.Type, e.Mode = snapshot.TypeFile, 0o644
+			setText(&e, rapid.SampledFrom([]string{"", "1", "2"}).Draw(g.t, "text"))
+		}
+		if g.seed == nil || what <= 2 {
+			e.MTime = rapid.Int64Range(1, 3).Draw(g.t, "mtime")
+			if e.Type != snapshot.TypeSymlink && rapid.IntRange(0, 9).Draw(g.t, "chmod") == 0 {
+				e.Mode = 0o700
+			}
+		}
+		g.m.Entries = append(g.m.Entries, e)
+		if e.Type == snapshot.TypeDir {
+			g.fill(p, depth+1)
+		}
+	}
+}
+
+// link makes groups of files that agree.
+func (g *treeGen) link() {
+	if !g.links {
+		return
+	}
+	first := map[string]*snapshot.Entry{}
+	for i := range g.m.Entries {
+		e := &g.m.Entries[i]
+		if e.Type != snapshot.TypeFile || rapid.Bool().Draw(g.t, "linked") {
+			continue
+		}
+		k := fmt.Sprint(text(e), e.Mode, e.MTime)
+		if f := first[k]; f != nil {
+			f.Link, e.Link = f.Path, f.Path
+		} else {
+			first[k] = e
+		}
+	}
+}
+
+func TestDiffAndApplyAreInverse(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := genTree(nil, true).Draw(t, "a")
+		b := genTree(a, true).Draw(t, "b")
+		require.NoError(t, Validate(a))
+		require.NoError(t, Validate(b))
+		ch := Diff(a, b)
+		require.NoError(t, ValidateChanges(ch))
+		before := slices.Clone(a.Entries)
+		got, err := Apply(a, ch)
+		require.NoError(t, err)
+		require.Equal(t, b, got)
+		require.Equal(t, before, a.Entries, "the base was changed")
+		require.Empty(t, Diff(b, got))
+		fresh, err := Apply(nil, Diff(nil, b))
+		require.NoError(t, err)
+		require.Equal(t, b, fresh)
+	})
+}
+
+func TestComposeIsOneAfterTheOther(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := genTree(nil, true).Draw(t, "a")
+		b := genTree(a, true).Draw(t, "b")
+		c := genTree(b, true).Draw(t, "c")
+		both := Compose(Diff(a, b), Diff(b, c))
+		require.NoError(t, ValidateChanges(both))
+		got, err := Apply(a, both)
+		require.NoError(t, err)
+		require.Equal(t, c, got)
+	})
+}
+
+// TestComposeOfDriversLists is the same for lists as drivers make them: with
+// Replace, with deletions of what is not there and with entries that did not
+// change.
+func TestComposeOfDriversLists(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := genTree(nil, false).Draw(t, "a")
+		one := loose(t, a, genTree(a, false).Draw(t, "b"))
+		b, err := Apply(a, one)
+		require.NoError(t, err)
+		two := loose(t, b, genTree(b, false).Draw(t, "c"))
+		c, err := Apply(b, two)
+		require.NoError(t, err)
+		both := Compose(one, two)
+		require.NoError(t, ValidateChanges(both))
+		got, err := Apply(a, both)
+		require.NoError(t, err)
+		require.Equal(t, c, got)
+	})
+}
+
+// loose makes a list that turns base into something like m.
+func loose(t *rapid.T, base, m *snapshot.Manifest) []snapshot.Change {
+	var out []snapshot.Change
+	var anew topmost
+	ch := Diff(base, m)
+	for i := range m.Entries {
+		e := m.Entries[i]
+		for len(ch) > 0 && comparePaths(ch[0].Entry.Path, e.Path) < 0 {
+			out = append(out, ch[0])
+			ch = ch[1:]
+		}
+		listed := len(ch) > 0 && ch[0].Entry.Path == e.Path
+		if listed {
+			ch = ch[1:]
+		}
+		if !listed && !anew.covers(e.Path) && rapid.IntRange(0, 4).Draw(t, "list") > 0 {
+			continue
+		}
+		c := snapshot.Change{Entry: e}
+		if e.Type == snapshot.TypeDir && e.Path != "" && rapid.IntRange(0, 4).Draw(t, "replace") == 0 {
+			c.Replace = true
+			anew.add(e.Path)
+		}
+		out = append(out, c)
+		if e.Type == snapshot.TypeDir && rapid.IntRange(0, 4).Draw(t, "absent") == 0 {
+			p := e.Path + "/!" // sorts before every name of genTree
+			if e.Path == "" {
+				p = "!"
+			}
+			out = append(out, snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: p}})
+		}
+	}
+	return append(out, ch...)
+}
+
+func TestMergeIsWhatTheRulesSay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := genTree(nil, false).Draw(t, "base")
+		var parents []Parent
+		for i := range rapid.IntRange(2, 4).Draw(t, "parents") {
+			parents = append(parents, Parent{Job: fmt.Sprint(i), Tree: genTree(base, false).Draw(t, "parent")})
+		}
+		got, err := Merge(base, parents, MergeOptions{})
+		want, conflicts := slowMerge(base, parents)
+		if len(conflicts) > 0 {
+			var ce *snapshot.ConflictError
+			require.ErrorAs(t, err, &ce)
+			require.Equal(t, conflicts, ce.Conflicts)
+			return
+		}
+		require.NoError(t, err)
+		require.NoError(t, Validate(got.Tree))
+		require.Equal(t, show(want), show(got.Tree))
+	})
+}
+
+// slowMerge is the rules once more, written to be read: by looking paths up, one
+// at a time, without options, links or the time of directories.
+func slowMerge(base *snapshot.Manifest, parents []Parent) (*snapshot.Manifest, []snapshot.Conflict) {
+	all := map[string]bool{}
+	for _, p := range append([]Parent{{Tree: base}}, parents...) {
+		for i := range p.Tree.Entries {
+			all[p.Tree.Entries[i].Path] = true
+		}
+	}
+	names := make([]string, 0, len(all))
+	for p := range all {
+		names = append(names, p)
+	}
+	slices.SortFunc(names, snapshot.ComparePaths)
+	var (
+		out       = &snapshot.Manifest{}
+		conflicts []snapshot.Conflict
+		skip      topmost
+	)
+	get := func(m *snapshot.Manifest, p string) *snapshot.Entry { e, _ := m.Find(p); return e }
+	same := func(a, b *snapshot.Entry) bool {
+		if a == nil || b == nil {
+			return a == b
+		}
+		return a.SameButTime(b)
+	}
+	for _, p := range names {
+		if skip.covers(p) {
+			continue
+		}
+		b := get(base, p)
+		up := get(base, parentOf(p))
+		var torn, deleters, adders bool
+		var first *snapshot.Entry // who touched it
+		for _, q := range parents {
+			e := get(q.Tree, p)
+			torn = torn || isDir(b) && e != nil && !isDir(e)
+			deleters = deleters || p != "" && isDir(up) && get(q.Tree, parentOf(p)) == nil
+			adders = adders || b == nil && e != nil
+			if first == nil && e != nil && b != nil && e.MTime != b.MTime && same(e, b) {
+				first = e
+			}
+		}
+		var who []int
+		for i, q := range parents {
+			e := get(q.Tree, p)
+			dirty := false
+			for _, x := range q.Tree.Under(p) {
+				dirty = dirty || torn && isDir(e) && !same(&x, get(base, x.Path))
+			}
+			if !same(e, b) || dirty {
+				who = append(who, i)
+			}
+		}
+		conflict := func(kind snapshot.ConflictKind, i, j int) {
+			conflicts = append(conflicts, snapshot.Conflict{Path: p, Kind: kind, Jobs: [2]string{parents[min(i, j)].Job, parents[max(i, j)].Job}})
+		}
+		if deleters && adders {
+			d := slices.IndexFunc(parents, func(q Parent) bool { return get(q.Tree, parentOf(p)) == nil })
+			conflict(snapshot.ConflictAddDeleted, who[0], d)
+			skip.add(p)
+			continue
+		}
+		res := b
+		if first != nil {
+			res = first
+		}
+		if len(who) > 0 {
+			res = get(parents[who[0]].Tree, p)
+		}
+		for _, i := range who[min(1, len(who)):] {
+			e := get(parents[i].Tree, p)
+			switch {
+			case same(res, e):
+				continue
+			case e == nil || res == nil:
+				conflict(snapshot.ConflictDelete, who[0], i)
+			case e.Type != res.Type:
+				conflict(snapshot.ConflictType, who[0], i)
+			default:
+				conflict(snapshot.ConflictModify, who[0], i)
+			}
+			break
+		}
+		if !isDir(res) && (res != nil || !isDir(b)) {
+			skip.add(p)
+		}
+		if res != nil {
+			out.Entries = append(out.Entries, *res)
+			if d := &out.Entries[len(out.Entries)-1]; isDir(d) && isDir(b) {
+				d.MTime = b.MTime
+				for _, q := range slices.Backward(parents) {
+					if e := get(q.Tree, p); isDir(e) && e.MTime != b.MTime {
+						d.MTime = e.MTime
+					}
+				}
+			}
+		}
+	}
+	return out, conflicts
+}
+
+// TestMergeWithAPolicyDecides: order, or a preference for everything, leaves no
+// conflict, and what comes out is a tree.
+func TestMergeWithAPolicyDecides(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := genTree(nil, true).Draw(t, "base")
+		var parents []Parent
+		for i := range rapid.IntRange(2, 4).Draw(t, "parents") {
+			parents = append(parents, Parent{Job: fmt.Sprint(i), Tree: genTree(base, true).Draw(t, "parent")})
+		}
+		for _, o := range []MergeOptions{
+			{Order: true},
+			{Order: true, Atomic: []string{"a", "c/a"}},
+			{Order: true, Caches: []string{"a/**", "b"}},
+			{Prefer: []Prefer{{Glob: "**", Job: "1"}}},
+			{Prefer: []Prefer{{Glob: "a", Job: "1"}, {Glob: "*/b", Job: "0"}}, Order: true},
+		} {
+			got, err := Merge(base, parents, o)
+			require.NoError(t, err)
+			require.NoError(t, Validate(got.Tree))
+			again, err := Merge(base, parents, o)
+			require.NoError(t, err)
+			require.Equal(t, got, again)
+		}
+	})
+}
+
+func TestMergeOfOneChangeIsTheChange(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := genTree(nil, true).Draw(t, "base")
+		p := genTree(base, true).Draw(t, "p")
+		o := MergeOptions{
+			Atomic: []string{"a"}, Caches: []string{"b/**"},
+			Same: func(_, _ *snapshot.Entry) (bool, error) { return false, fmt.Errorf("content was asked for") },
+		}
+		for _, trees := range [][]*snapshot.Manifest{{base, p}, {p, base}, {p, p}, {base, p, base}} {
+			var parents []Parent
+			for i, m := range trees {
+				parents = append(parents, Parent{Job: fmt.Sprint(i), Tree: unhashed(m, "same")})
+			}
+			got, err := Merge(unhashed(base, "same"), parents, o)
+			require.NoError(t, err)
+			require.Equal(t, unhashed(p, "same"), got.Tree)
+			require.Zero(t, got.MTimeDivergence)
+		}
+	})
+}
+
+// TestMergeOrderOfParents: who comes first decides between times, never whether
+// there is a conflict.
+func TestMergeOrderOfParents(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := genTree(nil, true).Draw(t, "base")
+		x, y := genTree(base, true).Draw(t, "x"), genTree(base, true).Draw(t, "y")
+		one, err1 := Merge(base, []Parent{{"x", x}, {"y", y}}, MergeOptions{})
+		two, err2 := Merge(base, []Parent{{"y", y}, {"x", x}}, MergeOptions{})
+		require.Equal(t, err1 == nil, err2 == nil)
+		if err1 != nil {
+			a, b := err1.(*snapshot.ConflictError), err2.(*snapshot.ConflictError)
+			require.Len(t, b.Conflicts, len(a.Conflicts))
+			for i := range a.Conflicts {
+				require.Equal(t, a.Conflicts[i].Path, b.Conflicts[i].Path)
+				require.Equal(t, a.Conflicts[i].Kind, b.Conflicts[i].Kind)
+			}
+			return
+		}
+		require.Equal(t, one.MTimeDivergence, two.MTimeDivergence)
+		require.Equal(t, paths(one.Tree), paths(two.Tree))
+		for i := range one.Tree.Entries {
+			require.True(t, one.Tree.Entries[i].SameButTime(&two.Tree.Entries[i]))
+		}
+	})
+}
+
+func TestMergeOfDisjointChangesIsTheirUnion(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var trees [3]*snapshot.Manifest
+		var lists [3][]snapshot.Change
+		root := snapshot.Entry{Type: snapshot.TypeDir, Mode: 0o755, MTime: 1}
+		base := &snapshot.Manifest{Entries: []snapshot.Entry{root}}
+		var changed []*snapshot.Manifest
+		for i := range trees {
+			b := genTree(nil, true).Draw(t, "part")
+			changed = append(changed, under(fmt.Sprint("part", i), genTree(b, true).Draw(t, "changed")))
+			trees[i] = under(fmt.Sprint("part", i), b)
+			base.Entries = append(base.Entries, trees[i].Entries...)
+		}
+		want := &snapshot.Manifest{Entries: []snapshot.Entry{root}}
+		var parents []Parent
+		for i := range trees {
+			want.Entries = append(want.Entries, changed[i].Entries...)
+			lists[i] = Diff(trees[i], changed[i])
+			tree, err := Apply(base, lists[i])
+			require.NoError(t, err)
+			parents = append(parents, Parent{Job: fmt.Sprint(i), Tree: tree})
+		}
+		got, err := Merge(base, parents, MergeOptions{})
+		require.NoError(t, err)
+		require.Equal(t, want, got.Tree)
+	})
+}
+
+// under is m moved into a directory.
+func under(dir string, m *snapshot.Manifest) *snapshot.Manifest {
+	out := &snapshot.Manifest{Entries: slices.Clone(m.Entries)}
+	for i := range out.Entries {
+		e := &out.Entries[i]
+		e.Path = dir + "/" + e.Path
+		if i == 0 {
+			e.Path = dir
+		}
+		if e.Link != "" {
+			e.Link = dir + "/" + e.Link
+		}
+	}
+	return out
+}
+
+func TestGraph(t *testing.T) {
+	g := map[snapshot.ID][]snapshot.ID{"b": {"a"}, "c": {"a"}, "d": {"b", "c"}, "e": {"c", "b"}, "f": {"d"}, "l": {"l"}}
+	ids := func(s string) (out []snapshot.ID) {
+		for _, c := range s {
+			out = append(out, snapshot.ID(c))
+		}
+		return out
+	}
+	for _, c := range [][3]string{
+		// ids, maximal, bases
+		{"", "", ""},
+		{"a", "a", "a"},
+		{"bc", "bc", "a"},
+		{"cb", "cb", "a"},
+		{"ab", "b", "a"},
+		{"fda", "f", "a"},
+		{"bb", "b", "b"},
+		{"de", "de", "bc"}, // crossed
+		{"fe", "fe", "bc"},
+		{"fb", "f", "b"},
+		{"xy", "xy", ""},
+		{"xb", "xb", ""},
+		{"bcf", "f", "a"},
+	} {
+		require.Equal(t, ids(c[1]), ids2(Maximal(g, ids(c[0]))), c[0])
+		require.Equal(t, ids(c[2]), ids2(MergeBases(g, ids(c[0]))), c[0])
+	}
+	Maximal(g, ids("la")) // a cycle is nonsense, but it ends
+	MergeBases(g, ids("ll"))
+}
+
+func ids2(in []snapshot.ID) []snapshot.ID {
+	if len(in) == 0 {
+		return nil
+	}
+	return in
+}
