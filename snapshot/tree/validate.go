@@ -23,13 +23,13 @@ func Validate(m *snapshot.Manifest) error {
 	groups := map[string]*group{}
 	for i := range m.Entries {
 		e := &m.Entries[i]
+		if why := entryFault(e); why != "" {
+			return corrupt(e.Path, why)
+		}
 		if i > 0 {
 			if err := inOrder(m.Entries[i-1].Path, e.Path); err != nil {
 				return err
 			}
-		}
-		if why := entryFault(e); why != "" {
-			return corrupt(e.Path, why)
 		}
 		if err := dirs.enter(e); err != nil {
 			return corrupt(e.Path, err.Error())
@@ -57,15 +57,8 @@ func ValidateChanges(changes []snapshot.Change) error {
 	for i := range changes {
 		ch := &changes[i]
 		p := ch.Entry.Path
-		if i > 0 {
-			if err := inOrder(changes[i-1].Entry.Path, p); err != nil {
-				return err
-			}
-		}
 		why := ""
 		switch {
-		case leaf.covers(p):
-			why = fmt.Sprintf("stands below %q, which is deleted or not a directory", leaf.path)
 		case ch.Delete && ch.Replace:
 			why = "both deleted and replaced"
 		case ch.Delete && p == "":
@@ -79,8 +72,16 @@ func ValidateChanges(changes []snapshot.Change) error {
 		default:
 			why = entryFault(&ch.Entry)
 		}
+		if why == "" && leaf.covers(p) {
+			why = fmt.Sprintf("stands below %.300q, which is deleted or not a directory", leaf.path)
+		}
 		if why != "" {
 			return corrupt(p, why)
+		}
+		if i > 0 {
+			if err := inOrder(changes[i-1].Entry.Path, p); err != nil {
+				return err
+			}
 		}
 		if ch.Delete || ch.Entry.Type != snapshot.TypeDir {
 			leaf.add(p)
