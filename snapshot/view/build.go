@@ -144,10 +144,33 @@ func (b *builder) finish() error {
 	return nil
 }
 
+// linkGroups knows the first name of each hard-linked file among changes.
+type linkGroups map[string]*snapshot.Entry
+
+// first returns the name that e must be linked to, "" when e is the first itself.
+// Entries say everything, so what they say of one file must agree.
+func (g linkGroups) first(e *snapshot.Entry) (string, error) {
+	if e.Link == "" {
+		return "", nil
+	}
+	if _, _, err := split(e.Link); err != nil {
+		return "", fmt.Errorf("hard link: %w", err)
+	}
+	f, ok := g[e.Link]
+	if !ok {
+		g[e.Link] = e
+		return "", nil
+	}
+	if f.Size != e.Size || (f.Chunks != nil && e.Chunks != nil && !f.SameContent(e)) {
+		return "", fmt.Errorf("hard link: %q is the same file with other content", f.Path)
+	}
+	return f.Path, nil
+}
+
 // apply makes changes to the tree that was built so far. file makes the regular
 // file of changes[i], the first of its link group.
 func (b *builder) apply(ctx context.Context, l layout, changes []snapshot.Change, file func(i int, e *snapshot.Entry) error) error {
-	links := map[string]string{}
+	links := linkGroups{}
 	for i := range changes {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -159,7 +182,7 @@ func (b *builder) apply(ctx context.Context, l layout, changes []snapshot.Change
 	return nil
 }
 
-func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Change, links map[string]string,
+func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Change, links linkGroups,
 	file func(i int, e *snapshot.Entry) error) error {
 	e := &c.Entry
 	if e.Path == "" {
@@ -181,6 +204,8 @@ func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Chang
 		b.dirs[e.Path] = *e
 		return nil
 	}
+	// Nothing to delete is no error: two lists of changes composed may delete what
+	// only the first of them had made.
 	if err := b.p.removeAll(ctx, l, e.Path); err != nil {
 		return err
 	}
@@ -193,18 +218,16 @@ func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Chang
 	if e.Type != snapshot.TypeFile {
 		return b.place(e, nil)
 	}
-	if e.Link == "" {
+	first, err := links.first(e)
+	if err != nil {
+		return err
+	}
+	if first == "" && e.Link != "" && e.Link != e.Path && b.p.fileOf(e.Link, e.Size) {
+		// The group has names that did not change: they are still here.
+		first = e.Link
+	}
+	if first == "" {
 		return file(i, e)
 	}
-	first, ok := links[e.Link]
-	if !ok && e.Link != e.Path {
-		// The group may have names that did not change: they are still here.
-		first, ok = e.Link, b.p.fileOf(e.Link, e.Size)
-	}
-	if ok {
-		links[e.Link] = first
-		return b.p.link(first, e.Path)
-	}
-	links[e.Link] = e.Path
-	return file(i, e)
+	return b.p.link(first, e.Path)
 }

@@ -31,23 +31,26 @@ type delta struct {
 	// base is where the tree below the layer can be seen; it is asked for only
 	// when a directory that is not among the changes must be in the layer, which
 	// then has to look as in the base. nil: there is no base.
-	base func() (string, error)
+	base  func() (string, error)
+	below *placer // the base, once it was asked for
 	// file makes a regular file, the first of its link group.
 	file func(i int, e *snapshot.Entry) error
 
-	dirs   map[string]bool   // directories of the layer
-	opaque map[string]bool   // those among them that hide what the base has
-	links  map[string]string // link group to the path that was made
-	late   []snapshot.Entry  // directories, whose times are set last
+	dirs   map[string]bool // directories of the layer
+	opaque map[string]bool // those among them that hide what the base has
+	links  linkGroups
+	late   []snapshot.Entry // directories, whose times are set last; the root first
 }
 
-func newDelta(dir string, base func() (string, error)) (*delta, error) {
+// newDelta starts a layer in an empty directory whose look is root's, unless the
+// changes say how it is.
+func newDelta(dir string, root snapshot.Entry, base func() (string, error)) (*delta, error) {
 	p, err := newPlacer(dir, true)
 	if err != nil {
 		return nil, err
 	}
 	return &delta{p: p, base: base, dirs: map[string]bool{"": true},
-		opaque: map[string]bool{}, links: map[string]string{}}, nil
+		opaque: map[string]bool{}, links: linkGroups{}, late: []snapshot.Entry{root}}, nil
 }
 
 // write makes all entries. finish must follow.
@@ -69,7 +72,7 @@ func (w *delta) one(i int, c *snapshot.Change) error {
 		if c.Delete || e.Type != snapshot.TypeDir {
 			return errors.New("the root must stay a directory")
 		}
-		w.late = append(w.late, *e)
+		w.late[0] = *e
 		return nil
 	}
 	dir, _, err := split(e.Path)
@@ -80,20 +83,18 @@ func (w *delta) one(i int, c *snapshot.Change) error {
 		return err
 	}
 	if c.Delete {
-		if w.opaque[dir] {
-			return errors.New("deleted in a directory that is new")
-		}
-		return w.p.whiteout(e.Path)
+		return w.hide(dir, e.Path)
 	}
 	switch e.Type {
 	case snapshot.TypeDir:
 		return w.dir(dir, c)
 	case snapshot.TypeFile:
-		if first, ok := w.links[e.Link]; ok && e.Link != "" {
-			return w.p.link(first, e.Path)
+		first, err := w.links.first(e)
+		if err != nil {
+			return err
 		}
-		if e.Link != "" {
-			w.links[e.Link] = e.Path
+		if first != "" {
+			return w.p.link(first, e.Path)
 		}
 		return w.file(i, e)
 	case snapshot.TypeSymlink:
@@ -108,6 +109,36 @@ func (w *delta) one(i int, c *snapshot.Change) error {
 		return w.p.meta(e.Path, e)
 	}
 	return &snapshot.UnsupportedError{Path: e.Path, What: e.Type.String() + " entry"}
+}
+
+// hide deletes what the base has at rel. Where it has nothing there must be no
+// whiteout: in a directory that is not merged it would be seen as a device.
+func (w *delta) hide(dir, rel string) error {
+	if w.opaque[dir] || w.base == nil {
+		return nil
+	}
+	if w.below == nil {
+		base, err := w.base()
+		if err != nil {
+			return err
+		}
+		if w.below, err = newPlacer(base, false); err != nil {
+			return err
+		}
+	}
+	there, err := w.below.has(rel)
+	if err != nil || !there {
+		return err
+	}
+	return w.p.whiteout(rel)
+}
+
+// release lets go of the base, which can be unmounted then.
+func (w *delta) release() {
+	if w.below != nil {
+		w.below.close()
+		w.below = nil
+	}
 }
 
 func (w *delta) dir(parent string, c *snapshot.Change) error {
@@ -269,25 +300,20 @@ func (d *Overlay) fixup(ctx context.Context, spec Spec, base *Layer) (lowers, da
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, nil, err
 	}
-	if base != nil {
-		if err := d.copyRootMeta(d.abs(base.Lowers[0]), dir); err != nil {
-			return nil, nil, err
-		}
+	root, err := d.rootOf(base, spec.UID, spec.GID)
+	if err != nil {
+		return nil, nil, err
 	}
 	get, done := d.baseMount(ctx, spec.ID, base)
-	w, err := newDelta(dir, get)
+	w, err := newDelta(dir, root, get)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer w.p.close()
 	refs := d.newReferrer(lowers, data)
 	w.file = func(_ int, e *snapshot.Entry) error { return d.stub(ctx, w.p, refs, e, spec.Meter) }
-	rootMeta, _, _, err := tree.Lstat(dir, "", tree.ScanOptions{Owners: true})
-	if err != nil {
-		return nil, nil, err
-	}
-	w.late = append(w.late, rootMeta)
 	err = w.write(ctx, spec.Fanin.Changes)
+	w.release()
 	if err == nil {
 		err = w.finish()
 	}

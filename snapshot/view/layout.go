@@ -173,3 +173,13 @@ func (l layout) toTrash(p string) (string, error) {
 		return to, nil
 	}
 }
+
+// locate is Locate of every driver.
+func locate(l layout, layer *Layer, changes []snapshot.Change) {
+	dir := l.abs(layer.Dir)
+	for i := range changes {
+		if e := &changes[i].Entry; !changes[i].Delete && e.Type == snapshot.TypeFile {
+			e.Source = filepath.Join(dir, filepath.FromSlash(e.Path))
+		}
+	}
+}

@@ -57,7 +57,13 @@ func overlayDirs(opts string) []string {
 		key, val, _ := strings.Cut(o, "=")
 		switch key {
 		case "upperdir", "workdir", "lowerdir+", "datadir+":
-			dirs = append(dirs, unescapeMount(val))
+			d := unescapeMount(val)
+			dirs = append(dirs, d)
+			if strings.Contains(d, `\`) {
+				// From mount(2) the kernel keeps the option as it was written, with
+				// a backslash before commas.
+				dirs = append(dirs, strings.NewReplacer(`\\`, `\`, `\,`, `,`).Replace(d))
+			}
 		case "lowerdir":
 			for d := range strings.SplitSeq(val, ":") {
 				dirs = append(dirs, unescapeMount(d))

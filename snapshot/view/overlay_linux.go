@@ -328,15 +328,6 @@ func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
 // Locate implements Driver.
 func (d *Overlay) Locate(l *Layer, changes []snapshot.Change) { locate(d.layout, l, changes) }
 
-func locate(l layout, layer *Layer, changes []snapshot.Change) {
-	dir := l.abs(layer.Dir)
-	for i := range changes {
-		if e := &changes[i].Entry; !changes[i].Delete && e.Type == snapshot.TypeFile {
-			e.Source = filepath.Join(dir, filepath.FromSlash(e.Path))
-		}
-	}
-}
-
 // Mount implements Driver.
 func (d *Overlay) Mount(ctx context.Context, l *Layer, target string) (io.Closer, error) {
 	if err := checkLayer(l); err != nil {

@@ -163,6 +163,19 @@ func (p *placer) node(rel string, t snapshot.Type) error {
 	return p.wrap("mknod", rel, mknodAt(fd, name, t))
 }
 
+// has reports whether there is a name rel, whose directories are no links.
+func (p *placer) has(rel string) (bool, error) {
+	fd, name, err := p.at(rel)
+	if err == nil {
+		var st unix.Stat_t
+		err = unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return false, nil
+	}
+	return err == nil, p.wrap("stat", rel, err)
+}
+
 // removeAll removes what is at rel, if anything.
 func (p *placer) removeAll(ctx context.Context, l layout, rel string) error {
 	fd, name, err := p.at(rel)

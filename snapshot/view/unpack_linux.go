@@ -66,18 +66,20 @@ func (d *Overlay) unpackTo(ctx context.Context, l, base *Layer, changes []snapsh
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
+	root, err := d.rootOf(base, 0, 0)
+	if err != nil {
+		return err
+	}
 	get, done := d.baseMount(ctx, l.ID, base)
-	w, err := newDelta(dir, get)
+	w, err := newDelta(dir, root, get)
 	if err != nil {
 		return errors.Join(err, done())
 	}
 	defer w.p.close()
-	if err := w.rootLike(d, base); err != nil {
-		return err
-	}
 	files := newFiller(w.p, changes, m)
 	w.file = files.make
 	err = w.write(ctx, changes)
+	w.release()
 	if err := errors.Join(err, done()); err != nil {
 		return err
 	}
@@ -92,17 +94,16 @@ func (d *Overlay) unpackTo(ctx context.Context, l, base *Layer, changes []snapsh
 	return w.finish()
 }
 
-// rootLike makes the layer's root look as the base's, unless the changes say how.
-func (w *delta) rootLike(d *Overlay, base *Layer) error {
-	e := snapshot.Entry{Type: snapshot.TypeDir, Mode: 0o755}
-	if base != nil {
-		var err error
-		if e, _, _, err = tree.Lstat(d.abs(base.Lowers[0]), "", tree.ScanOptions{Owners: true}); err != nil {
-			return fmt.Errorf("root of %s: %w", base.ID, err)
-		}
+// rootOf is what the root of the tree of base looks like, or of an empty one.
+func (d *Overlay) rootOf(base *Layer, uid, gid int) (snapshot.Entry, error) {
+	if base == nil {
+		return snapshot.Entry{Type: snapshot.TypeDir, Mode: 0o755, UID: uint32(uid), GID: uint32(gid)}, nil
 	}
-	w.late = append(w.late, e)
-	return nil
+	e, _, _, err := tree.Lstat(d.abs(base.Lowers[0]), "", tree.ScanOptions{Owners: true})
+	if err != nil {
+		return e, fmt.Errorf("root of %s: %w", base.ID, err)
+	}
+	return e, nil
 }
 
 // Reconcile implements Driver.

@@ -1,0 +1,160 @@
+//go:build linux
+
+package viewtest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// Run is the whole suite for one driver.
+func Run(t *testing.T, open Open) {
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			if s.root && os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			s.run(newHouse(t, open))
+		})
+	}
+	for name, f := range map[string]func(*testing.T, Open){
+		"an entry that can't be kept":       testUnsupported,
+		"discard":                           testDiscard,
+		"crash with open views":             testCrash,
+		"errors leave nothing":              testErrors,
+		"unpack refuses what leads outside": testHostile,
+	} {
+		t.Run(name, func(t *testing.T) { f(t, open) })
+	}
+}
+
+// Same checks that two drivers say the same of the same jobs, byte for byte.
+func Same(t *testing.T, one, two Open) {
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			if s.root && os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			a, b := s.run(newHouse(t, one)), s.run(newHouse(t, two))
+			require.Len(t, b, len(a))
+			for i := range a {
+				equal(t, lines(a[i].tree), lines(b[i].tree), fmt.Sprintf("snapshot %d", i))
+			}
+		})
+	}
+}
+
+func testUnsupported(t *testing.T, open Open) {
+	h := newHouse(t, open)
+	for name, make := range map[string]func(p string) error{
+		"character device": func(p string) error { return mknod(p, charDevice, 1<<8|3) },
+		"block device":     func(p string) error { return mknod(p, blockDevice, 7<<8) },
+		"foreign attribute": func(p string) error {
+			if err := os.WriteFile(p, nil, 0o600); err != nil {
+				return err
+			}
+			return setxattr(p, "trusted.foo", []byte("x"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			v, from, _ := h.prepare(nil, nil)
+			require.NoError(t, make(filepath.Join(v.Target, "odd")))
+			require.NoError(t, h.d.Seal(h.ctx(), v))
+			_, err := h.d.Changes(h.ctx(), &v.Layer, from)
+			var un *snapshot.UnsupportedError
+			require.ErrorAs(t, err, &un)
+			require.Equal(t, "odd", un.Path)
+			require.NoError(t, h.d.Remove(h.ctx(), &v.Layer))
+		})
+	}
+}
+
+func testDiscard(t *testing.T, open Open) {
+	h := newHouse(t, open)
+	a := h.small()
+	v, _, _ := h.prepare(a, nil)
+	h.write(v.Target, "gone/soon", "x")
+	h.rm(v.Target, "a")
+	require.NoError(t, h.d.Discard(h.ctx(), v))
+	require.NoError(t, h.d.Discard(h.ctx(), v), "Discard is idempotent")
+	require.NoFileExists(t, filepath.Join(v.Target, "gone", "soon"))
+	require.NoDirExists(t, filepath.Join(h.root, "views", string(v.ID)))
+	require.NoError(t, h.d.Discard(h.ctx(), &view.View{ID: h.id(), Target: filepath.Join(h.root, "no", "where")}))
+	h.mounted(h.d, a.layer, a.tree)
+	require.NoError(t, h.d.Remove(h.ctx(), a.layer))
+	require.NoError(t, h.d.Remove(h.ctx(), a.layer), "Remove is idempotent")
+}
+
+// testCrash drops the driver with views open and opens the store again.
+func testCrash(t *testing.T, open Open) {
+	h := newHouse(t, open)
+	a := h.small()
+	known, from, _ := h.prepare(a, nil)
+	unknown, _, _ := h.prepare(a, nil)
+	h.write(known.Target, "a/kept", "k")
+	h.write(unknown.Target, "a/lost", "l")
+
+	h.d = h.open(t, h.root)
+	report, err := h.d.Reconcile(h.ctx(), []snapshot.ID{a.id}, []snapshot.ID{known.ID})
+	require.NoError(t, err)
+	require.NotEmpty(t, report)
+	require.Empty(t, mountsBelow(t, filepath.Dir(h.root)))
+	require.NoFileExists(t, filepath.Join(unknown.Target, "a", "lost"))
+	require.NoDirExists(t, filepath.Join(h.root, "views", string(unknown.ID)))
+
+	require.NoError(t, h.d.Seal(h.ctx(), known))
+	changes, err := h.d.Changes(h.ctx(), &known.Layer, from)
+	require.NoError(t, err)
+	got, err := tree.Apply(from, changes)
+	require.NoError(t, err)
+	_, ok := got.Find("a/kept")
+	require.True(t, ok)
+	h.mounted(h.d, &known.Layer, got)
+	h.mounted(h.d, a.layer, a.tree)
+
+	report, err = h.d.Reconcile(h.ctx(), []snapshot.ID{a.id, known.ID}, nil)
+	require.NoError(t, err)
+	require.Empty(t, report, "the second time there is nothing to clean")
+}
+
+func testErrors(t *testing.T, open Open) {
+	h := newHouse(t, open)
+	a := h.small()
+	id := h.id()
+	full := filepath.Join(t.TempDir(), "full")
+	require.NoError(t, os.MkdirAll(filepath.Join(full, "x"), 0o755))
+	bad := []view.Spec{
+		{ID: "../../etc", Target: h.target(id)},
+		{ID: id, Target: "relative"},
+		{ID: id, Target: full},
+		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: "views/../../x"}},
+		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: []string{"/etc"}}},
+		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: a.layer.Lowers, Data: []string{"views/.."}}},
+		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: []snapshot.Change{
+			{Entry: snapshot.Entry{Path: "f", Type: snapshot.TypeFile, Size: 3, Source: filepath.Join(h.root, "gone")}}}}},
+		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: []snapshot.Change{
+			{Entry: snapshot.Entry{Path: "no/such/dir", Type: snapshot.TypeDir, Mode: 0o755}}}}},
+	}
+	for _, s := range bad {
+		_, err := h.d.Prepare(h.ctx(), s)
+		require.Error(t, err, "%+v", s)
+		require.NoDirExists(t, filepath.Join(h.root, "views", string(id)))
+		require.Empty(t, mountsBelow(t, filepath.Dir(h.root)))
+	}
+	v, _, _ := h.prepare(a, nil)
+	_, err := h.d.Prepare(h.ctx(), view.Spec{ID: v.ID, Base: a.layer, Target: h.target(h.id())})
+	require.Error(t, err, "an id is used once")
+	h.read(v.Target, "a/one", "first")
+	require.NoError(t, h.d.Discard(h.ctx(), v))
+}
