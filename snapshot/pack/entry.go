@@ -211,6 +211,9 @@ func (r *entryReader) entry(c *cursor, e *snapshot.Entry) {
 	default:
 		c.fail("%q: unknown kind of link", e.Path)
 	}
+	if kind&kindLink != linkNone && e.Link == "" {
+		c.fail("%q: link to the root", e.Path)
+	}
 	if kind&kindXattr != 0 {
 		readXattrs(c, e)
 	}

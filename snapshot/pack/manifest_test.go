@@ -203,6 +203,8 @@ func TestManifestOnlyCanonical(t *testing.T) {
 		{"same owner told", raw(1, 0, 1, "a", dir&^kindOwner, 0, 0, 0), "owner told twice"},
 		{"empty xattrs", raw(1, 0, 1, "a", dir|kindXattr, 0, 0), "empty list"},
 		{"link to itself", raw(1, 0, 1, "a", kindMode|kindOwner|linkOther|5, 0, 1, 0), "long form"},
+		{"root linked to itself", raw(1, 0, 0, kindMode|kindOwner|linkSelf|1, 0), "link to the root"},
+		{"link to the root", raw(1, 0, 1, "a", kindMode|kindOwner|linkOther|5, 0, 0, 0), "link to the root"},
 		{"link of another kind", raw(1, 0, 1, "a", kindMode|kindOwner|kindLink|5, 0), "unknown kind of link"},
 		{"unknown type", raw(1, 0, 1, "a", kindMode|kindOwner|6, 0), "unknown type"},
 		{"count lies high", raw(3, 0, 1, "a", dir, 0, 0, 1, "b", dir, 0), ""},
