@@ -13,8 +13,8 @@ const (
 	// maxWait bounds every long-poll.
 	maxWait = 60 * time.Second
 	// redeliver is after what time a claim that was not accepted is told again: its
-	// answer may have been lost.
-	redeliver = 2 * time.Second
+	// answer may have been lost, as when the agent gave a poll up just then.
+	redeliver = 250 * time.Millisecond
 )
 
 // claims waits until there is a job for a host, or the time is over.
@@ -35,12 +35,16 @@ func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimReque
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for over := wait <= 0; ; {
+		var again <-chan time.Time
 		changed, stop := s.hub.wait(claimsOf(host))
 		err := s.do(ctx, func(t *txn) error {
 			if _, _, err := t.caller(agent, r.Session); err != nil {
 				return err
 			}
-			out.Claims = t.deliver(host, base)
+			var recent bool
+			if out.Claims, recent = t.deliver(host, base, r.FreeSlots); recent {
+				again = time.After(redeliver)
+			}
 			return nil
 		})
 		if err != nil || len(out.Claims) > 0 || over {
@@ -49,6 +53,7 @@ func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimReque
 		}
 		select {
 		case <-changed:
+		case <-again:
 		case <-timer.C:
 			over = true
 		case <-ctx.Done():
@@ -85,18 +90,23 @@ func (t *txn) pollEnds(host string, answered bool) {
 	}
 }
 
-// deliver collects the claims of a host that it was not told of, or long ago.
-func (t *txn) deliver(host, base string) []api.Claim {
-	out := []api.Claim{}
+// deliver collects up to n claims of a host that it was not told of, or long ago.
+// recent reports whether one was held back because it was told only just now.
+func (t *txn) deliver(host, base string, n int) (out []api.Claim, recent bool) {
+	out = []api.Claim{}
 	for _, a := range t.liveOn(host) {
 		b := t.w.beats[a.ID]
-		if a.Stage != state.AttemptAssigned || b == nil || t.now.Sub(b.delivered) < redeliver {
+		if len(out) >= n || a.Stage != state.AttemptAssigned || b == nil {
+			continue
+		}
+		if t.now.Sub(b.delivered) < redeliver {
+			recent = true
 			continue
 		}
 		b.delivered = t.now
 		out = append(out, t.claim(a, base))
 	}
-	return out
+	return out, recent
 }
 
 // claim makes what a host is told of an attempt.
