@@ -115,7 +115,11 @@ func (f *follower) event(ctx context.Context, e api.Event, logs *sync.WaitGroup)
 		f.line("pipeline %d: %s", f.p.Number, e.Status)
 		return
 	}
-	f.line("%-18s %-9s %s", e.Job, e.Status, e.Text)
+	text := e.Text
+	if text == string(e.Status) {
+		text = ""
+	}
+	f.line("%-18s %-9s %s", e.Job, e.Status, text)
 	switch {
 	case e.Status == api.StatusRunning && f.logs:
 		if id := f.attempt(ctx, e.Job); id != "" {
@@ -242,7 +246,7 @@ func (f *follower) line(format string, a ...any) {
 	if f.tty {
 		fmt.Fprint(f.out, "\r\x1b[K")
 	}
-	fmt.Fprintf(f.out, "%6.1fs  %s\n", time.Since(f.began).Seconds(), fmt.Sprintf(format, a...))
+	fmt.Fprintf(f.out, "%6.1fs  %s\n", time.Since(f.began).Seconds(), strings.TrimRight(fmt.Sprintf(format, a...), " "))
 }
 
 // tick redraws the status line of a terminal until the returned function is called.

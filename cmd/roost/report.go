@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -66,7 +67,7 @@ type saving struct {
 	// and downloading come on top and are left out.
 	EstimatedMS int64 `json:"estimated_ms"`
 	// EncodeRate is plain bytes per second, measured while this run's own layers
-	// were encoded; 0 when none was, and then there is no estimate.
+	// were encoded; 0 when they were too small for that, and then there is no estimate.
 	EncodeRate float64 `json:"encode_rate"`
 }
 
@@ -98,6 +99,9 @@ func newReport(p *api.Pipeline) *runReport {
 	return r
 }
 
+// minSample is the least that must have been encoded for its rate to mean anything.
+const minSample = 1 << 20
+
 // savings is the comparison with archives.
 func savings(p *api.Pipeline) saving {
 	var s saving
@@ -120,7 +124,7 @@ func savings(p *api.Pipeline) saving {
 			handsOn[string(j.Workspace.Output)] = j.Layer.TreeBytes
 		}
 	}
-	if plain > 0 && ms > 0 {
+	if plain >= minSample && ms > 0 {
 		s.EncodeRate = plain / ms * 1000
 		for _, n := range handsOn {
 			s.EstimatedMS += int64(float64(n) / s.EncodeRate * 1000)
@@ -164,7 +168,7 @@ func printTable(w io.Writer, p *api.Pipeline, r *runReport) {
 func savedLine(s saving) string {
 	line := "not moved: " + humanize.IBytes(uint64(s.BytesNotMoved))
 	if s.EncodeRate == 0 {
-		return line + "; no layer was encoded in this run, so the time saved can't be estimated"
+		return line + "; too little was encoded in this run to estimate the time saved"
 	}
 	return fmt.Sprintf("%s; not spent: about %s (estimate: packing the same trees as zstd archives, at the %s/s measured "+
 		"while this run's layers were encoded; moving and unpacking them comes on top)",
@@ -193,8 +197,8 @@ func workspaceCell(w workspaceReport) string {
 	default:
 		what = "fetched " + humanize.IBytes(uint64(w.BytesMoved))
 	}
-	if w.Reason != "" {
-		what += ": " + w.Reason
+	if reason := strings.TrimPrefix(w.Reason, "cold: "); reason != "" {
+		what += ": " + reason
 	}
 	return what
 }
