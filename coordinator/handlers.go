@@ -69,9 +69,13 @@ func (c *call) register() error {
 	if err := checkRegister(in); err != nil {
 		return err
 	}
+	told, err := c.s.told(c.r.Context(), in.Attempts)
+	if err != nil {
+		return err
+	}
 	var out *api.Registered
 	if err := c.s.do(c.r.Context(), func(t *txn) (err error) {
-		out, err = t.register(in)
+		out, err = t.register(in, told)
 		return err
 	}); err != nil {
 		return err
@@ -97,6 +101,9 @@ func checkRegister(r api.Register) error {
 		if _, err := snapshot.ParseID(string(id)); err != nil {
 			return invalid("store or session: %v", err)
 		}
+	}
+	if len(r.Attempts) > maxSlots {
+		return invalid("%d attempts are more than a host can have", len(r.Attempts))
 	}
 	return checkHoldings(r.Holdings)
 }
@@ -131,9 +138,16 @@ func (c *call) heartbeat() error {
 	if err := checkHoldings(in.Holdings); err != nil {
 		return err
 	}
+	if len(in.Attempts) > maxSlots {
+		return invalid("%d attempts are more than a host can have", len(in.Attempts))
+	}
+	told, err := c.s.told(c.r.Context(), in.Attempts)
+	if err != nil {
+		return err
+	}
 	var out *api.HeartbeatReply
 	if err := c.s.do(c.r.Context(), func(t *txn) (err error) {
-		out, err = t.heartbeat(agent, in)
+		out, err = t.heartbeat(agent, in, told)
 		return err
 	}); err != nil {
 		return err
@@ -278,8 +292,13 @@ func (c *call) snapshot() error {
 	if err := checkLayer(id, in); err != nil {
 		return err
 	}
+	adopt, err := c.s.adopt(c.r.Context(), id)
+	if err != nil {
+		return err
+	}
 	if err := c.s.do(c.r.Context(), func(t *txn) error {
 		fail.Point("coordinator.snapshot")
+		adopt(t)
 		return t.putSnapshot(in)
 	}); err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -188,10 +190,18 @@ func (h *host) poll() []api.Claim {
 // claim asks for work until there is one claim.
 func (h *host) claim() api.Claim {
 	h.b.t.Helper()
+	return h.claims(1)[0]
+}
+
+// claims asks for work until there is some, which must be n claims. They come in
+// the order of their jobs' names.
+func (h *host) claims(n int) []api.Claim {
+	h.b.t.Helper()
 	cs, err := h.c.Claims(h.b.t.Context(), h.id, api.ClaimRequest{Session: h.reg.Session, FreeSlots: h.free, WaitMS: 10_000})
 	require.NoError(h.b.t, err)
-	require.Len(h.b.t, cs.Claims, 1, "one claim for %s", h.reg.Name)
-	return cs.Claims[0]
+	require.Len(h.b.t, cs.Claims, n, "claims for %s", h.reg.Name)
+	slices.SortFunc(cs.Claims, func(a, b api.Claim) int { return strings.Compare(a.Job.Name, b.Job.Name) })
+	return cs.Claims
 }
 
 func (h *host) beat(edit ...func(*api.Heartbeat)) *api.HeartbeatReply {

@@ -15,7 +15,7 @@ import (
 const pollGap = 2 * time.Second
 
 // register takes a host in, or back.
-func (t *txn) register(r api.Register) (*api.Registered, error) {
+func (t *txn) register(r api.Register, told map[snapshot.ID]bool) (*api.Registered, error) {
 	h := t.hosts.get(r.Name)
 	if h != nil && h.StoreID != r.StoreID && h.State == api.HostReady {
 		return nil, t.nameTaken(h)
@@ -39,12 +39,11 @@ func (t *txn) register(r api.Register) (*api.Registered, error) {
 		Agent: t.hosts.get(r.Name).Agent, LeaseMS: t.s.o.HostLease.Milliseconds(), HeartbeatMS: t.s.o.Heartbeat.Milliseconds(),
 	}
 	for _, ref := range r.Attempts {
-		a := t.attempts.get(ref.Attempt)
-		if a == nil || a.Epoch != ref.Epoch || a.Host != r.Name || a.Stage == state.AttemptEnded {
+		if t.over(r.Name, ref, told) {
 			out.Ended = append(out.Ended, ref.Attempt)
-			continue
+		} else if a := t.attempts.get(ref.Attempt); a != nil {
+			t.seen(a)
 		}
-		t.seen(a)
 	}
 	t.place = true
 	return out, nil
@@ -135,7 +134,13 @@ func hold(p *presence, hs []api.Holding) {
 // dropAttempts gives up the live attempts of a host but those in keep.
 func (t *txn) dropAttempts(host string, keep []api.AttemptRef, c api.Code, why string) {
 	for _, a := range t.liveOn(host) {
-		if !slices.Contains(keep, api.AttemptRef{Attempt: a.ID, Epoch: a.Epoch}) {
+		switch {
+		case slices.Contains(keep, api.AttemptRef{Attempt: a.ID, Epoch: a.Epoch}):
+		case a.Stage == state.AttemptAssigned:
+			// It never got there, so it says nothing about the host.
+			t.endAttempt(a.ID, api.StatusFailed, c, why)
+			t.again(a.Job, "taken back: "+why, func(*state.Job) {})
+		default:
 			t.infra(a, c, why, false)
 		}
 	}
@@ -156,7 +161,7 @@ func (t *txn) caller(agent, session snapshot.ID) (*state.Host, *presence, error)
 }
 
 // heartbeat renews a host's lease and tells what changed for it.
-func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat) (*api.HeartbeatReply, error) {
+func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat, told map[snapshot.ID]bool) (*api.HeartbeatReply, error) {
 	h, p, err := t.caller(agent, b.Session)
 	if err != nil {
 		return nil, err
@@ -165,13 +170,19 @@ func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat) (*api.HeartbeatReply
 	hold(p, b.Holdings)
 	p.diskFree, p.diskTotal, p.queue, p.encode, p.upload = b.DiskFree, b.DiskTotal, b.Queue, b.EncodeRate, b.UploadRate
 	live := t.liveOn(h.Name)
-	p.withheld = max(0, h.Slots-len(live)-b.FreeSlots)
+	if p.polls == 0 {
+		// While it asks for work, what it asks for counts: it is the newer word.
+		p.withheld = max(0, h.Slots-len(live)-b.FreeSlots)
+	}
 	out := &api.HeartbeatReply{}
 	listed := map[snapshot.ID]bool{}
 	for _, ref := range b.Attempts {
-		a := t.attempts.get(ref.Attempt)
-		if a == nil || a.Epoch != ref.Epoch || a.Host != h.Name || a.Stage == state.AttemptEnded {
+		if t.over(h.Name, ref, told) {
 			out.Fenced = append(out.Fenced, ref.Attempt)
+			continue
+		}
+		a := t.attempts.get(ref.Attempt)
+		if a == nil || a.Stage == state.AttemptEnded {
 			continue
 		}
 		listed[a.ID] = true
@@ -249,8 +260,9 @@ func (t *txn) expireClaims() {
 			if a.Stage != state.AttemptAssigned || b == nil || t.now.Sub(b.assigned) < t.s.o.AcceptTimeout {
 				continue
 			}
-			p.expect = time.Time{}
 			t.infra(a, api.FailHostLost, fmt.Sprintf("it was not accepted within %.0f s", t.s.o.AcceptTimeout.Seconds()), false)
+			// It gets nothing more before it asks again.
+			p.expect = time.Time{}
 		}
 	}
 }

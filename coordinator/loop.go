@@ -204,5 +204,9 @@ func (t *txn) tick() {
 	}
 	t.expireHosts()
 	t.expireClaims()
+	if t.now.Sub(t.w.forgot) > forgetEvery {
+		t.w.forgot = t.now
+		t.w.forgetSnapshots()
+	}
 	t.place = true
 }

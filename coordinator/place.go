@@ -71,7 +71,7 @@ func (t *txn) queued() []*state.Job {
 func (t *txn) liveOn(host string) []*state.Attempt {
 	var out []*state.Attempt
 	for id := range t.w.live[host] {
-		if a := t.attempts.get(id); a.Stage != state.AttemptEnded {
+		if a := t.attempts.get(id); a.Host == host && a.Stage != state.AttemptEnded {
 			out = append(out, a)
 		}
 	}

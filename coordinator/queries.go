@@ -270,8 +270,13 @@ func (s *Server) finish(ctx context.Context, ref api.AttemptRef, f api.Finish) (
 			return out, err
 		}
 	}
+	adopt, err := s.adopt(ctx, f.Output)
+	if err != nil {
+		return out, err
+	}
 	err = s.do(ctx, func(t *txn) (err error) {
 		fail.Point("coordinator.finish")
+		adopt(t)
 		out, err = t.finish(ref, f)
 		return err
 	})

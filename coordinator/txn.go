@@ -249,4 +249,9 @@ func (t *txn) install() {
 	for _, f := range t.after {
 		f()
 	}
+	for id, p := range t.pipelines.dirty {
+		if p.Status.Ended() {
+			w.forget(id)
+		}
+	}
 }

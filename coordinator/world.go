@@ -27,6 +27,8 @@ type world struct {
 
 	// byName finds the job of a pipeline.
 	byName map[string]map[string]string
+	// tried has the attempts of each job.
+	tried map[string]map[snapshot.ID]bool
 	// queued are the jobs that wait for a host.
 	queued map[string]bool
 	// live has the attempts of each host that have not ended.
@@ -39,6 +41,10 @@ type world struct {
 	waits  map[string]*waiting    // by queued job
 	keys   map[string]keyed       // submissions since the start, by key
 	urgent map[snapshot.ID]time.Time
+	// unused are snapshots that nothing referred to, at which version. forgot is
+	// when that was looked at.
+	unused map[snapshot.ID]int64
+	forgot time.Time
 }
 
 type domainKey struct{ project, zone string }
@@ -100,9 +106,10 @@ func newWorld(l *state.Live) *world {
 		attempts: map[snapshot.ID]*state.Attempt{}, snapshots: map[snapshot.ID]*state.Snapshot{},
 		hosts: map[string]*state.Host{}, domains: map[domainKey]*state.Domain{},
 		durations: map[durationKey]state.Duration{}, seeds: map[seedKey]map[string][]state.Seed{},
-		byName: map[string]map[string]string{}, queued: map[string]bool{}, live: map[string]map[snapshot.ID]bool{},
+		byName: map[string]map[string]string{}, queued: map[string]bool{}, tried: map[string]map[snapshot.ID]bool{}, live: map[string]map[snapshot.ID]bool{},
 		agents: map[snapshot.ID]string{}, fleet: map[string]*presence{}, beats: map[snapshot.ID]*beat{},
 		waits: map[string]*waiting{}, keys: map[string]keyed{}, urgent: map[snapshot.ID]time.Time{},
+		unused: map[snapshot.ID]int64{},
 	}
 	for _, p := range l.Pipelines {
 		w.pipelines[p.ID] = p
@@ -148,7 +155,14 @@ func (w *world) putJob(j *state.Job) {
 }
 
 func (w *world) putAttempt(a *state.Attempt) {
+	if old := w.attempts[a.ID]; old != nil && old.Host != a.Host {
+		delete(w.live[old.Host], a.ID)
+	}
 	w.attempts[a.ID] = a
+	if w.tried[a.Job] == nil {
+		w.tried[a.Job] = map[snapshot.ID]bool{}
+	}
+	w.tried[a.Job][a.ID] = true
 	if a.Stage == state.AttemptEnded {
 		delete(w.live[a.Host], a.ID)
 		delete(w.beats, a.ID)
