@@ -8,6 +8,13 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
+// What a change does; its first byte.
+const (
+	opPut     = 0
+	opDelete  = 1
+	opReplace = 2
+)
+
 // refCodec stores chunks as references to the table of chunks. Reference 0 is the
 // first chunk that was not referred to yet, k the one k places before that. As the
 // table is in order of first use, nearly all references are 0.

@@ -151,15 +151,6 @@ func (x *extractor) fetch(ctx context.Context, r span) (err error) {
 	return nil
 }
 
-// roundUp makes a buffer serve frames that are a little larger, too.
-func roundUp(n int) int {
-	size := 4 << 10
-	for size < n {
-		size *= 2
-	}
-	return size
-}
-
 // noEOF makes an end that came too soon look like one.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {

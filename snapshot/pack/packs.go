@@ -135,9 +135,6 @@ func (w *packWriter) commit(p *openPack) error {
 	}
 	defer p.f.Abort()
 	name := filepath.Join(w.dir, p.pack.Digest.String())
-	if err := p.f.Chmod(0o444); err != nil {
-		return fmt.Errorf("pack: %w", err)
-	}
 	if err := p.f.Commit(name); err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}

@@ -3,7 +3,6 @@ package pack
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -168,81 +167,6 @@ func (e *encoder) pieces(f *file, add func(piece) error) error {
 // errEnough ends the reading of a file of which only a sample is wanted.
 var errEnough = errors.New("enough")
 
-// sequencer looks at the chunks in order and puts the new ones into frames.
-func (e *encoder) sequencer(ctx context.Context, p *pipes) error {
-	defer close(p.frames)
-	defer close(p.frameOrder)
-	s := sequence{e: e, p: p}
-	for u := range p.unitOrder {
-		select {
-		case <-u.done:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		for i := range u.chunks {
-			if err := s.chunk(ctx, u, &u.chunks[i]); err != nil {
-				return err
-			}
-		}
-		e.bufs.put(u.buf)
-		p.unitSem.Release(1)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return s.flush(ctx)
-}
-
-// sequence is the sequencer's frame in the making.
-type sequence struct {
-	e     *encoder
-	p     *pipes
-	plain []byte
-	next  int // number of the frame that plain becomes
-}
-
-func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
-	n := c.end - c.start
-	if !c.f.hashed {
-		c.f.chunks = append(c.f.chunks, snapshot.Chunk{Off: c.off, Len: int64(n), ID: c.id})
-		s.e.stats.Plain += int64(n)
-	}
-	if s.e.has(c.id, int64(n)) {
-		return nil
-	}
-	s.e.stats.New += int64(n)
-	if len(s.plain) > 0 && len(s.plain)+n > frameBytes {
-		if err := s.flush(ctx); err != nil {
-			return err
-		}
-	}
-	s.e.add(ChunkRef{ID: c.id, Frame: s.next, Off: uint32(len(s.plain)), Len: uint32(n)})
-	if n == len(u.buf) && len(s.plain) == 0 {
-		s.plain, u.buf = u.buf, nil // the whole unit; no need to copy it
-	} else {
-		s.plain = append(s.e.bufs.grow(s.plain, n), u.buf[c.start:c.end]...)
-	}
-	if len(s.plain) >= frameBytes {
-		return s.flush(ctx)
-	}
-	return nil
-}
-
-// flush sends the frame on.
-func (s *sequence) flush(ctx context.Context) error {
-	if len(s.plain) == 0 {
-		return nil
-	}
-	if err := s.p.frameSem.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	f := &frame{plain: s.plain, done: make(chan struct{})}
-	s.p.frames <- f
-	s.p.frameOrder <- f
-	s.plain, s.next = nil, s.next+1
-	return nil
-}
-
 func (e *encoder) compressor(ctx context.Context, p *pipes) error {
 	for f := range p.frames {
 		if err := ctx.Err(); err != nil {
@@ -279,32 +203,4 @@ func (e *encoder) writer(ctx context.Context, p *pipes) error {
 		return err
 	}
 	return e.packs.finish(ctx)
-}
-
-// buffers are used again. Which one is taken does not matter much: they grow to
-// the size that is asked for most.
-type buffers struct{ pool sync.Pool }
-
-// get returns n bytes of anything.
-func (b *buffers) get(n int) []byte {
-	if p, ok := b.pool.Get().(*[]byte); ok && cap(*p) >= n {
-		return (*p)[:n]
-	}
-	return make([]byte, n, roundUp(n))
-}
-
-func (b *buffers) put(p []byte) {
-	if cap(p) > 0 {
-		b.pool.Put(&p)
-	}
-}
-
-// grow returns p with room for n more bytes.
-func (b *buffers) grow(p []byte, n int) []byte {
-	if cap(p)-len(p) >= n {
-		return p
-	}
-	q := append(b.get(max(2*len(p), len(p)+n))[:0], p...)
-	b.put(p)
-	return q
 }
