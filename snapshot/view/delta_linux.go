@@ -8,7 +8,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -322,75 +321,6 @@ func (d *Overlay) fixup(ctx context.Context, spec Spec, base *Layer) (lowers, da
 	}
 	fail.Point("view.fixup.made")
 	return append([]string{rel}, lowers...), refs.data, nil
-}
-
-// referrer decides which files of other layers a mount can reach by reference.
-type referrer struct {
-	d      *Overlay
-	lowers []string
-	data   []string
-	known  map[snapshot.ID]bool // may files below views/<id> be referred to?
-}
-
-func (d *Overlay) newReferrer(lowers, data []string) *referrer {
-	r := &referrer{d: d, lowers: lowers, data: data, known: map[snapshot.ID]bool{}}
-	for _, l := range lowers {
-		// A data directory must not contain a layer of the same mount: ELOOP.
-		if id, err := owner(l); err == nil {
-			r.known[id] = false
-		}
-	}
-	for _, l := range data {
-		if id, err := dataOwner(l); err == nil {
-			r.known[id] = true
-		}
-	}
-	return r
-}
-
-// refer returns the value of a redirect to the file at source, and whether there
-// can be one.
-func (r *referrer) refer(source string) (string, bool) {
-	if r.d.o.NoDataDirs {
-		return "", false
-	}
-	rel, ok := strings.CutPrefix(source, filepath.Join(r.d.root, viewsDir)+"/")
-	if !ok || filepath.Clean(source) != source {
-		return "", false
-	}
-	name, in, _ := strings.Cut(rel, "/")
-	id, err := snapshot.ParseID(name)
-	if err != nil {
-		return "", false
-	}
-	ok, seen := r.known[id]
-	if !seen {
-		ok = r.admit(id, in)
-		r.known[id] = ok
-		if ok {
-			r.data = append(r.data, path.Join(viewsDir, name))
-		}
-	}
-	return "/" + in, ok
-}
-
-// admit decides whether views/<id> can become a data directory. The kernel looks
-// for /u<id>/... in the regular layers first, so none of them may have that name;
-// no job knows it by chance, but one could have read it in /proc/mounts.
-func (r *referrer) admit(id snapshot.ID, in string) bool {
-	first, _, _ := strings.Cut(in, "/")
-	if len(first) < 2 || first[1:] != string(id) {
-		return false
-	}
-	if len(r.lowers)+len(r.data)+4 > maxStack {
-		return false
-	}
-	for _, l := range r.lowers {
-		if _, err := os.Lstat(filepath.Join(r.d.abs(l), first)); !errors.Is(err, os.ErrNotExist) {
-			return false
-		}
-	}
-	return true
 }
 
 // stub makes e: a file without content that refers to its Source, or a copy of it
