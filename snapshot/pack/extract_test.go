@@ -266,6 +266,9 @@ func TestExtractErrors(t *testing.T) {
 
 // What is in memory at once does not grow with the layer.
 func TestMemoryIsBounded(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector pools drop buffers at random")
+	}
 	w := newWorld(t)
 	var changes []snapshot.Change
 	for i := range 12 {
