@@ -58,3 +58,13 @@ func (l *limiter) try(most int) (n int, wait time.Duration) {
 	l.tokens -= float64(n)
 	return n, 0
 }
+
+// giveBack returns what was taken and did not go out.
+func (l *limiter) giveBack(n int) {
+	if l.rate == 0 || n == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tokens = min(l.burst(), l.tokens+float64(n))
+}

@@ -63,6 +63,12 @@ type localError struct{ err error }
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
 
+// silentError is one before which the blob store did not even say whether it has a blob.
+type silentError struct{ err error }
+
+func (e *silentError) Error() string { return e.err.Error() }
+func (e *silentError) Unwrap() error { return e.err }
+
 // errStandstill breaks off a request.
 var errStandstill = errors.New("the blob store does not answer")
 
@@ -81,7 +87,8 @@ func (u *Uploader) send(ctx context.Context, b Blob) error {
 	if err == nil && have == b.Bytes {
 		return nil
 	}
-	if err == nil || errors.Is(err, snapshot.ErrNotFound) {
+	answered := err == nil || errors.Is(err, snapshot.ErrNotFound)
+	if answered {
 		// One of another size is the store's damage: its Put repairs it.
 		stall.Reset(u.o.Stall)
 		u.meter.begin()
@@ -90,7 +97,10 @@ func (u *Uploader) send(ctx context.Context, b Blob) error {
 		fail.Point("transfer.sent")
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errStandstill) {
-		return fmt.Errorf("blob %s: %w for %s", b.Digest, errStandstill, u.o.Stall)
+		err = fmt.Errorf("blob %s: %w for %s", b.Digest, errStandstill, u.o.Stall)
+	}
+	if err != nil && !answered {
+		err = &silentError{err}
 	}
 	return err
 }
@@ -121,14 +131,15 @@ type outgoing struct {
 
 // Read implements io.Reader.
 func (o *outgoing) Read(p []byte) (int, error) {
-	n, err := o.u.limit.take(o.ctx, len(p))
+	may, err := o.u.limit.take(o.ctx, len(p))
 	if err != nil {
 		return 0, err
 	}
 	if !o.closed.Load() {
 		o.stall.Reset(o.u.o.Stall)
 	}
-	n, err = o.f.Read(p[:n])
+	n, err := o.f.Read(p[:may])
+	o.u.limit.giveBack(may - n)
 	o.u.meter.add(int64(n))
 	if err != nil && err != io.EOF { //nolint:errorlint // files give it unwrapped
 		err = &localError{err}
@@ -151,7 +162,6 @@ func (u *Uploader) judge(t task, err error) {
 	// Found by nobody any more: the store dropped the layer, or the coordinator the
 	// snapshot. From the blob store it can't come: a PUT creates.
 	dropped := isLocal && errors.Is(err, snapshot.ErrNotFound)
-	down := err != nil && !isLocal && (!permanent(err) || refused(err))
 	now := u.o.Now()
 
 	u.mu.Lock()
@@ -159,14 +169,17 @@ func (u *Uploader) judge(t task, err error) {
 	case err == nil:
 		t.e.fails = 0
 		if t.blob >= 0 {
-			u.fails = 0
+			u.fails, u.breaks = 0, 0
 		}
 	case dropped:
 		u.dropLocked(t.e)
 	default:
 		t.e.fails++
 		t.e.notBefore = now.Add(u.item.after(t.e.fails, nil))
-		if down {
+		if !isLocal {
+			u.breaks++
+		}
+		if !isLocal && (unavailable(err) || u.breaks > 2*u.o.Workers) {
 			u.fails++
 			u.paused = now.Add(u.overall.after(u.fails, err))
 			if t.e.notBefore.Before(u.paused) {
@@ -186,9 +199,14 @@ func (u *Uploader) judge(t task, err error) {
 	}
 }
 
-// refused reports whether the blob store refuses us rather than the blob: another
-// blob would fare no better.
-func refused(err error) bool {
+// unavailable reports whether another blob would fare no better: the store refuses us,
+// says that it has trouble, or says nothing. A PUT that broke after it had answered is
+// the network's whim, or that blob's; until too many break.
+func unavailable(err error) bool {
 	var s *blob.StatusError
-	return errors.As(err, &s) && (s.Status == http.StatusUnauthorized || s.Status == http.StatusForbidden)
+	if errors.As(err, &s) {
+		return s.Temporary() || s.Status == http.StatusUnauthorized || s.Status == http.StatusForbidden
+	}
+	var silent *silentError
+	return errors.Is(err, blob.ErrFull) || errors.As(err, &silent)
 }

@@ -54,10 +54,13 @@ type UploaderOptions struct {
 	// Stall is how long a request may stand still, the server's work after the last
 	// byte included, before it is broken off; default 60 s.
 	Stall time.Duration
-	MaxQ  int // most items queued; default 100,000
-	Log   hclog.Logger
-	Now   func() time.Time
-	Rand  io.Reader // jitter of the back-off
+	// Backoff is about how long an item waits after its first failure; default 500 ms.
+	// It doubles with each failure in a row, up to 128 times as long.
+	Backoff time.Duration
+	MaxQ    int // most items queued; default 100,000
+	Log     hclog.Logger
+	Now     func() time.Time
+	Rand    io.Reader // jitter of the back-off
 }
 
 // Uploader is a queue of items that Run sends, first in first out, urgent ones
@@ -86,6 +89,7 @@ type Uploader struct {
 	sending map[snapshot.Digest]bool // by some worker now
 	active  int                      // workers at work
 	fails   int                      // of the blob store, in a row
+	breaks  int                      // of requests that it had answered, in a row
 	paused  time.Time                // nothing is sent before
 	changed chan struct{}            // closed and replaced when something changes
 }
@@ -101,6 +105,9 @@ func NewUploader(o UploaderOptions) *Uploader {
 	}
 	if o.Stall == 0 {
 		o.Stall = time.Minute
+	}
+	if o.Backoff == 0 {
+		o.Backoff = 500 * time.Millisecond
 	}
 	if o.MaxQ == 0 {
 		o.MaxQ = 100_000
@@ -118,8 +125,8 @@ func NewUploader(o UploaderOptions) *Uploader {
 		o:       o,
 		limit:   newLimiter(o.Rate, o.Now),
 		meter:   newMeter(o.Now),
-		item:    backoff{500 * time.Millisecond, time.Minute, o.Rand},
-		overall: backoff{200 * time.Millisecond, 30 * time.Second, o.Rand},
+		item:    backoff{o.Backoff, 128 * o.Backoff, o.Rand},
+		overall: backoff{o.Backoff / 2, 64 * o.Backoff, o.Rand},
 		byID:    map[snapshot.ID]*entry{},
 		sooner:  map[snapshot.ID]bool{},
 		sending: map[snapshot.Digest]bool{},

@@ -119,7 +119,7 @@ func (h *HTTP) Put(ctx context.Context, d snapshot.Digest, size int64, open func
 		return h.putError(ctx, d, size, b, err)
 	}
 	defer closeBody(resp)
-	return checkETag(resp, d)
+	return confirmed(resp, d)
 }
 
 // putError finds out what a failed PUT means.
@@ -150,7 +150,7 @@ func (h *HTTP) Stat(ctx context.Context, d snapshot.Digest) (int64, error) {
 		return 0, err
 	}
 	defer closeBody(resp)
-	if err := checkETag(resp, d); err != nil {
+	if err := confirmed(resp, d); err != nil {
 		return 0, err
 	}
 	if resp.StatusCode != http.StatusOK || resp.ContentLength < 0 {
@@ -159,8 +159,17 @@ func (h *HTTP) Stat(ctx context.Context, d snapshot.Digest) (int64, error) {
 	return resp.ContentLength, nil
 }
 
-// checkETag finds caches and proxies that answer for something else. Our server
-// always sends it; where it is missing, or is no digest, it says nothing.
+// confirmed reports whether the store says, by its checksum, that it has d. A 200
+// alone is no proof: login pages and misrouted proxies answer it to everything.
+func confirmed(resp *http.Response, d snapshot.Digest) error {
+	if t := resp.Header.Get("ETag"); t != etag(d) {
+		return fmt.Errorf("blob %s: answered %d without confirming the digest (ETag %.80q)", d, resp.StatusCode, t)
+	}
+	return nil
+}
+
+// checkETag finds caches and proxies that answer a GET for something else. Where it
+// is missing it says nothing: a reader verifies what it got.
 func checkETag(resp *http.Response, d snapshot.Digest) error {
 	t := strings.Trim(strings.TrimPrefix(resp.Header.Get("ETag"), "W/"), `"`)
 	if got, err := snapshot.ParseDigest(t); err == nil && got != d {

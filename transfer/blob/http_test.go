@@ -157,6 +157,20 @@ func TestHTTPStatuses(t *testing.T) {
 	require.Less(t, len(err.Error()), 500)
 }
 
+// A login page answers 200 to everything. That confirms nothing.
+func TestHTTPNeedsAConfirmation(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) //nolint:errcheck // whatever comes
+		w.Write(make([]byte, 10))   //nolint:errcheck // a test's server
+	}))
+	defer srv.Close()
+	h := client(t, srv.URL, nil)
+	b, d := blobtest.Random(1, 10)
+	require.ErrorContains(t, h.Put(t.Context(), d, 10, blobtest.Bytes(b)), "without confirming")
+	_, err := h.Stat(t.Context(), d)
+	require.ErrorContains(t, err, "without confirming")
+}
+
 func TestHTTPLostReply(t *testing.T) {
 	s := openDir(t, t.TempDir(), blob.DirOptions{})
 	srv := transfertest.NewServer(t, s)

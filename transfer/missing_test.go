@@ -1,0 +1,111 @@
+package transfer_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/transfer"
+)
+
+func layers(pairs ...snapshot.ID) []transfer.LayerRef {
+	var out []transfer.LayerRef
+	for i := 0; i < len(pairs); i += 2 {
+		out = append(out, transfer.LayerRef{ID: pairs[i], Base: pairs[i+1], IndexBytes: int64(i)})
+	}
+	return out
+}
+
+func TestMissing(t *testing.T) {
+	all := layers("c", "b", "b", "a", "a", "", "d", "a", "loop1", "loop2", "loop2", "loop1", "self", "self", "cut", "nowhere")
+	twice := append(layers("x", ""), layers("y", "", "x", "y")...)
+	for _, c := range []struct {
+		name   string
+		layers []transfer.LayerRef
+		have   []snapshot.ID
+		want   []snapshot.ID
+		got    []snapshot.ID
+		err    string
+	}{
+		{"nothing wanted", all, nil, nil, nil, ""},
+		{"chain", all, nil, []snapshot.ID{"c"}, []snapshot.ID{"a", "b", "c"}, ""},
+		{"part is here", all, []snapshot.ID{"b"}, []snapshot.ID{"c"}, []snapshot.ID{"c"}, ""},
+		{"all is here", all, []snapshot.ID{"c"}, []snapshot.ID{"c"}, nil, ""},
+		{"here but not listed", nil, []snapshot.ID{"z"}, []snapshot.ID{"z"}, nil, ""},
+		{"base here and not listed", all, []snapshot.ID{"nowhere"}, []snapshot.ID{"cut"}, []snapshot.ID{"cut"}, ""},
+		{"fan-in shares a base", all, nil, []snapshot.ID{"d", "c"}, []snapshot.ID{"a", "d", "b", "c"}, ""},
+		{"same twice", all, nil, []snapshot.ID{"a", "a"}, []snapshot.ID{"a"}, ""},
+		{"not listed", all, nil, []snapshot.ID{"q"}, nil, "layer q"},
+		{"base not listed", all, nil, []snapshot.ID{"cut"}, nil, "layer nowhere, needed for cut"},
+		{"circle", all, nil, []snapshot.ID{"loop1"}, nil, "circle"},
+		{"itself", all, nil, []snapshot.ID{"self"}, nil, "circle"},
+		{"two meanings", twice, nil, []snapshot.ID{"x"}, nil, "twice"},
+		{"listed twice alike", append(layers("a", ""), layers("a", "")...), nil, []snapshot.ID{"a"}, []snapshot.ID{"a"}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			have := map[snapshot.ID]bool{}
+			for _, id := range c.have {
+				have[id] = true
+			}
+			got, err := transfer.Missing(c.layers, func(id snapshot.ID) bool { return have[id] }, c.want)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err)
+				return
+			}
+			require.NoError(t, err)
+			var ids []snapshot.ID
+			for _, l := range got {
+				ids = append(ids, l.ID)
+			}
+			require.Equal(t, c.got, ids)
+		})
+	}
+	_, err := transfer.Missing(all, func(snapshot.ID) bool { return false }, []snapshot.ID{"cut"})
+	require.ErrorIs(t, err, snapshot.ErrNotFound)
+}
+
+// In any forest: what comes out is needed, not held, once, and its base stands before it
+// or is held.
+func TestMissingIsRightInAnyForest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 40).Draw(t, "n")
+		id := func(i int) snapshot.ID { return snapshot.ID(fmt.Sprint(i)) }
+		var ls []transfer.LayerRef
+		held := map[snapshot.ID]bool{}
+		for i := range n {
+			l := transfer.LayerRef{ID: id(i)}
+			if b := rapid.IntRange(-1, i-1).Draw(t, "base"); b >= 0 {
+				l.Base = id(b)
+			}
+			ls = append(ls, l)
+			held[l.ID] = rapid.Bool().Draw(t, "held")
+		}
+		ls = rapid.Permutation(ls).Draw(t, "order")
+		want := rapid.SliceOf(rapid.Custom(func(t *rapid.T) snapshot.ID { return id(rapid.IntRange(0, n-1).Draw(t, "i")) })).Draw(t, "want")
+		got, err := transfer.Missing(ls, func(id snapshot.ID) bool { return held[id] }, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := map[snapshot.ID]bool{}
+		for k, v := range held {
+			have[k] = v
+		}
+		for _, l := range got {
+			if have[l.ID] {
+				t.Fatalf("%s is there already", l.ID)
+			}
+			if l.Base != "" && !have[l.Base] {
+				t.Fatalf("%s comes before its base %s", l.ID, l.Base)
+			}
+			have[l.ID] = true
+		}
+		for _, w := range want {
+			if !have[w] {
+				t.Fatalf("%s is wanted and not there", w)
+			}
+		}
+	})
+}
