@@ -54,7 +54,7 @@ func (t *txn) seedsFor(p *state.Pipeline, j *state.Job) (map[string][]affinity.C
 			c := chain(t.snapshots.get, s.Snapshot)
 			if len(c) > t.s.o.MaxChain {
 				why = fmt.Sprintf("the seed of pipeline %d stands on %d layers: a new line begins", s.Number, len(c))
-				continue
+				break
 			}
 			out[fingerprint] = append(out[fingerprint], c)
 		}
