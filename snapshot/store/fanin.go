@@ -13,9 +13,8 @@ import (
 
 // fanin is a merge that a view shows.
 type fanin struct {
-	changes []snapshot.Change  // from the tree of the view's base to tree
-	tree    *snapshot.Manifest // dropped when the view ends
-	written bool               // to manifests/<id>.fanin; guarded by Store.mu
+	changes []snapshot.Change // from the tree of the view's base
+	written bool              // to manifests/<id>.fanin; guarded by Store.mu
 }
 
 // maxCross bounds how often lines that crossed are followed up: a history of
@@ -52,10 +51,10 @@ func (s *Store) plan(ctx context.Context, p *PrepareSpec) (*plan, error) {
 		ch := tree.Diff(t.Tree, merged.Tree)
 		if pl.fanin == nil || len(ch) < len(pl.fanin.changes) {
 			pl.base = layers[i]
-			pl.fanin = &fanin{changes: ch, tree: merged.Tree}
+			pl.fanin = &fanin{changes: ch}
 		}
 	}
-	pl.merged, pl.diverged = true, merged.MTimeDivergence
+	pl.merged, pl.diverged = merged.Tree, merged.MTimeDivergence
 	if len(pl.fanin.changes) == 0 {
 		pl.fanin = nil // that parent is the merge
 	}

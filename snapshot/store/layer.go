@@ -10,8 +10,9 @@ import (
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
-// layer is a row of layers in memory. All but info, unsized, changes, removing and
-// mounts is fixed once the layer is in the map; those are guarded by Store.mu.
+// layer is a row of layers in memory. All but info, unsized, removing and mounts
+//
+//	is fixed once the layer is in the map; those are guarded by Store.mu.
 type layer struct {
 	seq      int64
 	info     Info // without Blobs
@@ -23,9 +24,7 @@ type layer struct {
 	packs    []pack.Pack // that its index names
 
 	// unsized says that TreeBytes is not known yet.
-	unsized bool
-	// changes is what the scan at the seal found, until the tree is built from it.
-	changes  []snapshot.Change
+	unsized  bool
 	removing bool
 	mounts   int // by Mount
 }

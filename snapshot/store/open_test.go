@@ -132,22 +132,3 @@ func TestOpenFinishesRemovals(t *testing.T) {
 		require.Zero(t, n)
 	})
 }
-
-// A seal whose second row (broken) was never written is found out by Open.
-func TestOpenLooksAtUnreportedLayersAgain(t *testing.T) {
-	b := newBench(t, overlayOrCopy(t))
-	p := b.spec()
-	a, err := b.Prepare(t.Context(), p)
-	require.NoError(t, err)
-	mknod(t, a.Target+"/dev")
-	in, err := b.Seal(t.Context(), p.ID, []byte("green"))
-	require.NoError(t, err)
-	require.Equal(t, Broken, in.State)
-	_, err = b.db.Exec("UPDATE layers SET state='sealed', err=''") // as if it died between the two
-	require.NoError(t, err)
-	b.reopen()
-	in, err = b.Lookup(p.ID)
-	require.NoError(t, err)
-	require.Equal(t, Broken, in.State)
-	require.Contains(t, in.Err, "dev: a character device")
-}

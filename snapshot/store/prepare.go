@@ -73,7 +73,7 @@ type plan struct {
 	stands  []snapshot.ID
 	fanin   *fanin // nil if the base's tree is what the view shows
 
-	merged   bool
+	merged   *snapshot.Manifest // nil unless there were several inputs
 	diverged int
 }
 
@@ -110,7 +110,7 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 	if !s.spawn(func() { defer close(v.ready); s.warm(v) }) {
 		close(v.ready)
 	}
-	a := &Attached{ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merged,
+	a := &Attached{ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merged != nil,
 		MTimeDivergence: pl.diverged}
 	if a.TreeBytes, err = s.size(ctx, pl); err != nil {
 		return nil, errors.Join(err, s.undo(ctx, v))
@@ -182,8 +182,8 @@ func (s *Store) warm(v *openView) {
 // size is how many bytes the view shows. For a base that was just sealed that may
 // have to wait for its tree.
 func (s *Store) size(ctx context.Context, pl *plan) (treeBytes int64, err error) {
-	if pl.fanin != nil {
-		return pl.fanin.tree.Bytes(), nil
+	if pl.merged != nil {
+		return pl.merged.Bytes(), nil
 	}
 	if pl.base == nil {
 		return 0, nil
@@ -253,6 +253,7 @@ func (s *Store) discard(ctx context.Context, v *openView) error {
 		return err
 	}
 	s.forget(v)
+	s.trees.drop(v.id)
 	s.retakeReserve()
 	return nil
 }

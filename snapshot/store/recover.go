@@ -25,8 +25,7 @@ import (
 //   - temporary files, and blobs and manifests that no row names, are deleted:
 //     their row was never committed, or says that they are not needed;
 //   - sealed layers that were not synced in another boot are suspect, and all that
-//     stands on them;
-//   - what sealed layers hold is looked at again if nobody was told of it yet.
+//     stands on them.
 //
 // Each step can be cut short and done again.
 func (s *Store) recover(ctx context.Context) error {
@@ -39,10 +38,7 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.sweepFiles(); err != nil {
 		return err
 	}
-	if err := s.suspectUnsynced(ctx); err != nil {
-		return err
-	}
-	return s.rescan(ctx)
+	return s.suspectUnsynced(ctx)
 }
 
 func (s *Store) reconcile(ctx context.Context) error {
@@ -203,23 +199,6 @@ func (s *Store) onUnusable(l *layer) snapshot.ID {
 		}
 	}
 	return ""
-}
-
-// rescan looks at sealed layers whose outcome nobody was told of: the process may
-// have died between the row and the look at the files.
-func (s *Store) rescan(ctx context.Context) error {
-	for id := range s.views {
-		l, ok := s.layers[id]
-		if !ok || l.info.State != Sealed {
-			continue
-		}
-		if err := s.scan(ctx, l, nil); err != nil {
-			if err := s.condemn(ctx, l, err); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 func emptyDir(dir string) error {

@@ -10,7 +10,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/tree"
 )
 
 func bareStore(t testing.TB) *Store {
@@ -110,52 +109,4 @@ func FuzzSources(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		s.decodeSources(b, snapshot.Digest{}, m()) //nolint:errcheck // it must not panic
 	})
-}
-
-// bytesAfter is what the changed tree's Bytes is, whenever it says that it knows.
-func TestBytesAfter(t *testing.T) {
-	dirs := []string{"a", "a/b", "c"}
-	files := []string{"a/1", "a/b/2", "c/3", "4", "a/b/5"}
-	draw := func(t *rapid.T, label string) *snapshot.Manifest {
-		m := &snapshot.Manifest{Entries: []snapshot.Entry{{Type: snapshot.TypeDir}}}
-		kind := map[string]snapshot.Type{}
-		for _, d := range dirs {
-			kind[d] = rapid.SampledFrom([]snapshot.Type{0, snapshot.TypeDir, snapshot.TypeDir, snapshot.TypeFile}).Draw(t, label+d)
-		}
-		for _, f := range files {
-			kind[f] = rapid.SampledFrom([]snapshot.Type{0, snapshot.TypeFile}).Draw(t, label+f)
-		}
-		for p, k := range kind {
-			if dir := filepath.Dir(p); k == 0 || (dir != "." && kind[dir] != snapshot.TypeDir) || (dir == "a/b" && kind["a"] != snapshot.TypeDir) {
-				continue
-			}
-			e := snapshot.Entry{Path: p, Type: k}
-			if k == snapshot.TypeFile {
-				e.Size = int64(rapid.IntRange(0, 9).Draw(t, label+"size"))
-				e.Source = fmt.Sprintf("/%s/%s/%d", label, p, e.Size)
-			}
-			m.Entries = append(m.Entries, e)
-		}
-		sortManifest(m)
-		return m
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		base, next := draw(t, "base"), draw(t, "next")
-		n, exact := bytesAfter(base, tree.Diff(base, next))
-		require.True(t, exact)
-		require.Equal(t, next.Bytes(), n)
-		n, exact = bytesAfter(nil, tree.Diff(nil, next))
-		require.True(t, exact)
-		require.Equal(t, next.Bytes(), n)
-	})
-	_, exact := bytesAfter(nil, []snapshot.Change{{Entry: snapshot.Entry{Path: "a", Link: "a"}}})
-	require.False(t, exact)
-}
-
-func sortManifest(m *snapshot.Manifest) {
-	for i := range m.Entries {
-		for j := i; j > 0 && snapshot.ComparePaths(m.Entries[j].Path, m.Entries[j-1].Path) < 0; j-- {
-			m.Entries[j], m.Entries[j-1] = m.Entries[j-1], m.Entries[j]
-		}
-	}
 }

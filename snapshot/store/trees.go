@@ -50,8 +50,7 @@ func (s *Store) startTree(l *layer) (*building, *snapshot.Manifest) {
 	}
 	if !s.spawn(func() {
 		defer s.trees.leave(id, b)
-		b.m, b.err = s.buildTree(s.life, l)
-		if b.err != nil {
+		if b.m, b.err = s.buildTree(s.life, l); b.err != nil {
 			b.err = fmt.Errorf("tree of %s: %w", id, b.err)
 		}
 	}) {
@@ -74,12 +73,12 @@ func (s *Store) spawn(fn func()) bool {
 
 func (s *Store) buildTree(ctx context.Context, l *layer) (*snapshot.Manifest, error) {
 	s.mu.Lock()
-	in, changes := l.info, l.changes
+	in := l.info
 	s.mu.Unlock()
 	var m *snapshot.Manifest
 	var err error
 	if in.Index.IsZero() {
-		m, err = s.treeFromLayer(ctx, l, changes)
+		m, err = s.treeFromLayer(ctx, l)
 	} else {
 		m, err = s.loadTree(ctx, l, &in)
 	}
@@ -92,22 +91,19 @@ func (s *Store) buildTree(ctx context.Context, l *layer) (*snapshot.Manifest, er
 		return m, nil // packed meanwhile: the packer has put the hashed tree there
 	}
 	l.info.TreeBytes, l.info.Entries, l.unsized = m.Bytes(), int64(len(m.Entries)), false
-	l.changes = nil
 	s.trees.put(in.ID, m, len(m.Entries))
 	return m, nil
 }
 
-// treeFromLayer computes the tree of a layer by looking at its directory, unless
-// the changes are known.
-func (s *Store) treeFromLayer(ctx context.Context, l *layer, changes []snapshot.Change) (*snapshot.Manifest, error) {
+// treeFromLayer computes the tree of a layer by looking at its directory.
+func (s *Store) treeFromLayer(ctx context.Context, l *layer) (*snapshot.Manifest, error) {
 	start, err := s.startingTree(ctx, l)
 	if err != nil {
 		return nil, err
 	}
-	if changes == nil {
-		if changes, err = s.driver.Changes(ctx, &l.place, start); err != nil {
-			return nil, err
-		}
+	changes, err := s.driver.Changes(ctx, &l.place, start)
+	if err != nil {
+		return nil, err
 	}
 	return tree.Apply(start, changes)
 }
@@ -164,7 +160,7 @@ func (s *Store) findSources(ctx context.Context, l *layer, m *snapshot.Manifest)
 		}
 	} else {
 		var err error
-		if found, err = s.treeFromLayer(ctx, l, nil); err != nil {
+		if found, err = s.treeFromLayer(ctx, l); err != nil {
 			return err
 		}
 	}

@@ -89,7 +89,7 @@ func (s *Store) needs(d snapshot.Digest) bool {
 // verifyNames compares what the directory shows now with the manifest, all but
 // what is in the files.
 func (s *Store) verifyNames(ctx context.Context, l *layer, m *snapshot.Manifest) error {
-	found, err := s.treeFromLayer(ctx, l, nil)
+	found, err := s.treeFromLayer(ctx, l)
 	if err != nil {
 		return err
 	}
