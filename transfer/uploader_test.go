@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -283,17 +284,16 @@ func testOutage(t *testing.T, silent bool) {
 	synctest.Test(t, func(t *testing.T) {
 		src, m := source{}, &memory{down: silent}
 		d := &told{t: t, store: m}
-		asked := 0
+		var asked, failing atomic.Int64
 		down := errors.New("connection refused")
 		m.setFail(func(snapshot.Digest) error {
-			asked++
+			asked.Add(1)
 			return down
 		})
-		var failing int
 		u := transfer.NewUploader(transfer.UploaderOptions{
 			Source: src, Blobs: m, Durable: d.durable, Workers: 1,
 			Failing: func(_ snapshot.ID, err error, dropped bool) {
-				failing++
+				failing.Add(1)
 				if dropped || !errors.Is(err, down) {
 					t.Errorf("Failing(%v, %v)", err, dropped)
 				}
@@ -304,9 +304,11 @@ func testOutage(t *testing.T, silent bool) {
 		}
 		stop := start(t, u)
 		time.Sleep(time.Hour)
-		require.Equal(t, asked, failing)
-		require.Greater(t, asked, 100) // at least each 30 s
-		require.Less(t, asked, 300)    // and not much more often than each 15 s
+		synctest.Wait()
+		n := asked.Load()
+		require.Equal(t, n, failing.Load())
+		require.Greater(t, n, int64(100)) // at least each 32 s
+		require.Less(t, n, int64(300))    // and not much more often than each 16 s
 		m.setFail(nil)
 		drain(t, u, 2*time.Minute)
 		stop()
