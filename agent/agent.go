@@ -40,6 +40,7 @@ type Agent struct {
 	renewed time.Duration // when the last renewal was sent, by elapsed
 	running map[snapshot.ID]*running
 	slots   []bool // in use
+	polling int    // requests for work under way
 	// draining says that no more work is taken.
 	draining bool
 	// holdings are the changes that the coordinator has not heard of.

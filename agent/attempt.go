@@ -35,7 +35,7 @@ func (a *Agent) attempt(ctx, out context.Context, c api.Claim, r *running) {
 	}
 	fail.Point("agent.accepted")
 	begin := elapsed()
-	log := a.openLog(r.ref)
+	log := a.openLog(r.ref, false)
 	var sending = make(chan struct{})
 	go func() {
 		defer close(sending)

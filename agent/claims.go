@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -14,69 +15,56 @@ import (
 // claimWait is how long the coordinator may keep a request for work.
 const claimWait = 20 * time.Second
 
-// claims takes work for the free slots until ctx ends. Attempts run under out.
+// claimPause is between requests while there is no answer.
+const claimPause = 400 * time.Millisecond
+
+// claims takes work for the free slots until ctx ends. Attempts run under out. A
+// request is never broken off because a slot became free meanwhile, as its answer
+// may be on the way: there is one for each free slot instead.
 func (a *Agent) claims(ctx, out context.Context) {
-	wait := 50 * time.Millisecond
+	var polls sync.WaitGroup
+	defer polls.Wait()
 	for ctx.Err() == nil {
 		a.mu.Lock()
-		id, free, lost := a.id, a.freeLocked(), a.lostLocked()
+		id, free := a.id, a.freeLocked()
+		ask := a.polling < free && !a.lostLocked()
+		if ask {
+			a.polling++
+		}
 		a.mu.Unlock()
-		if free == 0 || lost {
-			select {
-			case <-a.freed:
-			case <-ctx.Done():
-			}
+		if ask {
+			polls.Go(func() { a.poll(ctx, out, id, free) })
 			continue
 		}
-		got, err := a.poll(ctx, id, free)
-		if err != nil {
-			if !sleep(ctx, a.jitter(wait)) {
-				return
-			}
-			wait = min(2*wait, 2*time.Second)
-			continue
-		}
-		wait = 50 * time.Millisecond
-		for _, c := range got {
-			a.take(out, c)
+		select {
+		case <-a.freed:
+		case <-ctx.Done():
 		}
 	}
 }
 
-// poll asks once. It asks again, with the new number, when a slot becomes free
-// meanwhile; a claim whose answer is lost by that is given again.
-func (a *Agent) poll(ctx context.Context, id snapshot.ID, free int) ([]api.Claim, error) {
-	call, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		c   *api.Claims
-		err error
-	}
-	ch := make(chan answer, 1)
-	go func() {
-		c, err := a.o.Coordinator.Claims(call, id, api.ClaimRequest{
-			Session: a.session, FreeSlots: free, WaitMS: claimWait.Milliseconds(),
-		})
-		ch <- answer{c, err}
-	}()
-	select {
-	case got := <-ch:
-		if got.err != nil {
-			a.log.Debug("claims", "err", got.err)
-			return nil, got.err
+// poll asks once and takes what it gets. After an error it waits before the next
+// one may ask.
+func (a *Agent) poll(ctx, out context.Context, id snapshot.ID, free int) {
+	got, err := a.o.Coordinator.Claims(ctx, id, api.ClaimRequest{
+		Session: a.session, FreeSlots: free, WaitMS: claimWait.Milliseconds(),
+	})
+	if err == nil {
+		for _, c := range got.Claims {
+			a.take(out, c)
 		}
-		return got.c.Claims, nil
-	case <-a.freed:
-		cancel()
-		if got := <-ch; got.err == nil { // it had come already
-			return got.c.Claims, nil
-		}
-		return nil, nil
+	} else if ctx.Err() == nil {
+		a.log.Debug("asking for work", "err", err)
+		sleep(ctx, a.jitter(claimPause))
 	}
+	a.mu.Lock()
+	a.polling--
+	a.mu.Unlock()
+	a.wake()
 }
 
 // take gives a claim a slot and starts it. One that is running already was given
-// twice; one without a free slot goes to somebody else when it is not accepted.
+// twice; one that can't be taken goes to somebody else when it is not accepted.
 func (a *Agent) take(out context.Context, c api.Claim) {
 	if err := checkClaim(&c); err != nil {
 		a.log.Error("a claim that can't be right is not accepted", "attempt", c.Attempt, "err", err)
@@ -87,13 +75,14 @@ func (a *Agent) take(out context.Context, c api.Claim) {
 	a.mu.Lock()
 	slot := slices.Index(a.slots, false)
 	_, twice := a.running[c.Attempt]
-	if !twice && slot >= 0 {
+	refuse := twice || slot < 0 || a.lostLocked() || a.draining
+	if !refuse {
 		r.slot = slot + 1
 		a.slots[slot] = true
 		a.running[c.Attempt] = r
 	}
 	a.mu.Unlock()
-	if twice || slot < 0 {
+	if refuse {
 		cancel(nil)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -23,6 +24,9 @@ func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish
 	w := &c.Job.Workspace
 	if w.Disabled || w.Commit == commitNever {
 		f.Code = api.SealNever
+		if w.Disabled {
+			f.Code = api.WorkspaceDisabled
+		}
 		log.say("job success; its files are not kept (%s)", f.Code)
 		return f, false
 	}
@@ -162,5 +166,6 @@ func (a *Agent) letGo(ctx context.Context, id snapshot.ID, sealed bool) {
 	if err != nil && !errors.Is(err, snapshot.ErrNotFound) {
 		a.log.Error("a view can't be let go", "attempt", id, "sealed", sealed, "err", err)
 	}
+	os.Remove(a.logPath(id)) //nolint:errcheck // the next start sweeps
 	fail.Point("agent.let-go")
 }

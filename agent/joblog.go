@@ -28,7 +28,8 @@ const (
 // goroutine that sends what the coordinator does not have. The job waits for the
 // disk, never for the network. What does not fit, or can't be written, is dropped.
 //
-// The file is not synced. It survives the process, and the next one sends the rest.
+// The file is not synced. It survives the process, and the next one sends the rest;
+// it goes when the attempt is over.
 type jobLog struct {
 	a   *Agent
 	ref api.AttemptRef
@@ -48,10 +49,16 @@ type jobLog struct {
 
 func (a *Agent) logPath(id snapshot.ID) string { return filepath.Join(a.logDir(), string(id)+".log") }
 
-// openLog opens the log of an attempt, also one that an earlier process left.
-func (a *Agent) openLog(ref api.AttemptRef) *jobLog {
+// openLog makes the log of an attempt, or opens the one that an earlier process
+// left. One that should have been left and was not is not begun anew: nobody knows
+// what of it was sent.
+func (a *Agent) openLog(ref api.AttemptRef, left bool) *jobLog {
 	l := &jobLog{a: a, ref: ref, limit: a.o.LogLimit, changed: make(chan struct{}, 1), done: make(chan struct{})}
-	l.f, l.err = os.OpenFile(a.logPath(ref.Attempt), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	how := os.O_RDWR | os.O_APPEND
+	if !left {
+		how |= os.O_CREATE
+	}
+	l.f, l.err = os.OpenFile(a.logPath(ref.Attempt), how, 0o600)
 	if l.err == nil {
 		l.size, l.err = l.f.Seek(0, io.SeekEnd)
 	}
@@ -142,9 +149,6 @@ func (l *jobLog) run(ctx context.Context) {
 			return
 		}
 		sent = l.send(ctx, sent, buf[:n])
-	}
-	if sent >= 0 {
-		os.Remove(l.f.Name()) //nolint:errcheck // the coordinator has it; the next start sweeps
 	}
 }
 

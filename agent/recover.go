@@ -83,7 +83,7 @@ func (a *Agent) reportLeftovers(ctx context.Context, left []leftover, over map[s
 			continue
 		}
 		a.behind.Go(func() {
-			log := a.openLog(l.note.Ref)
+			log := a.openLog(l.note.Ref, true)
 			log.say("the agent was started anew")
 			log.say("%s", describe(l.finish))
 			sent := make(chan struct{})

@@ -180,14 +180,19 @@ func (a *Agent) again(ctx context.Context) error {
 // guard stops all attempts when the lease has not been renewed for two thirds of
 // its time: the coordinator may be about to give them to others.
 func (a *Agent) guard(ctx context.Context) {
+	was := false
 	for {
 		a.mu.Lock()
-		tick := a.lease / 24
-		lost := a.lostLocked() && len(a.running) > 0
+		tick, lost := a.lease/24, a.lostLocked()
 		a.mu.Unlock()
 		if lost {
 			a.cancelAll(errLease)
 		}
+		if lost && !was {
+			a.log.Warn("no heartbeat was answered for too long: jobs are stopped, none is taken")
+			a.wake() // no work is asked for meanwhile
+		}
+		was = lost
 		if !sleep(ctx, max(tick, 10*time.Millisecond)) {
 			return
 		}
