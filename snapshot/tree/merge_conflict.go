@@ -7,20 +7,21 @@ import (
 )
 
 // resolve lets the policy choose among parties, which disagree about p. Where it
-// does not, the conflict is noted and the first party is taken, so that the sweep
-// can go on and find the others.
-func (m *merger) resolve(p string, kind snapshot.ConflictKind, pair [2]int, parties, live []int) int {
+// does not, the conflict is noted, decided is false, and one of the parties that
+// has p is returned so that the sweep can go on and find the other conflicts.
+func (m *merger) resolve(p string, kind snapshot.ConflictKind, pair [2]int, parties []int) (winner int, decided bool) {
 	for _, r := range m.prefer {
-		if slices.Contains(live, r.parent) && r.glob.covers(p) {
-			return r.parent
+		if r.glob.covers(p) {
+			return r.parent, true
 		}
 	}
-	if !m.o.Order {
-		m.conflicts = append(m.conflicts, snapshot.Conflict{
-			Path: p, Kind: kind, Jobs: [2]string{m.jobs[pair[0]], m.jobs[pair[1]]},
-		})
+	if m.o.Order {
+		return parties[0], true
 	}
-	return parties[0]
+	m.conflicts = append(m.conflicts, snapshot.Conflict{
+		Path: p, Kind: kind, Jobs: [2]string{m.jobs[pair[0]], m.jobs[pair[1]]},
+	})
+	return m.firstThatHas(parties), false
 }
 
 // kind names how parents a and b disagree about the current path.
@@ -42,7 +43,6 @@ func (m *merger) addedInDeleted(p string, f frame, adders []int) bool {
 	slices.Sort(parties)
 	pair := [2]int{adders[0], f.gone[0]}
 	slices.Sort(pair[:])
-	before := len(m.conflicts)
-	winner := m.resolve(p, snapshot.ConflictAddDeleted, pair, parties, f.live)
-	return len(m.conflicts) > before || m.cur[winner] == nil
+	winner, decided := m.resolve(p, snapshot.ConflictAddDeleted, pair, parties)
+	return !decided || m.cur[winner] == nil
 }

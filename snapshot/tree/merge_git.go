@@ -25,7 +25,7 @@ func (m *merger) isRepository(p string, live []int) bool {
 // did (git status is enough), the first one's, provided that the same commit is
 // checked out in all of them.
 func (m *merger) decideGit(p string, f frame) error {
-	changed := m.changedUnit(p, f.live)
+	changed := m.differ(p, 0, f.live)
 	from := 0
 	if len(changed) > 0 {
 		from = changed[0]
@@ -33,7 +33,7 @@ func (m *merger) decideGit(p string, f frame) error {
 	if len(changed) > 1 {
 		for _, i := range changed[1:] {
 			if !m.sameHead(p, changed[0], i) {
-				from = m.resolve(p, snapshot.ConflictGit, [2]int{changed[0], i}, changed, f.live)
+				from, _ = m.resolve(p, snapshot.ConflictGit, [2]int{changed[0], i}, changed)
 				break
 			}
 		}

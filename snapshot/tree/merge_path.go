@@ -30,9 +30,13 @@ func (m *merger) decide(p string, f frame) error {
 	} else if !f.cache && len(changed) > 1 {
 		f.cache = anyMatch(m.caches, p)
 	}
-	from, err := m.choose(p, f, changed)
+	from, decided, err := m.choose(p, f, changed)
 	if err != nil {
 		return err
+	}
+	if !decided && m.mixed(f.live) {
+		m.push(frame{path: p, how: dropping}) // said once, not again of all that is below
+		return nil
 	}
 	m.place(p, f, from, changed)
 	return nil
@@ -106,36 +110,49 @@ func (m *merger) fallback(live []int) *snapshot.Entry {
 	return m.cur[0]
 }
 
-// choose finds the tree whose version of p the result has.
-func (m *merger) choose(p string, f frame, changed []int) (int, error) {
+// choose finds the tree whose version of p the result has. decided is false after
+// a conflict that the policy leaves open.
+func (m *merger) choose(p string, f frame, changed []int) (from int, decided bool, err error) {
 	if len(changed) == 0 {
-		return 0, nil
+		return 0, true, nil
 	}
-	if len(changed) == 1 && !m.leavesDirectory(f.live) {
-		return changed[0], nil
+	if m.agree(changed) && !m.leavesDirectory(f.live) {
+		return changed[0], true, nil
 	}
 	strong, err := m.strong(p, f.live, changed)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if len(strong) == 0 {
 		m.countTimes(f, changed)
-		return changed[0], nil
+		return changed[0], true, nil
 	}
 	for _, i := range strong[1:] {
 		same, err := m.same(m.cur[strong[0]], m.cur[i])
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		if !same {
 			if f.cache {
-				return m.firstThatHas(strong), nil
+				return m.firstThatHas(strong), true, nil
 			}
-			return m.resolve(p, m.kind(strong[0], i), [2]int{strong[0], i}, strong, f.live), nil
+			from, decided = m.resolve(p, m.kind(strong[0], i), [2]int{strong[0], i}, strong)
+			return from, decided, nil
 		}
 	}
 	m.countTimes(f, strong)
-	return strong[0], nil
+	return strong[0], true, nil
+}
+
+// mixed reports whether some parents have a directory here and some have
+// something else.
+func (m *merger) mixed(live []int) bool {
+	dir, other := false, false
+	for _, i := range live {
+		dir = dir || isDir(m.cur[i])
+		other = other || m.cur[i] != nil && !isDir(m.cur[i])
+	}
+	return dir && other
 }
 
 // changed are the parents that differ from base at the current path, if only by
@@ -148,6 +165,16 @@ func (m *merger) changed(live []int) []int {
 		}
 	}
 	return out
+}
+
+// agree reports whether parents have the very same entry here.
+func (m *merger) agree(parents []int) bool {
+	for _, i := range parents[1:] {
+		if !quickSame(m.cur[parents[0]], m.cur[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // strong are those of live that made a real change of p: another type, mode,

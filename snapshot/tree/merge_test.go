@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -191,4 +192,38 @@ func checkMerge(t *testing.T, base *snapshot.Manifest, parents []Parent, o Merge
 	require.NoError(t, Validate(got.Tree))
 	require.Equal(t, want, show(got.Tree))
 	require.Equal(t, diverged, got.MTimeDivergence)
+}
+
+// TestMergeAsksLittle: content is compared only where several parents changed a
+// path, could be alike, and did not get the very same file.
+func TestMergeAsksLittle(t *testing.T) {
+	base := unhashed(mk(t, "a=1", "b=1", "c=1", "d=1", "e=1", "o/x=1", "o/y=1"), "base")
+	x := likeBase(base, unhashed(mk(t, "a=2 @2", "b=2 @2", "c=2 @2", "d=22 @2", "e=1 @2", "o/x=2 @2", "o/y=1"), "x"))
+	y := likeBase(base, unhashed(mk(t, "a=1", "b=2 @2", "c=3 @2", "d=2 @2", "e=1 @3", "o/x=1", "o/y=1"), "y"))
+	b, _ := y.Find("b")
+	bx, _ := x.Find("b")
+	*b = *bx // the same sealed file, inherited by both
+	var asked list
+	o := MergeOptions{Order: true, Atomic: list{"o"}, Same: func(p, q *snapshot.Entry) (bool, error) {
+		require.Equal(t, p.Path, q.Path)
+		asked = append(asked, p.Path)
+		return text(p) == text(q), nil
+	}}
+	_, err := Merge(base, []Parent{{"x", x}, {"y", y}}, o)
+	require.NoError(t, err)
+	require.Equal(t, list{"c", "c", "c", "d", "e", "e"}, asked)
+
+	broken := errors.New("broken disk")
+	o.Same = func(*snapshot.Entry, *snapshot.Entry) (bool, error) { return false, broken }
+	_, err = Merge(base, []Parent{{"x", x}, {"y", y}}, o)
+	require.ErrorIs(t, err, broken)
+}
+
+func TestMergeRefusesNonsense(t *testing.T) {
+	_, err := Merge(nil, nil, MergeOptions{})
+	require.Error(t, err)
+	_, err = Merge(nil, []Parent{{"a", nil}}, MergeOptions{})
+	require.ErrorContains(t, err, `"a"`)
+	_, err = Merge(nil, []Parent{{"a", mk(t)}, {"b", &snapshot.Manifest{}}}, MergeOptions{})
+	require.ErrorContains(t, err, `"b"`)
 }

@@ -26,11 +26,11 @@ func (m *merger) takeWhole(p string, from int, how how, live []int) {
 
 // chooseUnit finds the tree from which an atomic subtree is taken.
 func (m *merger) chooseUnit(p string, f frame) (int, error) {
-	changed := m.changedUnit(p, f.live)
-	switch len(changed) {
-	case 0:
+	changed := m.differ(p, 0, f.live)
+	if len(changed) == 0 {
 		return 0, nil
-	case 1:
+	}
+	if len(m.differ(p, changed[0], changed)) == 0 {
 		return changed[0], nil
 	}
 	var strong []int
@@ -53,20 +53,21 @@ func (m *merger) chooseUnit(p string, f frame) (int, error) {
 			return 0, err
 		}
 		if !same {
-			return m.resolve(p, snapshot.ConflictAtomic, [2]int{all[0], i}, all, f.live), nil
+			from, _ := m.resolve(p, snapshot.ConflictAtomic, [2]int{all[0], i}, all)
+			return from, nil
 		}
 		m.diverged += times
 	}
 	return all[0], nil
 }
 
-// changedUnit are the parents whose subtree at p differs from base's in anything,
-// hard links included. No content is read.
-func (m *merger) changedUnit(p string, live []int) []int {
-	base := m.subtree(0, p)
+// differ are those of parents whose subtree at p differs from tree from's in
+// anything, hard links included. No content is read.
+func (m *merger) differ(p string, from int, parents []int) []int {
+	like := m.subtree(from, p)
 	var out []int
-	for _, i := range live {
-		if !quickSame(m.cur[i], m.cur[0]) || !quickSameList(m.subtree(i, p), base) {
+	for _, i := range parents {
+		if i != from && (!quickSame(m.cur[i], m.cur[from]) || !quickSameList(m.subtree(i, p), like)) {
 			out = append(out, i)
 		}
 	}

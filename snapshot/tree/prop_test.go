@@ -41,12 +41,16 @@ func (g *treeGen) fill(dir string, depth int) {
 		if g.seed != nil {
 			old, _ = g.seed.Find(p)
 		}
-		what := rapid.IntRange(0, 9).Draw(g.t, p)
+		copied := g.seed != nil && rapid.IntRange(0, 3).Draw(g.t, "copied") > 0
+		if copied && old == nil {
+			continue
+		}
+		what := 0
+		if !copied {
+			what = rapid.IntRange(0, 9).Draw(g.t, p)
+		}
 		switch {
-		case g.seed != nil && what > 2:
-			if old == nil {
-				continue
-			}
+		case copied:
 			e = *old
 			e.Link = ""
 		case what < 4:
@@ -59,7 +63,7 @@ func (g *treeGen) fill(dir string, depth int) {
 			e.Type, e.Mode = snapshot.TypeFile, 0o644
 			setText(&e, rapid.SampledFrom([]string{"", "1", "2"}).Draw(g.t, "text"))
 		}
-		if g.seed == nil || what <= 2 {
+		if !copied {
 			e.MTime = rapid.Int64Range(1, 3).Draw(g.t, "mtime")
 			if e.Type != snapshot.TypeSymlink && rapid.IntRange(0, 9).Draw(g.t, "chmod") == 0 {
 				e.Mode = 0o700
@@ -72,22 +76,37 @@ func (g *treeGen) fill(dir string, depth int) {
 	}
 }
 
-// link makes groups of files that agree.
+// link makes two groups at most. Groups of seed mostly stay: their names are drawn
+// with the same content, or leave the group.
 func (g *treeGen) link() {
 	if !g.links {
 		return
 	}
 	first := map[string]*snapshot.Entry{}
+	join := func(k string, e *snapshot.Entry) {
+		f := first[k]
+		if f == nil {
+			first[k] = e
+			return
+		}
+		p := e.Path
+		f.Link = f.Path
+		*e = *f
+		e.Path = p
+	}
 	for i := range g.m.Entries {
 		e := &g.m.Entries[i]
-		if e.Type != snapshot.TypeFile || rapid.Bool().Draw(g.t, "linked") {
+		if e.Type != snapshot.TypeFile {
 			continue
 		}
-		k := fmt.Sprint(text(e), e.Mode, e.MTime)
-		if f := first[k]; f != nil {
-			f.Link, e.Link = f.Path, f.Path
-		} else {
-			first[k] = e
+		if g.seed != nil && rapid.IntRange(0, 3).Draw(g.t, "relink") > 0 {
+			if old, ok := g.seed.Find(e.Path); ok && old.Link != "" && quickSame(old, e) {
+				join("old "+old.Link, e)
+			}
+			continue
+		}
+		if k := rapid.IntRange(0, 5).Draw(g.t, "group"); k < 2 {
+			join(fmt.Sprint(k), e)
 		}
 	}
 }
@@ -233,10 +252,11 @@ func slowMerge(base *snapshot.Manifest, parents []Parent) (*snapshot.Manifest, [
 		}
 		b := get(base, p)
 		up := get(base, parentOf(p))
-		var torn, deleters, adders bool
+		var torn, deleters, adders, dir, other, failed bool
 		var first *snapshot.Entry // who touched it
 		for _, q := range parents {
 			e := get(q.Tree, p)
+			dir, other = dir || isDir(e), other || e != nil && !isDir(e)
 			torn = torn || isDir(b) && e != nil && !isDir(e)
 			deleters = deleters || p != "" && isDir(up) && get(q.Tree, parentOf(p)) == nil
 			adders = adders || b == nil && e != nil
@@ -256,6 +276,7 @@ func slowMerge(base *snapshot.Manifest, parents []Parent) (*snapshot.Manifest, [
 			}
 		}
 		conflict := func(kind snapshot.ConflictKind, i, j int) {
+			failed = true
 			conflicts = append(conflicts, snapshot.Conflict{Path: p, Kind: kind, Jobs: [2]string{parents[min(i, j)].Job, parents[max(i, j)].Job}})
 		}
 		if deleters && adders {
@@ -284,6 +305,15 @@ func slowMerge(base *snapshot.Manifest, parents []Parent) (*snapshot.Manifest, [
 				conflict(snapshot.ConflictModify, who[0], i)
 			}
 			break
+		}
+		if failed && dir && other {
+			skip.add(p)
+			continue
+		}
+		for _, i := range who {
+			if e := get(parents[i].Tree, p); failed && res == nil {
+				res = e
+			}
 		}
 		if !isDir(res) && (res != nil || !isDir(b)) {
 			skip.add(p)
