@@ -1,0 +1,60 @@
+package coordinator
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/coordinator/api"
+)
+
+const evil = `"><img src=x onerror=alert(1)><script>alert(2)</script>`
+
+// Names are text on every page, whatever they say.
+func TestPages(t *testing.T) {
+	b := newBench(t)
+	h := b.newHost(evil, 1, evil)
+	p, err := b.user.Submit(t.Context(), "k", api.Submit{
+		Project: evil, File: evil, Text: "'" + strings.ReplaceAll(evil, `"`, `''`) + "':\n  stage: test\n  script: x\n",
+	})
+	if err != nil {
+		// A job's name may have rules of its own.
+		p, err = b.user.Submit(t.Context(), "k2", api.Submit{Project: evil, File: evil, Text: single})
+	}
+	require.NoError(t, err)
+	c := h.claim()
+	require.NoError(t, h.c.Accept(t.Context(), ref(c)))
+	require.NoError(t, h.c.Start(t.Context(), ref(c), api.Start{Workspace: api.Workspace{
+		State: api.StateFull, Origin: evil, Reason: evil, BytesNeeded: 4 << 20, BytesMoved: 1 << 20, AttachMS: 12,
+	}}))
+	_, err = h.c.AppendLog(t.Context(), ref(c), 0, []byte("log "+evil+"\xff"))
+	require.NoError(t, err)
+	_, err = h.end(c, api.Finish{Status: api.StatusFailed, Code: api.FailScript, Reason: evil, ExitCode: 1, Workspace: api.Workspace{
+		State: api.StateFull, Origin: evil, Reason: evil, BytesNeeded: 4 << 20, BytesMoved: 1 << 20, AttachMS: 12,
+	}})
+	require.NoError(t, err)
+
+	for path, want := range map[string]string{
+		"/": "75.0 %", "/pipelines/" + p.ID: "4.0 MiB", "/logs/" + string(c.Attempt): "log &#34;&gt;&lt;img",
+	} {
+		res, body := b.try("GET", path, userToken)
+		require.Equal(t, 200, res.StatusCode, path)
+		require.Contains(t, body, want, path)
+		require.NotContains(t, body, "<img", path)
+		require.NotContains(t, body, "<script", path)
+		require.NotContains(t, body, "style=", path)
+		csp := res.Header.Get("Content-Security-Policy")
+		require.Contains(t, csp, "default-src 'none'")
+		require.NotContains(t, csp, "unsafe")
+	}
+	res, body := b.try("GET", "/", userToken)
+	require.Contains(t, body, `http-equiv="refresh"`)
+	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
+	res, body = b.try("GET", "/style.css", userToken)
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	require.NotContains(t, body, "url(")
+	res, _ = b.try("GET", "/pipelines/99", userToken)
+	require.Equal(t, 404, res.StatusCode)
+}
