@@ -30,6 +30,7 @@ type DirOptions struct {
 //	lock        held shared while open, exclusive while tmp/ is cleaned
 //	tmp/        blobs being written
 //	00/ .. ff/  whole, verified, immutable blobs under their digests
+//	bad/        blobs that Check found damaged, for people to look at
 //
 // Several processes may have one directory open.
 type Dir struct {
