@@ -114,7 +114,7 @@ func (a *Agent) fresh(ctx context.Context, c *api.Claim, spec store.PrepareSpec,
 		return nil, err
 	}
 	p.ws.AttachMS = ms(elapsed() - begin)
-	fail.Point("agent.prepared-fresh")
+	fail.Point("agent.prepared")
 	return p, nil
 }
 

@@ -34,6 +34,7 @@ func (a *Agent) attempt(ctx, out context.Context, c api.Claim, r *running) {
 		return
 	}
 	fail.Point("agent.accepted")
+	a.log.Debug("accepted", "attempt", c.Attempt, "job", c.Job.Name, "slot", r.slot)
 	begin := elapsed()
 	log := a.openLog(r.ref, false)
 	var sending = make(chan struct{})
@@ -61,6 +62,7 @@ func (a *Agent) work(ctx, out context.Context, c *api.Claim, r *running, begin t
 		defer stop()
 	}
 	fail.Point("agent.started")
+	a.log.Debug("started", "attempt", c.Attempt, "since", elapsed()-begin)
 	run := elapsed()
 	res, err := a.o.Adapter.Run(ctx, a.pluginJob(c, p), log)
 	f := a.verdict(ctx, c, res, err)
@@ -113,7 +115,9 @@ func (a *Agent) pluginJob(c *api.Claim, p *place) plugin.Job {
 		Env:     a.environment(c, &p.ws, p.path),
 		Timeout: time.Duration(c.Job.TimeoutMS) * time.Millisecond, Grace: a.o.Grace,
 	}
-	if s := c.Source; s != nil {
+	// What the parents made stays as they made it, tracked by git or not. A seed is
+	// brought to this pipeline's commit, and an empty view too.
+	if s := c.Source; s != nil && p.ws.Origin != api.OriginParent {
 		j.Source = &plugin.Source{URL: s.URL, Ref: s.Ref, Commit: s.Commit}
 		base := a.o.Coordinator.Base()
 		if strings.HasPrefix(s.URL, "/") {
@@ -144,7 +148,7 @@ func (a *Agent) verdict(ctx context.Context, c *api.Claim, res plugin.Result, er
 		return a.stopped(ctx, f)
 	default:
 		f.Status, f.Infrastructure, f.Code = api.StatusFailed, true, api.FailAdapter
-		if c.Source != nil && res.Commit == "" {
+		if c.Source != nil && res.Commit == "" && strings.HasPrefix(res.Reason, "checkout: ") {
 			f.Code = api.FailSource
 		}
 	}

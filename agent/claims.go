@@ -87,6 +87,7 @@ func (a *Agent) take(out context.Context, c api.Claim) {
 		return
 	}
 	fail.Point("agent.claimed")
+	a.log.Debug("claimed", "attempt", c.Attempt, "job", c.Job.Name)
 	a.jobs.Go(func() {
 		defer cancel(nil)
 		defer a.release(r)
