@@ -252,12 +252,14 @@ type fleet struct {
 	coord  *proc
 	agents map[string]*proc
 	client *api.Client
+	// agentArgs are flags of all agents.
+	agentArgs []string
 }
 
 // newFleet starts a coordinator and agents named host-a, host-b, ….
-func newFleet(t testing.TB, bin string, hosts int) *fleet {
+func newFleet(t testing.TB, bin string, hosts int, agentArgs ...string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, dir: stateDir(t), bin: bin, agents: map[string]*proc{}}
+	f := &fleet{t: t, dir: stateDir(t), bin: bin, agents: map[string]*proc{}, agentArgs: agentArgs}
 	f.startCoordinator(nil)
 	t.Cleanup(f.stop)
 	for i := range hosts {
@@ -293,12 +295,12 @@ func (f *fleet) startCoordinator(env []string, more ...string) {
 	require.NoError(f.t, err)
 }
 
-func (f *fleet) startAgent(name string, env []string, more ...string) {
+func (f *fleet) startAgent(name string, env []string) {
 	args := append([]string{
 		"agent", "--name", name, "--tags", name, "--coordinator", f.url, "--slots", "2",
 		"--token-file", filepath.Join(f.dir, "coordinator", "agent.token"),
 		"--store-dir", filepath.Join(f.dir, name),
-	}, more...)
+	}, f.agentArgs...)
 	f.agents[name] = launch(f.t, f.bin, f.dir, name, env, args...)
 }
 

@@ -24,7 +24,8 @@ import (
 
 type agentOptions struct {
 	service
-	set configs.Agent // what flags said
+	set       configs.Agent // what flags said
+	maxLowers int
 }
 
 func newAgent() *cobra.Command {
@@ -50,6 +51,8 @@ good-bye. Flags win over the configuration file.` + exitHelp,
 	f.StringVar(&o.set.Driver, "driver", "", "auto, overlay or copy (agent.driver)")
 	f.StringVar(&o.set.BuildsDir, "builds-dir", "", "where jobs see their workspace (agent.builds_dir)")
 	f.StringVar(&o.set.RunAs, "run-as", "", "user that jobs run as (agent.run_as)")
+	f.IntVar(&o.maxLowers, "max-lowers", 0, "flatten a view that stands on more layers than this")
+	f.MarkHidden("max-lowers") //nolint:errcheck // the flag exists, one line above; tests flatten early
 	return c
 }
 
@@ -106,7 +109,7 @@ func (o *agentOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	a, closeStore, err := assemble(ctx, cfg, client, log, func() {
+	a, closeStore, err := o.assemble(ctx, cfg, client, log, func() {
 		if err := sayReady(cmd.OutOrStdout(), ready{Ready: "agent"}); err != nil {
 			log.Warn("telling the parent process", "error", err)
 		}
@@ -119,7 +122,7 @@ func (o *agentOptions) run(cmd *cobra.Command) error {
 }
 
 // assemble opens the store and wires the agent to everything that it needs.
-func assemble(ctx context.Context, cfg configs.Agent, client *api.Client, log hclog.Logger, serving func()) (*agent.Agent, func(), error) {
+func (o *agentOptions) assemble(ctx context.Context, cfg configs.Agent, client *api.Client, log hclog.Logger, serving func()) (*agent.Agent, func(), error) {
 	root := os.Geteuid() == 0
 	driver := cfg.Driver
 	if driver == "auto" {
@@ -127,7 +130,7 @@ func assemble(ctx context.Context, cfg configs.Agent, client *api.Client, log hc
 	}
 	st, err := store.Open(ctx, cfg.StoreDir, store.Options{
 		Driver: func(dir string) (view.Driver, error) {
-			return view.Open(driver, dir, view.Options{Log: log.Named("view"), Owners: root})
+			return view.Open(driver, dir, view.Options{Log: log.Named("view"), Owners: root, MaxLowers: o.maxLowers})
 		},
 		Log: log.Named("store"), Owners: root,
 	})
