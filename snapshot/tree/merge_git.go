@@ -56,7 +56,7 @@ func (m *merger) takeGit(p string, f frame) error {
 		return nil // whoever held it is gone
 	case !m.isPrivate(p, f.path), isDir(e):
 		if e != nil {
-			m.emit(e, f.from, nil)
+			m.emit(e, f.from, f.live, true)
 		}
 		return nil
 	}
@@ -73,7 +73,7 @@ func (m *merger) takeGit(p string, f frame) error {
 		}
 	}
 	if m.cur[from] != nil {
-		m.emit(m.cur[from], from, nil)
+		m.emit(m.cur[from], from, f.live, true)
 	}
 	return nil
 }

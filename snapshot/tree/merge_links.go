@@ -26,9 +26,8 @@ type linkMember struct {
 	owner bool
 }
 
-// note is told of the file that m has just put into the result, taken from tree
-// from; live are the parents that have a say, nil for none but from.
-func (l *mergedLinks) note(m *merger, from int, live []int) {
+// note is told of the file that m has just put into the result, as emit is.
+func (l *mergedLinks) note(m *merger, from int, live []int, whole bool) {
 	if !m.anyLink(from, live) {
 		return
 	}
@@ -36,7 +35,7 @@ func (l *mergedLinks) note(m *merger, from int, live []int) {
 	e := &m.out[at]
 	e.Link = ""
 	owner := from
-	if live != nil && m.cur[0] != nil && quickSame(m.cur[from], m.cur[0]) {
+	if !whole && m.cur[0] != nil && quickSame(m.cur[from], m.cur[0]) {
 		// Nobody changed the file. Did somebody link or unlink it?
 		owner = 0
 		for i := len(live) - 1; i >= 0; i-- {

@@ -47,7 +47,7 @@ func (m *merger) place(p string, f frame, from int, changed []int) {
 	e, base := m.cur[from], m.cur[0]
 	switch {
 	case e != nil && e.Type != snapshot.TypeDir:
-		m.emit(e, from, f.live)
+		m.emit(e, from, f.live, false)
 		m.push(frame{path: p, how: dropping})
 		return
 	case e == nil && !isDir(base):
@@ -73,7 +73,7 @@ func (m *merger) place(p string, f frame, from int, changed []int) {
 	if e != nil {
 		d := *e
 		d.MTime = m.dirTime(e, changed)
-		m.emit(&d, from, nil)
+		m.emit(&d, from, nil, false)
 	} else {
 		sub.kept = m.fallback(f.live)
 	}

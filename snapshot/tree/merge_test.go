@@ -132,6 +132,8 @@ var mergeCases = []struct {
 	{name: "links: two groups of two parents", base: list{}, parents: []list{{"a=1 &g", "b=1 &g"}, {"c=1 &g", "d=1 &g"}}, want: list{"a=1 &a", "b=1 &a", "c=1 &c", "d=1 &c"}},
 	{name: "links: both made the same", base: list{}, parents: []list{{"a=1 &g", "b=1 &g"}, {"a=1 &g", "b=1 &g"}}, want: list{"a=1 &a", "b=1 &a"}},
 	{name: "links: grown by both", base: list{"a=1"}, parents: []list{{"a=1 &g", "b=1 &g"}, {"a=1 &g", "c=1 &g"}}, want: list{"a=1 &a", "b=1 &a", "c=1 &a"}},
+	{name: "links: from outside into an atomic subtree", base: list{"o/a=1"}, parents: []list{{"o/a=1", "y=1"}, {"o/a=1 &g", "x=1 &g"}}, o: MergeOptions{Atomic: list{"o"}}, want: list{"o/", "o/a=1 &o/a", "x=1 &o/a", "y=1"}},
+	{name: "links: an atomic subtree that did not change", base: list{"o/a=1 &g", "q=1 &g"}, parents: []list{{"o/a=1 &g", "q=1 &g", "y=1"}, {"o/a=1 &g", "x=1 &g"}}, o: MergeOptions{Atomic: list{"o"}}, want: list{"o/", "o/a=1 &o/a", "x=1 &o/a", "y=1"}},
 	{name: "links: in an atomic subtree", base: list{"o/a=1"}, parents: []list{{"o/a=1", "x=1"}, {"o/a=1 &g", "o/b=1 &g"}}, o: MergeOptions{Atomic: list{"o"}}, want: list{"o/", "o/a=1 &o/a", "o/b=1 &o/a", "x=1"}},
 }
 

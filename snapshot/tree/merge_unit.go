@@ -10,7 +10,7 @@ func (m *merger) decideAtomic(p string, f frame) error {
 	if err != nil {
 		return err
 	}
-	m.takeWhole(p, from, taking, nil)
+	m.takeWhole(p, from, taking, f.live)
 	return nil
 }
 
@@ -20,7 +20,7 @@ func (m *merger) takeWhole(p string, from int, how how, live []int) {
 		m.push(frame{path: p, how: dropping})
 		return
 	}
-	m.emit(m.cur[from], from, nil)
+	m.emit(m.cur[from], from, live, true)
 	m.push(frame{path: p, how: how, from: from, live: live})
 }
 

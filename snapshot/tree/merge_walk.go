@@ -10,7 +10,8 @@ type frame struct {
 	path string
 	how  how
 	// live are the parents that take part below path, in order. The others were
-	// overruled: they made path something else than a directory.
+	// overruled: they made path something else than a directory. Where all is taken
+	// from one tree, they are those that others' hard links may come from.
 	live []int
 	// gone are those of live that deleted path, which base has.
 	gone []int
@@ -51,7 +52,7 @@ func (m *merger) run() error {
 		case dropping:
 		case taking:
 			if m.cur[f.from] != nil {
-				m.emit(m.cur[f.from], f.from, nil)
+				m.emit(m.cur[f.from], f.from, f.live, true)
 			}
 		case takeGit:
 			err = m.takeGit(p, *f)
@@ -117,9 +118,9 @@ func (m *merger) subtree(i int, p string) []snapshot.Entry {
 	return m.rest[i][:n]
 }
 
-// emit puts e, tree from's entry, into the result. live are the parents whose
-// hard links have a say, nil for none but from's.
-func (m *merger) emit(e *snapshot.Entry, from int, live []int) {
+// emit puts e, tree from's entry, into the result. live are the parents whose hard
+// links to it have a say; with whole, from alone says which it is in.
+func (m *merger) emit(e *snapshot.Entry, from int, live []int, whole bool) {
 	for i := range m.stack {
 		if d := m.stack[i].kept; d != nil {
 			m.out = append(m.out, *d)
@@ -128,7 +129,7 @@ func (m *merger) emit(e *snapshot.Entry, from int, live []int) {
 	}
 	m.out = append(m.out, *e)
 	if e.Type == snapshot.TypeFile {
-		m.links.note(m, from, live)
+		m.links.note(m, from, live, whole)
 	}
 }
 
