@@ -166,7 +166,7 @@ func (l layout) toTrash(p string) (string, error) {
 		if _, err := os.Lstat(to); err == nil {
 			continue
 		}
-		if err := durable.Rename(p, to); err != nil {
+		if err := moveGarbage(p, to); err != nil {
 			return "", fmt.Errorf("move to trash: %w", err)
 		}
 		fail.Point("view.trashed")

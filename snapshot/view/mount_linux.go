@@ -188,6 +188,17 @@ func setReadOnly(target string, ro bool) error {
 	return nil
 }
 
+// mountID is the id of the mount at target that no other mount ever gets, 0 where
+// the kernel has none (before 6.8) or nothing is mounted there.
+func mountID(target string) uint64 {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID_UNIQUE, &st)
+	if err != nil || st.Mask&unix.STATX_MNT_ID_UNIQUE == 0 || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return 0
+	}
+	return st.Mnt_id
+}
+
 // retryBusy calls f until it returns something else than EBUSY or wait is over.
 // The last error is then wrapped so that errors.Is(err, snapshot.ErrBusy) holds.
 func (o Options) retryBusy(ctx context.Context, wait time.Duration, f func() error) error {

@@ -30,8 +30,12 @@ type Overlay struct {
 	layout
 	o Options
 
-	// mu guards syncFD. It is not held across I/O.
+	// mu guards mounts and syncFD. It is not held across I/O.
 	mu sync.Mutex
+	// mounts holds the unique mount id of each view that this process mounted. It
+	// spares Seal a look through all mounts of the machine, and says no more than
+	// that look would.
+	mounts map[snapshot.ID]uint64
 	// syncFD holds for each view a descriptor of the file system that was opened
 	// before the job started: an error of write-back is told once to each
 	// descriptor, and only to those that were open when it happened.
@@ -56,7 +60,7 @@ func NewOverlay(root string, o Options) (Driver, error) {
 		o.NoDataDirs = true
 		o.Log.Info("this kernel has no data-only overlay directories: merged views copy their files")
 	}
-	return &Overlay{layout: l, o: o, syncFD: map[snapshot.ID]*os.File{}}, nil
+	return &Overlay{layout: l, o: o, mounts: map[snapshot.ID]uint64{}, syncFD: map[snapshot.ID]*os.File{}}, nil
 }
 
 // Name returns "overlay".
@@ -136,6 +140,7 @@ func (d *Overlay) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
 	if err := mountStack(s, target, d.o.NoDataDirs); err != nil {
 		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
 	}
+	d.remember(spec.ID, target)
 	fail.Point("view.prepare.mounted")
 	return v, nil
 }
@@ -204,7 +209,7 @@ func (d *Overlay) takeSyncFD(id snapshot.ID) *os.File {
 	return f
 }
 
-// target returns where v is mounted, resolved; "" when it can't be mounted.
+// resolved returns v's target without links; "" when there is none.
 func (v *View) resolved() string {
 	if !filepath.IsAbs(v.Target) {
 		return ""
@@ -216,20 +221,41 @@ func (v *View) resolved() string {
 	return t
 }
 
-// mountedAt reports whether v's own overlay is mounted at t. Something else that
-// is mounted there is none of ours and is left alone.
-func (d *Overlay) mountedAt(v *View, t string) (bool, error) {
-	if t == "" {
-		return false, nil
+// remember notes which mount is id's view.
+func (d *Overlay) remember(id snapshot.ID, target string) {
+	if mnt := mountID(target); mnt != 0 {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.mounts[id] = mnt
 	}
-	mounts, err := mountsAt(t)
+}
+
+func (d *Overlay) forget(id snapshot.ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.mounts, id)
+}
+
+// where returns the point at which v's own overlay is mounted, "" if it is not.
+// Something else that is mounted at its target is none of ours and is left alone.
+func (d *Overlay) where(v *View) (string, error) {
+	d.mu.Lock()
+	known := d.mounts[v.ID]
+	d.mu.Unlock()
+	if t := v.resolved(); t != "" && known != 0 && mountID(t) == known {
+		return t, nil
+	}
+	mounts, err := readMounts()
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	upper := d.abs(part(v.ID, upperPrefix))
-	return slices.ContainsFunc(mounts, func(m mountEntry) bool {
-		return m.point == t && slices.Contains(m.dirs, upper)
-	}), nil
+	for _, m := range mounts {
+		if m.fstype == "overlay" && slices.Contains(m.dirs, upper) {
+			return m.point, nil
+		}
+	}
+	return "", nil
 }
 
 // Seal implements Driver.
@@ -240,15 +266,15 @@ func (d *Overlay) Seal(ctx context.Context, v *View) error {
 	if err := d.checkView(v); err != nil {
 		return err
 	}
-	t := v.resolved()
-	mounted, err := d.mountedAt(v, t)
+	t, err := d.where(v)
 	if err != nil {
 		return fmt.Errorf("seal %s: %w", v.ID, err)
 	}
-	if mounted {
+	if t != "" {
 		if err := d.endMount(ctx, t); err != nil {
 			return fmt.Errorf("seal %s: %w", v.ID, err)
 		}
+		d.forget(v.ID)
 		os.Remove(t) //nolint:errcheck // a mount point of use to nobody; it may be somebody's
 	}
 	fail.Point("view.seal.unmounted")
@@ -258,7 +284,7 @@ func (d *Overlay) Seal(ctx context.Context, v *View) error {
 		return fmt.Errorf("seal %s: %s is not a directory", v.ID, v.Layer.Dir)
 	}
 	// What the kernel left in the work directory is of no use to anybody.
-	if err := d.remove(ctx, filepath.Join(d.dir(v.ID), workName)); err != nil {
+	if err := shredIn(ctx, d.dir(v.ID), workName); err != nil {
 		d.o.Log.Warn("work directory not deleted", "view", v.ID, "err", err)
 	}
 	return nil
@@ -272,6 +298,11 @@ func (d *Overlay) endMount(ctx context.Context, t string) error {
 		return err
 	}
 	fail.Point("view.seal.readonly")
+	err = unix.Unmount(t, unix.UMOUNT_NOFOLLOW)
+	if err == nil {
+		return nil
+	}
+	// Something is mounted in it, or somebody has it as working directory.
 	if err := d.o.unmount(ctx, t, d.o.SealWait); err != nil {
 		if rerr := setReadOnly(t, false); rerr != nil {
 			err = errors.Join(err, rerr)
@@ -297,15 +328,15 @@ func (d *Overlay) Discard(ctx context.Context, v *View) error {
 	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
 		return fmt.Errorf("view: %w", err)
 	}
-	t := v.resolved()
-	mounted, err := d.mountedAt(v, t)
+	t, err := d.where(v)
 	if err != nil {
 		return fmt.Errorf("discard %s: %w", v.ID, err)
 	}
-	if mounted {
+	if t != "" {
 		if err := d.endMount(ctx, t); err != nil {
 			return fmt.Errorf("discard %s: %w", v.ID, err)
 		}
+		d.forget(v.ID)
 		os.Remove(t) //nolint:errcheck // as in Seal
 	}
 	return d.removeID(ctx, v.ID)
@@ -316,8 +347,10 @@ func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
 	if f := d.takeSyncFD(id); f != nil {
 		f.Close() //nolint:errcheck // only held for Syncfs
 	}
-	if err := d.o.unmount(ctx, d.dir(id), d.o.SealWait); err != nil {
-		return fmt.Errorf("remove %s: %w", id, err)
+	if _, err := os.Lstat(filepath.Join(d.dir(id), baseName)); err == nil {
+		if err := d.o.unmount(ctx, d.dir(id), d.o.SealWait); err != nil {
+			return fmt.Errorf("remove %s: %w", id, err)
+		}
 	}
 	if err := d.remove(ctx, d.dir(id)); err != nil {
 		return fmt.Errorf("remove %s: %w", id, err)

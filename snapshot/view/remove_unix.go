@@ -46,13 +46,22 @@ func readNames(dir string) ([]string, error) {
 }
 
 // shred deletes name in the trash.
+func (l layout) shred(ctx context.Context, name string) error {
+	return shredIn(ctx, l.abs(trashDir), name)
+}
+
+// moveGarbage renames what nobody needs any more. Not durable.Rename: after a
+// crash it is garbage in either place, and the two syncs cost more than the rest.
+func moveGarbage(from, to string) error { return unix.Rename(from, to) }
+
+// shredIn deletes name in the directory trash, which only we write to.
 //
 // It goes by descriptors and never follows a link, takes away the flags +i and +a
 // and modes that forbid it, and needs two descriptors whatever the depth: a
 // directory that is not empty is moved up into the trash and done later. It never
 // enters another file system.
-func (l layout) shred(ctx context.Context, name string) error {
-	fd, err := unix.Open(l.abs(trashDir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func shredIn(ctx context.Context, trash, name string) error {
+	fd, err := unix.Open(trash, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("trash: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -68,6 +69,9 @@ func readNames(dir string) ([]string, error) {
 	defer d.Close() //nolint:errcheck // only read from
 	return d.Readdirnames(-1)
 }
+
+// moveGarbage renames what nobody needs any more.
+func moveGarbage(from, to string) error { return durable.Rename(from, to) }
 
 // allowMove has nothing to do: no mode forbids it here.
 func allowMove(string) error { return nil }
