@@ -21,6 +21,8 @@ type decider struct {
 	busy     int
 	bound    float64
 	able     map[string][]int // hosts that have a set of tags
+	holders  map[snapshot.ID][]int
+	open     int // slots that are free now
 	done     map[int]bool
 	out      Decision
 }
@@ -48,9 +50,11 @@ func newDecider(f *Fleet) *decider {
 		if h.Off == "" {
 			d.slots += h.Slots
 			d.busy += h.Slots - h.Free
+			d.open += max(h.Free, 0)
 		}
 	}
 	d.bound = f.Bound()
+	d.index()
 	return d
 }
 
@@ -138,15 +142,14 @@ func (d *decider) overdue(order []int) {
 // slot starts there. It goes before everything else because a slot that such a
 // job does not get is one in which somebody else has to fetch.
 func (d *decider) continuations(order []int) {
-	free := d.freeHolders()
 	for _, i := range order {
 		j := &d.fleet.Jobs[i]
-		if d.done[i] || (len(j.Inputs) == 0 && len(j.Seeds) == 0) {
+		if d.done[i] || d.open == 0 {
 			continue
 		}
 		best, ok := fit{}, false
-		for _, h := range free(j) {
-			if d.hosts[h].Free <= 0 || !slices.Contains(d.allowed(j), h) {
+		for _, h := range d.holdersOf(j) {
+			if d.hosts[h].Free <= 0 || !among(d.allowed(j), h) {
 				continue
 			}
 			f := d.fit(j, h)
@@ -160,60 +163,73 @@ func (d *decider) continuations(order []int) {
 	}
 }
 
-// freeHolders indexes the hosts with a free slot by what they hold, so that this
-// pass looks only at hosts that a job could continue on.
-func (d *decider) freeHolders() func(j *Job) []int {
-	want := map[snapshot.ID][]int{}
-	first := func(j *Job) []snapshot.ID {
-		if len(j.Inputs) > 0 && len(j.Inputs[0]) > 0 {
-			return []snapshot.ID{j.Inputs[0][0].ID}
+// keys are the snapshots of which a host must have one to be complete for j.
+func keys(j *Job) []snapshot.ID {
+	if len(j.Inputs) > 0 {
+		if len(j.Inputs[0]) == 0 {
+			return nil
 		}
-		var ids []snapshot.ID
-		for _, seeds := range j.Seeds {
-			for _, c := range seeds {
-				if len(c) > 0 {
-					ids = append(ids, c[0].ID)
-				}
+		return []snapshot.ID{j.Inputs[0][0].ID}
+	}
+	var ids []snapshot.ID
+	for _, seeds := range j.Seeds {
+		for _, c := range seeds {
+			if len(c) > 0 {
+				ids = append(ids, c[0].ID)
 			}
 		}
-		return ids
 	}
+	return ids
+}
+
+// index notes which hosts hold what the jobs start from, so that the passes look
+// only at hosts that a job could be complete on.
+func (d *decider) index() {
+	d.holders = map[snapshot.ID][]int{}
 	for i := range d.fleet.Jobs {
-		for _, id := range first(&d.fleet.Jobs[i]) {
-			want[id] = nil
+		for _, id := range keys(&d.fleet.Jobs[i]) {
+			d.holders[id] = nil
 		}
 	}
 	for h := range d.hosts {
 		host := &d.hosts[h]
-		if host.Free <= 0 || host.Off != "" {
+		if host.Off != "" {
 			continue
 		}
-		if len(want) < len(host.Has) {
-			for id := range want {
+		if len(d.holders) < len(host.Has) {
+			for id := range d.holders {
 				if host.Has[id] {
-					want[id] = append(want[id], h)
+					d.holders[id] = append(d.holders[id], h)
 				}
 			}
 			continue
 		}
 		for id, has := range host.Has {
-			if l, ok := want[id]; ok && has {
-				want[id] = append(l, h)
+			if l, ok := d.holders[id]; ok && has {
+				d.holders[id] = append(l, h)
 			}
 		}
 	}
-	return func(j *Job) []int {
-		ids := first(j)
-		if len(ids) == 1 {
-			return want[ids[0]]
-		}
-		var out []int
-		for _, id := range ids {
-			out = append(out, want[id]...)
-		}
-		slices.Sort(out)
-		return slices.Compact(out)
+}
+
+// holdersOf gives the hosts that j may be complete on, in order.
+func (d *decider) holdersOf(j *Job) []int {
+	ids := keys(j)
+	if len(ids) == 1 {
+		return d.holders[ids[0]]
 	}
+	var out []int
+	for _, id := range ids {
+		out = append(out, d.holders[id]...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// among reports whether h is one of hosts, which ascend.
+func among(hosts []int, h int) bool {
+	_, ok := slices.BinarySearch(hosts, h)
+	return ok
 }
 
 // best finds the host with a free slot on which j starts soonest.
@@ -267,14 +283,19 @@ func (d *decider) compare(order []int) {
 func (d *decider) decide(i int) {
 	j := &d.fleet.Jobs[i]
 	hosts := d.allowed(j)
+	if d.open == 0 && len(hosts) > 0 && len(d.out.Wait) >= explained {
+		// There is nothing to compare, and enough was explained.
+		d.stay(i, WaitSlot, "every host is full", nil)
+		return
+	}
 	now, free := d.best(j, hosts)
 	if !free {
 		d.waitFor(i, hosts)
 		return
 	}
 	holder, later := -1, math.Inf(1)
-	for _, h := range hosts {
-		if d.hosts[h].Free > 0 {
+	for _, h := range d.holdersOf(j) {
+		if d.hosts[h].Free > 0 || !among(hosts, h) {
 			continue
 		}
 		f := d.fit(j, h)

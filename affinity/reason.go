@@ -16,6 +16,7 @@ func (d *decider) assign(i int, f fit, c Code) {
 	cands := d.candidates(j, f.host)
 	d.done[i] = true
 	h.Free--
+	d.open--
 	d.busy++
 	if f.missing > 0 {
 		h.Fetching++
@@ -115,9 +116,11 @@ func (d *decider) waitInLine(i int) {
 func (d *decider) stay(i int, c Code, reason string, urgent []snapshot.ID) {
 	j := &d.fleet.Jobs[i]
 	d.done[i] = true
-	d.out.Wait = append(d.out.Wait, Waiting{
-		Job: j.ID, Code: c, Reason: reason, Candidates: d.candidates(j, -1), Urgent: urgent,
-	})
+	w := Waiting{Job: j.ID, Code: c, Reason: reason, Urgent: urgent}
+	if len(d.out.Wait) < explained {
+		w.Candidates = d.candidates(j, -1)
+	}
+	d.out.Wait = append(d.out.Wait, w)
 }
 
 // again asks for another decision after s seconds at the latest.
@@ -137,16 +140,19 @@ func (d *decider) anyFree(names []string) bool {
 	return false
 }
 
+// explained is how many waiting jobs get their hosts listed: the next ones in line.
+const explained = 32
+
 // candidates lists the hosts that were looked at, the best first, chosen always
 // among them.
 func (d *decider) candidates(j *Job, chosen int) []Candidate {
-	limit := min(len(d.hosts), 4*d.p.Candidates)
-	fits := make([]fit, 0, limit)
+	limit := min(len(d.hosts), 2*d.p.Candidates)
+	fits := make([]fit, 0, limit+1)
 	allowed := d.allowed(j)
-	for h := range d.hosts {
-		if h != chosen && len(fits) >= limit {
-			continue
-		}
+	if chosen >= limit {
+		fits = append(fits, d.explain(j, chosen, allowed))
+	}
+	for h := range limit {
 		fits = append(fits, d.explain(j, h, allowed))
 	}
 	slices.SortStableFunc(fits, func(a, b fit) int {
@@ -170,7 +176,7 @@ func (d *decider) explain(j *Job, h int, allowed []int) fit {
 	if missing := without(j.Tags, host.Tags); len(missing) > 0 {
 		return fit{host: h, excluded: "lacks the tags " + strings.Join(missing, ", ")}
 	}
-	if f.excluded == "" && !slices.Contains(allowed, h) {
+	if f.excluded == "" && !among(allowed, h) {
 		f.excluded = "failed this job before"
 	}
 	if f.excluded == "" && host.Free <= 0 {
