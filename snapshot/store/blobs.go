@@ -68,7 +68,7 @@ func (s *Store) MarkDurable(ctx context.Context, id snapshot.ID) error {
 		return fmt.Errorf("snapshot %s: %w", id, err)
 	}
 	fail.Point("store.durable.row")
-	s.tell(l)
+	s.tell()
 	return nil
 }
 

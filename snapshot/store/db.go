@@ -88,7 +88,7 @@ func dsn(path string) string {
 	p := (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()
 	return "file:" + strings.ReplaceAll(p, "?", "%3f") + "?_txlock=immediate" +
 		"&_pragma=locking_mode(EXCLUSIVE)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=busy_timeout(2000)&_pragma=wal_autocheckpoint(1000)"
+		"&_pragma=busy_timeout(2000)&_pragma=wal_autocheckpoint(8000)"
 }
 
 func isAbsent(path string) (bool, error) {
@@ -146,7 +146,27 @@ func (s *Store) commit(ctx context.Context, fn func(ctx context.Context, tx *sql
 	if err := fn(ctx, tx); err != nil {
 		return dbError(err)
 	}
-	return dbError(tx.Commit())
+	if err := tx.Commit(); err != nil {
+		return dbError(err)
+	}
+	s.commits.Add(1)
+	return nil
+}
+
+// checkpointAfter is how many commits may lie in the WAL, a few pages each, before
+// it is written back at a quiet moment. Without one SQLite does it by itself, in
+// somebody's commit, at 32 MB.
+const checkpointAfter = 100
+
+// checkpoint writes the WAL back. Only Run calls it, when there is nothing to sync.
+func (s *Store) checkpoint(ctx context.Context) {
+	if s.commits.Load() < checkpointAfter {
+		return
+	}
+	s.commits.Store(0)
+	if _, err := s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil && ctx.Err() == nil {
+		s.log.Warn("can't write back the log of store.db", "error", err)
+	}
 }
 
 // mustCommit is commit for what must go through once it was begun: ends of views

@@ -23,6 +23,12 @@ import (
 
 var domainKey = []byte("a key of thirty-two bytes, secret")
 
+// Waits for what happens in the background.
+const (
+	waitMost = 20 * time.Second
+	tick     = 5 * time.Millisecond
+)
+
 // bench is one store in a test with the driver that it uses.
 type bench struct {
 	*Store

@@ -79,6 +79,9 @@ func (s *Store) enterImport(spec *ImportSpec) (im *importing, mine bool, err err
 			return nil, false, err
 		}
 	}
+	if len(spec.DomainKey) == 0 {
+		return nil, false, errNoKey
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -183,9 +186,10 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlob
 	fail.Point("store.import.unpacked")
 	l := s.importedLayer(spec, ix, place)
 	if err := s.keepImported(ctx, l, f, base, ix); err != nil {
+		s.removeFiles(l)
 		return errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
 	}
-	s.tell(l)
+	s.tell()
 	return nil
 }
 
@@ -318,6 +322,6 @@ func (s *Store) keepImported(ctx context.Context, l *layer, f *durable.File, bas
 	s.layers[in.ID] = l
 	s.have[in.Index] = blobFile{path: s.indexPath(in.Index), bytes: in.IndexBytes}
 	s.trees.put(in.ID, m, len(m.Entries))
-	s.announceLocked()
+	s.announceLocked(l)
 	return nil
 }

@@ -80,6 +80,11 @@ func overlaps(a, b string) bool {
 	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
+// needs reports whether l's tree has files of the layer id.
+func (l *layer) needs(id snapshot.ID) bool {
+	return l.info.Base == id || (l.fanin && slices.Contains(l.info.Parents, id))
+}
+
 // standingLocked returns something that needs l here: "" when it may go. A tree
 // has files in its base's directory and, after a merge, in those of its parents,
 // also where the driver copies.
@@ -89,7 +94,7 @@ func (s *Store) standingLocked(l *layer) (what string, on snapshot.ID) {
 		if o == l {
 			continue
 		}
-		if o.info.Base == id || (o.fanin && slices.Contains(o.info.Parents, id)) || standsOn(&o.place, &l.place) {
+		if o.needs(id) || standsOn(&o.place, &l.place) {
 			return "layer", o.info.ID
 		}
 	}

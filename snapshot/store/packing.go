@@ -42,7 +42,7 @@ func (s *Store) pack(ctx context.Context, l *layer) error {
 		s.mu.Unlock()
 		return err
 	}
-	s.tell(l)
+	s.tell()
 	return nil
 }
 
@@ -270,15 +270,15 @@ func (s *Store) packFailed(ctx context.Context, l *layer, err error) {
 		if err := s.endUse(ctx, l, Broken, unsupported); err != nil {
 			s.log.Error("can't note that a layer is broken", "snapshot", l.info.ID, "error", err)
 		}
-		s.tell(l)
 	case errors.As(err, &corrupt):
 		s.fallen(ctx, l, err)
 	default:
 		s.log.Warn("a layer can't be packed now", "snapshot", l.info.ID, "error", err)
 		s.mu.Lock()
 		l.info.Err = err.Error() // passes: not worth a row
+		s.announceLocked(l)
 		s.mu.Unlock()
-		s.tell(l)
+		s.tell()
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
+// errNoKey: without a key chunk ids would tell strangers what is in the files.
+var errNoKey = errors.New("no domain key given")
+
 // maxClaim bounds the agent's note.
 const maxClaim = 1 << 20
 
@@ -29,6 +32,9 @@ const maxClaim = 1 << 20
 //     however much that may be.
 func (s *Store) Prepare(ctx context.Context, p PrepareSpec) (*Attached, error) {
 	began := s.o.Now()
+	if len(p.DomainKey) == 0 {
+		return nil, fmt.Errorf("prepare view %s: %w", p.ID, errNoKey)
+	}
 	if len(p.Claim) > maxClaim {
 		return nil, fmt.Errorf("prepare view %s: a claim of %d bytes is too long", p.ID, len(p.Claim))
 	}

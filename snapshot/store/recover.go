@@ -180,7 +180,7 @@ func (s *Store) suspectUnsynced(ctx context.Context) error {
 			continue
 		}
 		if on := s.onUnusable(l); on != "" {
-			if err := s.endUse(ctx, l, Suspect, fmt.Errorf("stands on %s", on)); err != nil {
+			if err := s.endUse(ctx, l, Suspect, fmt.Errorf("stands on %s, which is suspect", on)); err != nil {
 				return err
 			}
 		}
@@ -192,9 +192,8 @@ func (s *Store) suspectUnsynced(ctx context.Context) error {
 func (s *Store) onUnusable(l *layer) snapshot.ID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, id := range append([]snapshot.ID{l.info.Base}, l.info.Parents...) {
-		o, ok := s.layers[id]
-		if ok && o.info.State == Suspect && (id == l.info.Base || l.fanin) {
+	for id, o := range s.layers {
+		if o.info.State == Suspect && l.needs(id) {
 			return id
 		}
 	}

@@ -62,8 +62,10 @@ func (s *Store) remove(ctx context.Context, l *layer, force bool) error {
 	fail.Point("store.remove.row")
 	s.mu.Lock()
 	delete(s.layers, l.info.ID)
-	delete(s.views, l.info.ID) // of a sealed one that nobody will report now
-	s.announceLocked()
+	delete(s.views, l.info.ID)                    // of a sealed one that nobody will report now
+	l.info.State, l.info.Err = Suspect, "removed" // for who still waits for it
+	close(s.changed)
+	s.changed = make(chan struct{})
 	s.mu.Unlock()
 	s.trees.drop(l.info.ID)
 	s.located.drop(l.info.ID)

@@ -41,6 +41,7 @@ func (s *Store) syncLoop(ctx context.Context, synced chan<- struct{}) {
 	for {
 		l := s.nextUnsynced()
 		if l == nil {
+			s.checkpoint(ctx)
 			select {
 			case <-s.wake:
 			case <-ctx.Done():
@@ -121,7 +122,7 @@ func (s *Store) sync(ctx context.Context, l *layer) {
 		return
 	}
 	fail.Point("store.sync.row")
-	s.tell(l)
+	s.tell()
 }
 
 // fallen makes a layer, and all that stands on it, suspect.
@@ -129,25 +130,17 @@ func (s *Store) fallen(ctx context.Context, l *layer, why error) {
 	if err := s.endUse(ctx, l, Suspect, why); err != nil {
 		s.log.Error("can't note that a layer is suspect", "snapshot", l.info.ID, "error", err)
 	}
-	s.tell(l)
 	s.mu.Lock()
 	var on []*layer
 	for _, o := range s.layers {
-		if o.info.State.Usable() && o.info.Base == l.info.ID {
+		if o.info.State.Usable() && o.needs(l.info.ID) {
 			on = append(on, o)
 		}
 	}
 	s.mu.Unlock()
 	for _, o := range on {
-		s.fallen(ctx, o, fmt.Errorf("stands on %s", l.info.ID))
+		s.fallen(ctx, o, fmt.Errorf("stands on %s, which is suspect", l.info.ID))
 	}
-}
-
-func (s *Store) tell(l *layer) {
-	s.mu.Lock()
-	in := s.infoLocked(l)
-	s.mu.Unlock()
-	s.o.OnChange(in)
 }
 
 func (s *Store) pause(ctx context.Context, d time.Duration) {

@@ -65,7 +65,7 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 	l = s.newLayer(v)
 	checked := make(chan error, 1)
 	if stacked(&l.place) {
-		if !s.spawn(func() { checked <- s.check(ctx, l) }) {
+		if !s.spawn(func() { checked <- s.check(context.WithoutCancel(ctx), l) }) {
 			return Info{}, errClosed
 		}
 	}
@@ -79,23 +79,27 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 	if err != nil {
 		return Info{}, err
 	}
+	s.inherit(l)
 	fail.Point("store.sealed")
 	if err := s.insertSealed(ctx, l, outcome); err != nil {
 		return Info{}, err // Seal or Discard can be called again
 	}
 	fail.Point("store.seal.row")
-	s.show(l, v, outcome)
-	in, err := s.Lookup(id)
-	if err != nil {
-		return Info{}, err
-	}
-	s.o.OnChange(in)
+	in := s.show(l, v, outcome)
+	s.tell()
 	if in.State == Sealed {
 		s.startTree(l) // so that the next job need not wait for it
 	} else {
-		s.log.Warn("what the job left can't be a snapshot", "snapshot", id, "error", in.Err)
+		s.log.Warn("what a job left is not used", "snapshot", id, "state", in.State, "error", in.Err)
 	}
 	return in, nil
+}
+
+// inherit makes a layer suspect if what its view stood on became so meanwhile.
+func (s *Store) inherit(l *layer) {
+	if on := s.onUnusable(l); on != "" && l.info.State.Usable() {
+		l.info.State, l.info.Err = Suspect, "stands on "+string(on)+", which is suspect"
+	}
 }
 
 // stacked reports whether a layer's own directory holds just what its job touched.
@@ -195,13 +199,14 @@ func (s *Store) insertSealed(ctx context.Context, l *layer, outcome []byte) erro
 	})
 }
 
-func (s *Store) show(l *layer, v *openView, outcome []byte) {
+func (s *Store) show(l *layer, v *openView, outcome []byte) Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.layers[l.info.ID] = l
 	v.sealed, v.outcome = true, bytes.Clone(outcome)
 	v.v, v.fanin = nil, nil
-	s.announceLocked()
+	s.announceLocked(l)
+	return s.infoLocked(l)
 }
 
 // endUse writes a state that ends a layer's use, and shows it, written or not:
@@ -212,11 +217,14 @@ func (s *Store) endUse(ctx context.Context, l *layer, st State, why error) error
 		return nil
 	}
 	err := s.change(ctx, l, edit{set: set})
-	s.mu.Lock()
-	set(&l.info) //nolint:errcheck // it has none
-	s.announceLocked()
-	s.mu.Unlock()
+	if err != nil {
+		s.mu.Lock()
+		set(&l.info) //nolint:errcheck // it has none
+		s.announceLocked(l)
+		s.mu.Unlock()
+	}
 	s.trees.drop(l.info.ID)
+	s.tell()
 	return err
 }
 
@@ -230,7 +238,7 @@ type edit struct {
 	show func()
 }
 
-// change writes an edit, then shows it.
+// change writes an edit, then shows it. The caller calls tell.
 func (s *Store) change(ctx context.Context, l *layer, e edit) error {
 	s.rows.Lock()
 	defer s.rows.Unlock()
@@ -254,8 +262,9 @@ func (s *Store) change(ctx context.Context, l *layer, e edit) error {
 	if e.show != nil {
 		e.show()
 	}
-	s.announceLocked()
-	return e.set(&l.info)
+	err = e.set(&l.info)
+	s.announceLocked(l)
+	return err
 }
 
 // passing says of an error that the same attempt may succeed later.

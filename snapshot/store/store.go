@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -39,7 +40,8 @@ type Store struct {
 	life       context.Context //nolint:containedctx // the store's own lifetime
 	end        context.CancelFunc
 	background sync.WaitGroup
-	running    sync.Mutex // held by Run
+	running    sync.Mutex   // held by Run
+	commits    atomic.Int64 // since the last checkpoint
 
 	// rows is held while a layer's row is read, changed and shown, so that no change
 	// is lost. Lock order: rows before mu.
@@ -58,6 +60,8 @@ type Store struct {
 	first   []snapshot.ID                // to pack before others
 	packing snapshot.ID                  // what the packer is at
 	sealing int                          // seals and prepares under way: syncs wait
+	news    []Info                       // for OnChange, in order
+	telling bool                         // somebody hands out news
 	changed chan struct{}                // closed and replaced when a layer's state changes
 	wake    chan struct{}                // tells Run that there is work
 	closed  bool
@@ -166,8 +170,8 @@ func (s *Store) open(ctx context.Context) error {
 	return nil
 }
 
-// Close waits for what the store started and lets go of the directory. Open views
-// stay mounted, as after a crash; the next Open finds them.
+// Close waits for what the store started and lets go of the directory. Run must
+// have returned. Open views stay mounted, as after a crash; the next Open finds them.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -258,11 +262,32 @@ func (s *Store) begin(id snapshot.ID, what string) (end func(), err error) {
 
 var errClosed = errors.New("store is closed")
 
-// announceLocked wakes everybody who waits for a state.
-func (s *Store) announceLocked() {
+// announceLocked wakes everybody who waits for a state, and queues l for OnChange.
+// The caller calls tell when it has let go of mu.
+func (s *Store) announceLocked(l *layer) {
+	s.news = append(s.news, s.infoLocked(l))
 	close(s.changed)
 	s.changed = make(chan struct{})
 	s.pokeLocked()
+}
+
+// tell hands out what is queued, in order. If somebody is at it already, be it
+// further up this very stack, they will do it.
+func (s *Store) tell() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.telling {
+		return
+	}
+	s.telling = true
+	for len(s.news) > 0 {
+		in := s.news[0]
+		s.news = s.news[1:]
+		s.mu.Unlock()
+		s.o.OnChange(in)
+		s.mu.Lock()
+	}
+	s.telling = false
 }
 
 // pokeLocked tells Run to look for work.

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -277,7 +276,7 @@ func TestDurableLetsGoOfPacks(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, _, err := b.OpenBlob(t.Context(), shared)
 		return errors.Is(err, snapshot.ErrNotFound)
-	}, 10*time.Second, 5*time.Millisecond)
+	}, waitMost, tick)
 	in, err = b.Lookup(two.ID)
 	require.NoError(t, err)
 	require.Equal(t, Durable, in.State)

@@ -87,7 +87,7 @@ func (s *Store) buildTree(ctx context.Context, l *layer) (*snapshot.Manifest, er
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l.info.Index != in.Index {
+	if l.info.Index != in.Index || l.removing {
 		return m, nil // packed meanwhile: the packer has put the hashed tree there
 	}
 	l.info.TreeBytes, l.info.Entries, l.unsized = m.Bytes(), int64(len(m.Entries)), false
