@@ -29,6 +29,8 @@ type Agent struct {
 	uid, gid int
 	// freed gets a token when a slot became free or the lease came back.
 	freed chan struct{}
+	// hurry gets a token when the next heartbeat should not wait.
+	hurry chan struct{}
 	// jobs counts the goroutines of attempts, behind those that pack and report.
 	jobs, behind sync.WaitGroup
 
@@ -69,7 +71,7 @@ type owner interface{ Owner() (uid, gid int) }
 // newAgent makes an agent of checked options.
 func newAgent(o Options) (*Agent, error) {
 	a := &Agent{
-		o: o, log: o.Log, freed: make(chan struct{}, 1),
+		o: o, log: o.Log, freed: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		running: map[snapshot.ID]*running{}, slots: make([]bool, o.Slots),
 	}
 	id, err := snapshot.NewID(o.Rand)

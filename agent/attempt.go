@@ -37,14 +37,9 @@ func (a *Agent) attempt(ctx, out context.Context, c api.Claim, r *running) {
 	a.log.Debug("accepted", "attempt", c.Attempt, "job", c.Job.Name, "slot", r.slot)
 	begin := elapsed()
 	log := a.openLog(r.ref, false)
-	var sending = make(chan struct{})
-	go func() {
-		defer close(sending)
-		log.run(out)
-	}()
+	end := log.start(out)
 	f, sealed := a.work(ctx, out, &c, r, begin, log)
-	log.close()
-	<-sending
+	end()
 	a.finish(out, r.ref, f, sealed)
 }
 

@@ -55,6 +55,9 @@ func (a *Agent) poll(ctx, out context.Context, id snapshot.ID, free int) {
 		}
 	} else if ctx.Err() == nil {
 		a.log.Debug("asking for work", "err", err)
+		if notFound(err) {
+			a.beatNow() // which registers again
+		}
 		sleep(ctx, a.jitter(claimPause))
 	}
 	a.mu.Lock()

@@ -149,8 +149,13 @@ func (a *Agent) finish(ctx context.Context, ref api.AttemptRef, f api.Finish, se
 		a.log.Error("the coordinator refuses the end of an attempt", "attempt", ref.Attempt, "err", err)
 	}
 	a.letGo(ctx, ref.Attempt, sealed)
-	if err == nil && got.Output && f.Output != "" {
+	switch {
+	case err == nil && got.Output && f.Output != "":
 		a.pack(ctx, f.Output)
+	case err == nil && sealed && f.Output == "": // nobody will ask for it
+		if err := a.o.Store.Drop(context.WithoutCancel(ctx), ref.Attempt); err != nil {
+			a.log.Warn("a layer without a use can't be dropped", "attempt", ref.Attempt, "err", err)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -33,6 +34,9 @@ const (
 type jobLog struct {
 	a   *Agent
 	ref api.AttemptRef
+
+	// sent is how far the coordinator has it.
+	sent atomic.Int64
 
 	// mu guards the fields below; the file is only appended to.
 	mu      sync.Mutex
@@ -149,6 +153,7 @@ func (l *jobLog) run(ctx context.Context) {
 			return
 		}
 		sent = l.send(ctx, sent, buf[:n])
+		l.sent.Store(sent)
 	}
 }
 
@@ -196,8 +201,10 @@ func (l *jobLog) isClosed() bool {
 	return l.closed
 }
 
-// close ends the log and waits until it is sent.
-func (l *jobLog) close() {
+// close ends the log and waits until it is sent, or until nothing of it could be
+// for logPatience in which the coordinator answered other calls: the end of the
+// attempt must not wait for a log that is not taken.
+func (l *jobLog) close(giveUp func()) {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
@@ -205,9 +212,39 @@ func (l *jobLog) close() {
 	case l.changed <- struct{}{}:
 	default:
 	}
-	<-l.done
-	if l.f != nil {
-		l.f.Close() //nolint:errcheck // nothing is buffered
+	tick := time.NewTicker(logPatience / 20)
+	defer tick.Stop()
+	for left, last := 20, l.sent.Load(); ; {
+		select {
+		case <-l.done:
+			if l.f != nil {
+				l.f.Close() //nolint:errcheck // nothing is buffered
+			}
+			return
+		case <-tick.C:
+		}
+		if now := l.sent.Load(); now != last {
+			left, last = 20, now
+		} else if l.a.heard() {
+			left--
+		}
+		if left == 0 {
+			l.a.log.Warn("the coordinator does not take the rest of a log", "attempt", l.ref.Attempt, "at", last)
+			giveUp()
+		}
+	}
+}
+
+// logPatience is how long the end of a log may hold up that of its attempt.
+const logPatience = 20 * time.Second
+
+// start sends a log until the returned function has ended it.
+func (l *jobLog) start(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	go l.run(ctx)
+	return func() {
+		l.close(cancel)
+		cancel()
 	}
 }
 

@@ -33,6 +33,7 @@ type Store interface {
 	Discard(ctx context.Context, id snapshot.ID) error
 	Views() []store.OpenView
 	Reported(ctx context.Context, id snapshot.ID) error
+	Drop(ctx context.Context, id snapshot.ID) error
 
 	Lookup(id snapshot.ID) (store.Info, error)
 	List() []store.Info

@@ -86,13 +86,7 @@ func (a *Agent) reportLeftovers(ctx context.Context, left []leftover, over map[s
 			log := a.openLog(l.note.Ref, true)
 			log.say("the agent was started anew")
 			log.say("%s", describe(l.finish))
-			sent := make(chan struct{})
-			go func() {
-				defer close(sent)
-				log.run(ctx)
-			}()
-			log.close()
-			<-sent
+			log.start(ctx)()
 			a.finish(ctx, l.note.Ref, l.finish, l.sealed)
 		})
 	}

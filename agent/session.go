@@ -95,7 +95,14 @@ func (a *Agent) heartbeats(ctx context.Context, quit context.CancelCauseFunc) {
 		a.mu.Lock()
 		beat := a.beat
 		a.mu.Unlock()
-		if !sleep(ctx, beat) {
+		t := time.NewTimer(beat)
+		select {
+		case <-t.C:
+		case <-a.hurry:
+		case <-ctx.Done():
+		}
+		t.Stop()
+		if ctx.Err() != nil {
 			return
 		}
 		err := a.heartbeat(ctx)
@@ -199,6 +206,13 @@ func (a *Agent) guard(ctx context.Context) {
 	}
 }
 
+// heard reports whether the coordinator answered the last heartbeats.
+func (a *Agent) heard() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return elapsed()-a.renewed < a.lease/3+a.beat
+}
+
 func (a *Agent) lostLocked() bool { return elapsed()-a.renewed > a.lease*2/3 }
 
 // cancel stops one attempt. The first cause counts.
@@ -221,6 +235,14 @@ func (a *Agent) cancelAll(why error) {
 	a.mu.Unlock()
 	for _, r := range all {
 		r.cancel(why)
+	}
+}
+
+// beatNow makes the next heartbeat come at once.
+func (a *Agent) beatNow() {
+	select {
+	case a.hurry <- struct{}{}:
+	default:
 	}
 }
 
