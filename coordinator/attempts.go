@@ -265,7 +265,7 @@ func (t *txn) again(id, text string, edit func(*state.Job)) {
 	j := t.editJob(id)
 	edit(j)
 	j.Status, j.Code, j.Reason = api.StatusQueued, api.WaitSlot, ""
-	j.Host = ""
+	j.Host, j.QueuedMS = "", t.ms()
 	t.place = true
 	t.event(j.Pipeline, j, text)
 }

@@ -75,9 +75,21 @@ func (t *txn) poll(agent snapshot.ID, r api.ClaimRequest) (string, error) {
 	}
 	p.polls++
 	p.seen = t.now
-	p.withheld = max(0, h.Slots-len(t.liveOn(h.Name))-r.FreeSlots)
+	p.withheld = t.withheld(h, r.FreeSlots)
 	t.place = true
 	return h.Name, nil
+}
+
+// withheld counts the slots that a host does not offer although nothing that it
+// knows of is in them. A claim that it was not told of yet takes one that it offers.
+func (t *txn) withheld(h *state.Host, free int) int {
+	known := 0
+	for _, a := range t.liveOn(h.Name) {
+		if b := t.w.beats[a.ID]; a.Stage != state.AttemptAssigned || (b != nil && !b.delivered.IsZero()) {
+			known++
+		}
+	}
+	return max(0, h.Slots-known-free)
 }
 
 // pollEnds notes that a poll was answered, or given up by the host.

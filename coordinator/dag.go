@@ -100,9 +100,7 @@ func mayFail(j *state.Job) bool {
 func (t *txn) queue(id string) {
 	j := t.editJob(id)
 	j.Status, j.Code, j.Reason = api.StatusQueued, api.WaitSlot, ""
-	if j.QueuedMS == 0 {
-		j.QueuedMS = t.ms()
-	}
+	j.QueuedMS = t.ms()
 	t.place = true
 	t.event(j.Pipeline, j, "queued")
 }

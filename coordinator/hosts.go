@@ -172,7 +172,7 @@ func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat, told map[snapshot.ID
 	live := t.liveOn(h.Name)
 	if p.polls == 0 {
 		// While it asks for work, what it asks for counts: it is the newer word.
-		p.withheld = max(0, h.Slots-len(live)-b.FreeSlots)
+		p.withheld = t.withheld(h, b.FreeSlots)
 	}
 	out := &api.HeartbeatReply{}
 	listed := map[snapshot.ID]bool{}

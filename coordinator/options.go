@@ -48,6 +48,8 @@ type Options struct {
 	// HolderGrace is how long a job waits for a host that is lost and has the only
 	// copy of its files (5 min).
 	HolderGrace time.Duration
+	// QueueTimeout is how long a job may wait for a host (24 h).
+	QueueTimeout time.Duration
 	// MaxInfraRetries is how often a job is tried again that failed for no fault
 	// of its own: 3, or none if negative.
 	MaxInfraRetries int
@@ -88,6 +90,7 @@ func (o Options) withDefaults() (Options, error) {
 		n time.Duration
 	}{
 		{&o.HostLease, 30 * time.Second}, {&o.AcceptTimeout, 10 * time.Second}, {&o.HolderGrace, 5 * time.Minute},
+		{&o.QueueTimeout, 24 * time.Hour},
 	}
 	for _, d := range durations {
 		if *d.v <= 0 {

@@ -121,9 +121,10 @@ func (t *txn) fleetHosts() []affinity.Host {
 		live := t.liveOn(name)
 		ah := affinity.Host{
 			Name: name, Fingerprint: h.Fingerprint, Tags: h.Tags, Slots: h.Slots,
-			Free: max(0, h.Slots-len(live)-p.withheld), Off: t.off(h, p), Rate: p.fetch,
+			Free: max(0, h.Slots-len(live)-p.withheld), Rate: p.fetch,
 			Has: make(map[snapshot.ID]bool, len(p.holds)), Coming: map[snapshot.ID]float64{},
 		}
+		ah.Off = t.off(h, p, ah.Free)
 		for id := range p.holds {
 			ah.Has[id] = true
 		}
@@ -136,14 +137,15 @@ func (t *txn) fleetHosts() []affinity.Host {
 	return out
 }
 
-// off says why no job may start on a host now.
-func (t *txn) off(h *state.Host, p *presence) string {
+// off says why no job may start on a host with so many free slots now. One that is
+// full does not ask, and is none the worse for it.
+func (t *txn) off(h *state.Host, p *presence, free int) string {
 	switch {
 	case h.State == api.HostLost:
 		return "lost"
 	case !p.known:
 		return "not back since the coordinator restarted"
-	case p.polls == 0 && !t.now.Before(p.expect):
+	case free > 0 && p.polls == 0 && !t.now.Before(p.expect):
 		return "not asking for work"
 	}
 	return ""
@@ -187,6 +189,10 @@ func (t *txn) fleetJob(j *state.Job) (affinity.Job, given, bool) {
 	p := t.pipelines.get(j.Pipeline)
 	aj := affinity.Job{
 		ID: j.ID, Project: p.Project, Pipeline: p.Number, Index: j.Index, Tags: j.Def.Tags, Avoid: j.Avoid,
+	}
+	if waited := t.now.Sub(time.UnixMilli(j.QueuedMS)); waited > t.s.o.QueueTimeout {
+		t.failQueued(j, api.FailTimeout, fmt.Sprintf("no host could run it for %s: %s", t.s.o.QueueTimeout, j.Reason))
+		return aj, given{}, false
 	}
 	if t.ms() < j.NotBefore {
 		t.note(j, api.WaitSlot, fmt.Sprintf("tried again in %.0f s", float64(j.NotBefore-t.ms())/1e3), nil)
@@ -296,9 +302,12 @@ func (t *txn) whereabouts(id snapshot.ID) (where string, gone bool) {
 }
 
 // failInput ends a queued job that must have what can't be had.
-func (t *txn) failInput(j *state.Job, why string) {
+func (t *txn) failInput(j *state.Job, why string) { t.failQueued(j, api.FailInput, why) }
+
+// failQueued ends a job that waits for a host in vain.
+func (t *txn) failQueued(j *state.Job, c api.Code, why string) {
 	j = t.editJob(j.ID)
-	j.Status, j.Code, j.Reason, j.EndMS = api.StatusFailed, api.FailInput, why, t.ms()
+	j.Status, j.Code, j.Reason, j.EndMS = api.StatusFailed, c, why, t.ms()
 	t.look[j.Pipeline] = true
 	t.event(j.Pipeline, j, why)
 }
@@ -307,7 +316,7 @@ func (t *txn) failInput(j *state.Job, why string) {
 func (t *txn) waiting(j *state.Job) *waiting {
 	w := t.w.waits[j.ID]
 	if w == nil {
-		w = &waiting{}
+		w = &waiting{told: map[api.Code]bool{}}
 		t.w.waits[j.ID] = w
 	}
 	return w
@@ -322,7 +331,11 @@ func (t *txn) note(j *state.Job, c api.Code, reason string, cands []api.Candidat
 	}
 	j = t.editJob(j.ID)
 	j.Code, j.Reason = c, reason
-	t.event(j.Pipeline, j, reason)
+	if !w.told[c] {
+		// A job that goes to and fro between two reasons tells each once.
+		w.told[c] = true
+		t.event(j.Pipeline, j, reason)
+	}
 }
 
 // wait carries out a decision to leave a job in the queue.

@@ -91,6 +91,8 @@ type waiting struct {
 	// could is since when a host could have run it; the wait for files counts
 	// from then. lost is since when its files are out of reach.
 	could, lost time.Time
+	// told are the reasons that an event was made of.
+	told map[api.Code]bool
 }
 
 // keyed is a submission that was committed since the start.
