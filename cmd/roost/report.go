@@ -12,6 +12,7 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // runReport is what --report writes (DESIGN 8). Scripts rely on it: fields are
@@ -194,6 +195,8 @@ func workspaceCell(w workspaceReport) string {
 		what = "local"
 	case w.Source == api.SourceLocal:
 		what = "copied " + humanize.IBytes(uint64(w.BytesMoved))
+	case w.BytesWritten > 0 && w.Driver == view.NameCopy:
+		what = "moved " + humanize.IBytes(uint64(w.BytesMoved)) // over the network and by copying
 	default:
 		what = "fetched " + humanize.IBytes(uint64(w.BytesMoved))
 	}

@@ -169,6 +169,10 @@ func (o *runOptions) client(ctx context.Context, cmd *cobra.Command) (*api.Clien
 	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: cmd.ErrOrStderr()})
 	if !o.asJSON {
 		fmt.Fprintf(cmd.ErrOrStderr(), "starting a coordinator and %d %s (state: %s)\n", o.hosts, plural(o.hosts, "agent"), o.state)
+		if os.Geteuid() != 0 {
+			fmt.Fprintln(cmd.ErrOrStderr(), "note: without root each job's workspace is a copy of its parent's; as root on Linux it is a mount of some "+
+				"milliseconds, at one path on every host (roost doctor tells more)")
+		}
 	}
 	if o.hosts < 1 {
 		return nil, nil, usageError(errors.New("--hosts must be at least 1"), "")
