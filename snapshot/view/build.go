@@ -28,8 +28,47 @@ type builder struct {
 	p     *placer
 	meter *Meter
 	dirs  map[string]snapshot.Entry
-	// disk changes what an entry looks like on disk, nil: as it says.
-	disk func(e *snapshot.Entry) error
+	// hidden is filled with the modes of what its owner could not read; it is made
+	// readable on disk. nil: all looks on disk as it says.
+	hidden modes
+}
+
+// look returns e as it is to be on disk.
+func (b *builder) look(e *snapshot.Entry) *snapshot.Entry {
+	if b.hidden == nil {
+		return e
+	}
+	mode, differs := unreadable(e.Type, e.Mode)
+	if !differs {
+		delete(b.hidden, e.Path)
+		return e
+	}
+	b.hidden[e.Path] = e.Mode
+	on := *e
+	on.Mode = mode
+	return &on
+}
+
+// link gives a file a further name.
+func (b *builder) link(first string, e *snapshot.Entry) error {
+	if mode, ok := b.hidden[first]; ok {
+		b.hidden[e.Path] = mode
+	}
+	return b.p.link(first, e.Path)
+}
+
+// drop removes what is at p and forgets all below it.
+func (b *builder) drop(ctx context.Context, l layout, p string) error {
+	if err := b.p.removeAll(ctx, l, p); err != nil {
+		return err
+	}
+	gone := func(q string) bool { return q == p || under(q, p) }
+	delete(b.hidden, p)
+	if _, isDir := b.dirs[p]; isDir {
+		maps.DeleteFunc(b.dirs, func(q string, _ snapshot.Entry) bool { return gone(q) })
+		maps.DeleteFunc(b.hidden, func(q string, _ uint32) bool { return gone(q) })
+	}
+	return nil
 }
 
 func newBuilder(dir string, owners bool, m *Meter) (*builder, error) {
@@ -74,7 +113,7 @@ func (b *builder) clone(ctx context.Context, from string, mode func(string, uint
 		key := inodeKey{it.Inode.Dev, it.Inode.Ino}
 		if e.Type == snapshot.TypeFile && it.Inode.Nlink > 1 {
 			if first, ok := links[key]; ok {
-				return b.p.link(first, e.Path)
+				return b.link(first, &e)
 			}
 			links[key] = e.Path
 		}
@@ -91,11 +130,6 @@ func (b *builder) clone(ctx context.Context, from string, mode func(string, uint
 
 // place makes one entry at a free name. content fills a file.
 func (b *builder) place(e *snapshot.Entry, content func(*os.File) error) error {
-	if b.disk != nil && e.Type == snapshot.TypeFile {
-		if err := b.disk(e); err != nil {
-			return err
-		}
-	}
 	switch e.Type {
 	case snapshot.TypeDir:
 		b.dirs[e.Path] = *e
@@ -112,7 +146,7 @@ func (b *builder) place(e *snapshot.Entry, content func(*os.File) error) error {
 		if err := content(f); err != nil {
 			return err
 		}
-		return b.p.metaFD(f, e)
+		return b.p.metaFD(f, b.look(e))
 	case snapshot.TypeSymlink:
 		if err := b.p.symlink(e.Target, e.Path); err != nil {
 			return err
@@ -132,12 +166,7 @@ func (b *builder) finish() error {
 	paths := slices.SortedFunc(maps.Keys(b.dirs), snapshot.ComparePaths)
 	for _, p := range slices.Backward(paths) {
 		e := b.dirs[p]
-		if b.disk != nil {
-			if err := b.disk(&e); err != nil {
-				return err
-			}
-		}
-		if err := b.p.meta(p, &e); err != nil {
+		if err := b.p.meta(p, b.look(&e)); err != nil {
 			return err
 		}
 	}
@@ -206,11 +235,8 @@ func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Chang
 	}
 	// Nothing to delete is no error: two lists of changes composed may delete what
 	// only the first of them had made.
-	if err := b.p.removeAll(ctx, l, e.Path); err != nil {
+	if err := b.drop(ctx, l, e.Path); err != nil {
 		return err
-	}
-	if isDir {
-		maps.DeleteFunc(b.dirs, func(p string, _ snapshot.Entry) bool { return p == e.Path || under(p, e.Path) })
 	}
 	if c.Delete {
 		return nil
@@ -229,5 +255,5 @@ func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Chang
 	if first == "" {
 		return file(i, e)
 	}
-	return b.p.link(first, e.Path)
+	return b.link(first, e)
 }

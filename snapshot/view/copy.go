@@ -304,13 +304,16 @@ func (d *Copy) checkView(v *View) error {
 // What belongs to somebody else can't be changed and is left for the scan to
 // complain about.
 func (d *Copy) openUp(ctx context.Context, id snapshot.ID, dir string) (err error) {
-	log := d.modeLog(id)
+	log, err := d.modeLog(id, dir)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, log.close()) }()
 	fi, err := os.Lstat(dir)
 	if err != nil {
 		return err
 	}
-	if err := openOne(log, dir, "", fi); err != nil {
+	if err := log.open("", fi); err != nil {
 		return err
 	}
 	todo := []string{""}
@@ -330,7 +333,7 @@ func (d *Copy) openUp(ctx context.Context, id snapshot.ID, dir string) (err erro
 			if err != nil {
 				return err
 			}
-			if err := openOne(log, dir, rel, fi); err != nil {
+			if err := log.open(rel, fi); err != nil {
 				return err
 			}
 			if fi.IsDir() && len(rel) < snapshot.MaxPathBytes {
@@ -339,25 +342,6 @@ func (d *Copy) openUp(ctx context.Context, id snapshot.ID, dir string) (err erro
 		}
 	}
 	return nil
-}
-
-func openOne(log *modeLog, dir, rel string, fi fs.FileInfo) error {
-	t := snapshot.Type(0)
-	switch {
-	case fi.IsDir():
-		t = snapshot.TypeDir
-	case fi.Mode().IsRegular():
-		t = snapshot.TypeFile
-	}
-	mode := unixMode(fi.Mode())
-	want, differs := unreadable(t, mode)
-	if !differs {
-		return nil
-	}
-	if err := log.add(filepath.ToSlash(rel), mode); err != nil {
-		return err
-	}
-	return os.Chmod(filepath.Join(dir, rel), fileMode(want))
 }
 
 // unixMode and fileMode translate the bits that a manifest keeps.
@@ -500,7 +484,7 @@ func (d *Copy) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes 
 }
 
 func (d *Copy) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.Change,
-	fill func(ctx context.Context, write WriteFunc) error, m *Meter) (err error) {
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter) error {
 	dir := d.abs(l.Dir)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
@@ -511,17 +495,7 @@ func (d *Copy) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.
 	}
 	defer b.p.close()
 	if !d.super {
-		log := d.modeLog(l.ID)
-		defer func() { err = errors.Join(err, log.close()) }()
-		b.disk = func(e *snapshot.Entry) error {
-			want, differs := unreadable(e.Type, e.Mode)
-			if !differs {
-				return nil
-			}
-			real := e.Mode
-			e.Mode = want
-			return log.add(e.Path, real)
-		}
+		b.hidden = modes{}
 	}
 	if err := d.cloneBase(ctx, b, base, 0, 0); err != nil {
 		return err
@@ -535,10 +509,19 @@ func (d *Copy) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.
 		return err
 	}
 	fail.Point("view.unpack.filled")
-	if err := files.finish(b.disk); err != nil {
+	// Names of one file that were linked before its mode was known.
+	for i := range changes {
+		if e := &changes[i].Entry; e.Link != "" && !changes[i].Delete && e.Type == snapshot.TypeFile {
+			b.look(e)
+		}
+	}
+	if err := files.finish(b.look); err != nil {
 		return err
 	}
-	return b.finish()
+	if err := b.finish(); err != nil {
+		return err
+	}
+	return d.writeModes(l.ID, b.hidden)
 }
 
 // Locate implements Driver.

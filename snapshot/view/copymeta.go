@@ -161,15 +161,69 @@ func (m modes) real(path string, onDisk uint32) uint32 {
 	return onDisk
 }
 
-// modeLog appends to a layer's modes. Each line is written before the mode is
-// changed, so that a Seal that was cut short can be done again.
-type modeLog struct {
-	name string
-	file *os.File
+// writeModes writes all of a layer's modes at once.
+func (l layout) writeModes(id snapshot.ID, m modes) error {
+	if len(m) == 0 {
+		return nil
+	}
+	return durable.WriteFile(filepath.Join(l.dir(id), modesName), 0o600, func(w io.Writer) error {
+		b := bufio.NewWriter(w)
+		for p, mode := range m {
+			fmt.Fprintf(b, "%o %q\n", mode, p) //nolint:errcheck // Flush tells
+		}
+		return b.Flush()
+	})
 }
 
-func (l layout) modeLog(id snapshot.ID) *modeLog {
-	return &modeLog{name: filepath.Join(l.dir(id), modesName)}
+// modeLog makes a tree readable and appends to its modes. Each line is written
+// before the mode is changed, so that a Seal that was cut short can be done again.
+type modeLog struct {
+	dir  string // the tree
+	name string
+	file *os.File
+	// seen has the real mode of each inode that was changed: its further names show
+	// the new one.
+	seen map[uint64]uint32
+}
+
+func (l layout) modeLog(id snapshot.ID, dir string) (*modeLog, error) {
+	old, err := l.readModes(id)
+	if err != nil {
+		return nil, err
+	}
+	m := &modeLog{dir: dir, name: filepath.Join(l.dir(id), modesName), seen: map[uint64]uint32{}}
+	for p, mode := range old {
+		if fi, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(p))); err == nil {
+			m.seen[inode(fi)] = mode
+		}
+	}
+	delete(m.seen, 0)
+	return m, nil
+}
+
+// open makes one entry readable.
+func (m *modeLog) open(rel string, fi fs.FileInfo) error {
+	t := snapshot.Type(0)
+	switch {
+	case fi.IsDir():
+		t = snapshot.TypeDir
+	case fi.Mode().IsRegular():
+		t = snapshot.TypeFile
+	}
+	mode := unixMode(fi.Mode())
+	ino := inode(fi)
+	if real, ok := m.seen[ino]; ok && ino != 0 {
+		return m.add(filepath.ToSlash(rel), real) // the first line of a path counts
+	}
+	want, differs := unreadable(t, mode)
+	if !differs {
+		return nil
+	}
+	if err := m.add(filepath.ToSlash(rel), mode); err != nil {
+		return err
+	}
+	m.seen[ino] = mode
+	return os.Chmod(filepath.Join(m.dir, rel), fileMode(want))
 }
 
 func (m *modeLog) add(path string, mode uint32) error {

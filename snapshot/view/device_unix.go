@@ -4,6 +4,8 @@ package view
 
 import (
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,4 +23,12 @@ func sameDevice(root, target string) error {
 		return fmt.Errorf("%s is not on the file system of the store at %s; the copying driver moves trees between them", target, root)
 	}
 	return nil
+}
+
+// inode is the number of a file, 0 if it is not known.
+func inode(fi fs.FileInfo) uint64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Ino
+	}
+	return 0
 }

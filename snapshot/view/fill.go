@@ -69,19 +69,13 @@ func (f *filler) write(i int, off int64, b []byte) error {
 	return err
 }
 
-// finish gives the files their look. disk may change what is put on disk.
-func (f *filler) finish(disk func(e *snapshot.Entry) error) error {
+// finish gives the files their look, as look has it on disk.
+func (f *filler) finish(look func(*snapshot.Entry) *snapshot.Entry) error {
 	for i, p := range f.paths {
 		if p == "" {
 			continue
 		}
-		e := f.changes[i].Entry
-		if disk != nil {
-			if err := disk(&e); err != nil {
-				return err
-			}
-		}
-		if err := f.p.meta(p, &e); err != nil {
+		if err := f.p.meta(p, look(&f.changes[i].Entry)); err != nil {
 			return err
 		}
 	}

@@ -88,7 +88,7 @@ func (d *Overlay) unpackTo(ctx context.Context, l, base *Layer, changes []snapsh
 		return err
 	}
 	fail.Point("view.unpack.filled")
-	if err := files.finish(nil); err != nil {
+	if err := files.finish(func(e *snapshot.Entry) *snapshot.Entry { return e }); err != nil {
 		return err
 	}
 	return w.finish()

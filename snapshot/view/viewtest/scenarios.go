@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -72,6 +73,13 @@ func (h *house) small() *snap {
 }
 
 func nothing(string) {}
+
+func mode(t testing.TB, p string) os.FileMode {
+	t.Helper()
+	fi, err := os.Stat(p)
+	require.NoError(t, err)
+	return fi.Mode().Perm()
+}
 
 var scenarios = []scenario{
 	{name: "an empty view", run: func(h *house) []*snap {
@@ -323,11 +331,29 @@ var scenarios = []scenario{
 			h.write(dir, "secret", "s")
 		})
 		b := h.job(a, func(dir string) {
+			require.NoError(h.t, os.Link(filepath.Join(dir, "secret"), filepath.Join(dir, "locked/secret2")))
 			h.chmod(dir, "secret", 0)
 			h.chmod(dir, "locked/in", 0)
 			h.chmod(dir, "locked", 0o111)
 		})
-		return []*snap{b}
+		for p, mode := range map[string]uint32{"secret": 0, "locked/secret2": 0, "locked/in": 0, "locked": 0o111} {
+			e, ok := b.tree.Find(p)
+			require.True(h.t, ok)
+			require.Equal(h.t, mode, e.Mode, p)
+		}
+		c := h.job(b, func(dir string) {
+			h.chmod(dir, "locked", 0o755)
+			h.chmod(dir, "locked/in", 0o755)
+			h.read(dir, "locked/in/f", "x")
+			h.chmod(dir, "secret", 0o600)
+			h.read(dir, "secret", "s")
+			h.chmod(dir, "", 0o555)
+		})
+		d := h.job(c, func(dir string) {
+			require.Equal(h.t, os.FileMode(0o555), mode(h.t, dir))
+			h.chmod(dir, "", 0o755)
+		})
+		return []*snap{b, c, d}
 	}},
 	{name: "a chain of five", run: func(h *house) []*snap {
 		s := h.small()
