@@ -74,8 +74,10 @@ func (s *Store) input(p *PrepareSpec, id snapshot.ID) (*layer, error) {
 	}
 	for _, in := range p.Inputs {
 		if in.Snapshot == id && !in.Manifest.IsZero() && !l.info.Manifest.IsZero() && in.Manifest != l.info.Manifest {
-			return nil, &snapshot.CorruptError{What: "snapshot", Name: string(id),
-				Why: fmt.Sprintf("its manifest is %s here, want %s", l.info.Manifest, in.Manifest)}
+			return nil, &snapshot.CorruptError{
+				What: "snapshot", Name: string(id),
+				Why: fmt.Sprintf("its manifest is %s here, want %s", l.info.Manifest, in.Manifest),
+			}
 		}
 	}
 	return l, nil

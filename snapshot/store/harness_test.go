@@ -119,7 +119,7 @@ func (b *bench) crash() {
 		b.stop()
 		b.stop = nil
 	}
-	require.NoError(b.t, b.Store.Close())
+	require.NoError(b.t, b.Close())
 	b.Store = nil
 }
 

@@ -92,8 +92,10 @@ func (s *Store) enterImport(spec *ImportSpec) (im *importing, mine bool, err err
 	}
 	if l, err := s.usableLocked(spec.ID); err == nil {
 		if !l.info.Manifest.IsZero() && l.info.Manifest != spec.Manifest {
-			return nil, false, &snapshot.CorruptError{What: "snapshot", Name: string(spec.ID),
-				Why: fmt.Sprintf("its manifest is %s here, want %s", l.info.Manifest, spec.Manifest)}
+			return nil, false, &snapshot.CorruptError{
+				What: "snapshot", Name: string(spec.ID),
+				Why: fmt.Sprintf("its manifest is %s here, want %s", l.info.Manifest, spec.Manifest),
+			}
 		}
 		return nil, false, nil
 	}
@@ -173,8 +175,10 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlob
 		return fmt.Errorf("index %s: %w", spec.Index, err)
 	}
 	if d, err := pack.ManifestDigest(got); err != nil || d != spec.Manifest {
-		return errors.Join(err, &snapshot.CorruptError{What: "index", Name: spec.Index.String(),
-			Why: fmt.Sprintf("it makes the tree %s, want %s", d, spec.Manifest)})
+		return errors.Join(err, &snapshot.CorruptError{
+			What: "index", Name: spec.Index.String(),
+			Why: fmt.Sprintf("it makes the tree %s, want %s", d, spec.Manifest),
+		})
 	}
 	fill := func(ctx context.Context, write view.WriteFunc) error {
 		return pack.Extract(ctx, ix, pack.ExtractOptions{Key: spec.DomainKey, Workers: s.o.Workers, Open: open}, write)
@@ -225,7 +229,7 @@ func (s *Store) fetchIndex(ctx context.Context, spec *ImportSpec, open OpenBlobF
 	if err != nil {
 		return nil, nil, fmt.Errorf("index %s: %w", spec.Index, err)
 	}
-	defer r.Close() //nolint:errcheck // only read from
+	defer r.Close()
 	f, err := durable.Create(filepath.Join(s.dir, "tmp"))
 	if err != nil {
 		return nil, nil, err

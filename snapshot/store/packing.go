@@ -311,7 +311,7 @@ func (s *Store) readIndex(d snapshot.Digest) (*pack.Index, error) {
 	if err != nil {
 		return nil, lost("index", d, err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	return decodeIndex(bufio.NewReaderSize(f, 1<<20), d)
 }
 
@@ -337,7 +337,7 @@ func fileDigest(path, what string, d snapshot.Digest) error {
 	if err != nil {
 		return lost(what, d, err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return fmt.Errorf("%s %s: %w", what, d, err)

@@ -116,8 +116,10 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 	if !s.spawn(func() { defer close(v.ready); s.warm(v) }) {
 		close(v.ready)
 	}
-	a := &Attached{ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merged != nil,
-		MTimeDivergence: pl.diverged}
+	a := &Attached{
+		ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merged != nil,
+		MTimeDivergence: pl.diverged,
+	}
 	if a.TreeBytes, err = s.size(ctx, pl); err != nil {
 		return nil, errors.Join(err, s.undo(ctx, v))
 	}

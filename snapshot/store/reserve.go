@@ -34,7 +34,7 @@ func (r *reserve) take() error {
 	if err != nil {
 		return fmt.Errorf("reserve: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // holds nothing of worth
+	defer f.Close()
 	if fi, err := f.Stat(); err == nil && fi.Size() == r.bytes {
 		return nil
 	}
@@ -54,7 +54,7 @@ func (r *reserve) give() bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close() //nolint:errcheck // holds nothing of worth
+	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil || fi.Size() == 0 || f.Truncate(0) != nil {
 		return false

@@ -269,8 +269,10 @@ func (s *Store) change(ctx context.Context, l *layer, e edit) error {
 
 // passing says of an error that the same attempt may succeed later.
 func passing(err error) bool {
-	for _, e := range []error{context.Canceled, context.DeadlineExceeded, errClosed, syscall.ENOSPC, syscall.EDQUOT,
-		syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EINTR} {
+	for _, e := range []error{
+		context.Canceled, context.DeadlineExceeded, errClosed, syscall.ENOSPC, syscall.EDQUOT,
+		syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EINTR,
+	} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -107,6 +107,6 @@ func FuzzSources(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(b[len(srcMagic):])
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		s.decodeSources(b, snapshot.Digest{}, m()) //nolint:errcheck // it must not panic
+		s.decodeSources(b, snapshot.Digest{}, m())
 	})
 }

@@ -112,7 +112,7 @@ func newStore(dir string, o Options) *Store {
 		o.Log = hclog.NewNullLogger()
 	}
 	if o.Now == nil {
-		o.Now = time.Now
+		o.Now = time.Now //nolint:forbidigo // the one default
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Reader

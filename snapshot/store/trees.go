@@ -165,13 +165,17 @@ func (s *Store) findSources(ctx context.Context, l *layer, m *snapshot.Manifest)
 		}
 	}
 	if len(found.Entries) != len(m.Entries) {
-		return &snapshot.CorruptError{What: "layer", Name: string(l.info.ID),
-			Why: fmt.Sprintf("has %d entries, its manifest %d", len(found.Entries), len(m.Entries))}
+		return &snapshot.CorruptError{
+			What: "layer", Name: string(l.info.ID),
+			Why: fmt.Sprintf("has %d entries, its manifest %d", len(found.Entries), len(m.Entries)),
+		}
 	}
 	for i := range m.Entries {
 		if m.Entries[i].Path != found.Entries[i].Path {
-			return &snapshot.CorruptError{What: "layer", Name: string(l.info.ID),
-				Why: fmt.Sprintf("has %q where its manifest has %q", found.Entries[i].Path, m.Entries[i].Path)}
+			return &snapshot.CorruptError{
+				What: "layer", Name: string(l.info.ID),
+				Why: fmt.Sprintf("has %q where its manifest has %q", found.Entries[i].Path, m.Entries[i].Path),
+			}
 		}
 		m.Entries[i].Source = found.Entries[i].Source
 	}
@@ -196,7 +200,7 @@ func (s *Store) readManifest(d snapshot.Digest) (*snapshot.Manifest, error) {
 	if err != nil {
 		return nil, lost("manifest", d, err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	m, got, err := pack.ReadManifest(bufio.NewReaderSize(f, 1<<20))
 	if err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", d, err)

@@ -104,8 +104,10 @@ func (s *Store) verifyNames(ctx context.Context, l *layer, m *snapshot.Manifest)
 		return out
 	}
 	if diff := tree.Diff(bare(m), bare(found)); len(diff) > 0 {
-		return &snapshot.CorruptError{What: "layer", Name: string(l.info.ID),
-			Why: fmt.Sprintf("%q is not as it was sealed (and %d more)", diff[0].Entry.Path, len(diff)-1)}
+		return &snapshot.CorruptError{
+			What: "layer", Name: string(l.info.ID),
+			Why: fmt.Sprintf("%q is not as it was sealed (and %d more)", diff[0].Entry.Path, len(diff)-1),
+		}
 	}
 	return nil
 }
@@ -116,8 +118,10 @@ func (s *Store) verifyFile(ctx context.Context, l *layer, m *snapshot.Manifest, 
 	}
 	want, ok := m.Find(c.Entry.Path)
 	if !ok {
-		return &snapshot.CorruptError{What: "manifest", Name: l.info.Manifest.String(),
-			Why: fmt.Sprintf("it lacks %q, which the index has", c.Entry.Path)}
+		return &snapshot.CorruptError{
+			What: "manifest", Name: l.info.Manifest.String(),
+			Why: fmt.Sprintf("it lacks %q, which the index has", c.Entry.Path),
+		}
 	}
 	got := *want
 	got.Chunks = nil
