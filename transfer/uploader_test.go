@@ -58,27 +58,30 @@ type memory struct {
 	fail  func(d snapshot.Digest) error
 	down  bool // Stat fails as well
 	delay time.Duration
-	busy  int
-	most  int
+
+	busy, most atomic.Int64
 }
+
+func (m *memory) enter() {
+	n := m.busy.Add(1)
+	for most := m.most.Load(); n > most && !m.most.CompareAndSwap(most, n); most = m.most.Load() {
+	}
+}
+
+func (m *memory) leave() { m.busy.Add(-1) }
 
 func (m *memory) Put(ctx context.Context, d snapshot.Digest, size int64, open func() (io.ReadCloser, error)) error {
 	m.mu.Lock()
 	m.log = append(m.log, "put "+d.String()[:8])
-	m.busy++
-	m.most = max(m.most, m.busy)
 	fail := m.fail
 	m.mu.Unlock()
-	defer func() {
-		m.mu.Lock()
-		m.busy--
-		m.mu.Unlock()
-	}()
 	if fail != nil {
 		if err := fail(d); err != nil {
 			return err
 		}
 	}
+	m.enter()
+	defer m.leave()
 	rc, err := open()
 	if err != nil {
 		return err
@@ -107,10 +110,13 @@ func (m *memory) Put(ctx context.Context, d snapshot.Digest, size int64, open fu
 
 func (m *memory) Stat(_ context.Context, d snapshot.Digest) (int64, error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.down && m.fail != nil {
-		return 0, m.fail(d)
+	down, fail := m.down, m.fail
+	m.mu.Unlock()
+	if down && fail != nil {
+		return 0, fail(d)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	b, ok := m.blobs[d]
 	if !ok {
 		return 0, snapshot.ErrNotFound
@@ -204,6 +210,19 @@ func TestUploadOrder(t *testing.T) {
 			require.NoError(t, u.Enqueue(it))
 			require.NoError(t, u.Enqueue(it)) // idempotent
 		}
+		m.setFail(func(digest snapshot.Digest) error {
+			for _, it := range d.items {
+				if digest != it.Blobs[4].Digest {
+					continue
+				}
+				for _, b := range it.Blobs[:4] {
+					if _, err := m.Stat(t.Context(), b.Digest); err != nil {
+						t.Errorf("the index of %s is sent before its pack of %d bytes is there", it.ID, b.Bytes)
+					}
+				}
+			}
+			return nil
+		})
 		n, left := u.Pending()
 		require.Equal(t, 3, n)
 		require.EqualValues(t, 3*4056, left)
@@ -212,23 +231,8 @@ func TestUploadOrder(t *testing.T) {
 		stop()
 		require.Equal(t, want, d.all())
 		require.Len(t, m.log, 15)
-		require.Equal(t, 3, m.most)
-		for _, it := range d.items {
-			index := indexOf(m.log, "put "+it.Blobs[4].Digest.String()[:8])
-			for _, b := range it.Blobs[:4] {
-				require.Less(t, indexOf(m.log, "put "+b.Digest.String()[:8]), index)
-			}
-		}
+		require.Equal(t, int64(3), m.most.Load())
 	})
-}
-
-func indexOf(log []string, what string) int {
-	for i, l := range log {
-		if l == what {
-			return i
-		}
-	}
-	return -1
 }
 
 func TestUploadUrgent(t *testing.T) {
@@ -288,10 +292,13 @@ func testOutage(t *testing.T, silent bool) {
 		down := errors.New("connection refused")
 		m.setFail(func(snapshot.Digest) error {
 			asked.Add(1)
+			m.enter()
+			defer m.leave()
+			time.Sleep(time.Second)
 			return down
 		})
 		u := transfer.NewUploader(transfer.UploaderOptions{
-			Source: src, Blobs: m, Durable: d.durable, Workers: 1,
+			Source: src, Blobs: m, Durable: d.durable, Workers: 8,
 			Failing: func(_ snapshot.ID, err error, dropped bool) {
 				failing.Add(1)
 				if dropped || !errors.Is(err, down) {
@@ -303,8 +310,11 @@ func testOutage(t *testing.T, silent bool) {
 			require.NoError(t, u.Enqueue(src.add(uint64(i), snapshot.ID(fmt.Sprint(i)), 10, 10)))
 		}
 		stop := start(t, u)
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, int64(8), m.most.Swap(0)) // before anybody knew
 		time.Sleep(time.Hour)
 		synctest.Wait()
+		require.Equal(t, int64(1), m.most.Load())
 		n := asked.Load()
 		require.Equal(t, n, failing.Load())
 		require.Greater(t, n, int64(100)) // at least each 32 s
@@ -393,7 +403,10 @@ func TestUploadLocalTrouble(t *testing.T) {
 		var dropped []snapshot.ID
 		u := transfer.NewUploader(transfer.UploaderOptions{
 			Source: src, Blobs: m, Durable: d.durable, Workers: 1,
-			Failing: func(id snapshot.ID, _ error, gone bool) {
+			Failing: func(id snapshot.ID, err error, gone bool) {
+				if id == "short" && !strings.Contains(err.Error(), "10 bytes long, expected 11") {
+					t.Error(err)
+				}
 				if gone {
 					dropped = append(dropped, id)
 				}

@@ -224,11 +224,16 @@ func IgnoreRange() Act {
 }
 
 // ShiftRange answers with the right number of bytes from the wrong place, and says so.
-func ShiftRange(by int64) Act {
+func ShiftRange(by int64) Act { return otherRange(by, by) }
+
+// ShortRange answers with fewer bytes than asked for, and says so.
+func ShortRange(by int64) Act { return otherRange(0, -by) }
+
+func otherRange(first, last int64) Act {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		var a, b int64
 		if n, _ := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &a, &b); n == 2 {
-			r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", a+by, b+by))
+			r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", a+first, b+last))
 		}
 		next.ServeHTTP(w, r)
 	}
