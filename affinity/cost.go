@@ -40,7 +40,7 @@ func (d *decider) need(f fit, chains []Chain) fit {
 	var counted map[snapshot.ID]bool
 	eta := 0.0
 	for _, c := range chains {
-		for i, l := range c {
+		for _, l := range c {
 			if host.Has[l.ID] || counted[l.ID] {
 				break // it is there with all that it stands on
 			}
@@ -49,7 +49,7 @@ func (d *decider) need(f fit, chains []Chain) fit {
 				break
 			}
 			if !l.Durable {
-				f.upload = append(f.upload, c[i].ID)
+				f.upload = append(f.upload, l.ID)
 				continue
 			}
 			f.missing += l.Bytes

@@ -68,6 +68,7 @@ func (d *decider) waitFor(i int, hosts []int) {
 	j := &d.fleet.Jobs[i]
 	var off, full, lacking []string
 	var urgent []snapshot.ID
+	soonest, until := -1, 0.0
 	for _, h := range hosts {
 		host := &d.hosts[h]
 		f := d.fit(j, h)
@@ -79,8 +80,14 @@ func (d *decider) waitFor(i int, hosts []int) {
 			urgent = append(urgent, f.upload...)
 		default:
 			full = append(full, host.Name)
-			d.reserved[h]++
+			if w := d.wait(h); soonest < 0 || w < until {
+				soonest, until = h, w
+			}
 		}
+	}
+	if soonest >= 0 {
+		// It will take the next slot there; whoever comes after it waits longer.
+		d.reserved[soonest]++
 	}
 	slices.Sort(urgent)
 	urgent = slices.Compact(urgent)
