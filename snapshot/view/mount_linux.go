@@ -166,10 +166,20 @@ func mountLegacy(s stack, target string) error {
 	return private(target)
 }
 
+var errNoOverlay = errors.New("no overlay is mounted there")
+
 // setReadOnly changes the whole file system that is mounted at target, in every
 // mount namespace. It fails with EBUSY while anybody, anywhere, has a file open
 // for writing: a plain unmount would not.
 func setReadOnly(target string, ro bool) error {
+	// What is mounted below a view that has gone must never be changed instead.
+	var st unix.Statfs_t
+	if err := unix.Statfs(target, &st); err != nil {
+		return fmt.Errorf("remount %s: %w", target, err)
+	}
+	if st.Type != unix.OVERLAYFS_SUPER_MAGIC {
+		return fmt.Errorf("remount %s: %w", target, errNoOverlay)
+	}
 	fs, err := unix.Fspick(unix.AT_FDCWD, target, unix.FSPICK_CLOEXEC|unix.FSPICK_NO_AUTOMOUNT|unix.FSPICK_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return fmt.Errorf("remount %s: %w", target, err)

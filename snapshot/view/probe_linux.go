@@ -52,6 +52,9 @@ func probeOverlay(root string) Probed {
 }
 
 func tryOverlay(root string) (err error) {
+	if _, serr := os.Lstat(root); os.IsNotExist(serr) {
+		defer os.Remove(root) //nolint:errcheck // it was not there
+	}
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return err
 	}
@@ -64,7 +67,7 @@ func tryOverlay(root string) (err error) {
 		os.RemoveAll(dir) //nolint:errcheck // the first error is the one to tell
 		return err
 	}
-	ctx := context.Background()
+	ctx := context.Background() //nolint:forbidigo // a probe takes milliseconds and has no caller to stop it
 	defer func() {
 		if _, rerr := drv.Reconcile(ctx, nil, nil); err == nil && rerr != nil {
 			err = rerr

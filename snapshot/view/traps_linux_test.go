@@ -467,3 +467,98 @@ func TestCancel(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoDirExists(t, h.d.dir(id))
 }
+
+// TestSharedParent: where the file system of the target is shared, as systemd
+// makes it, a view shows at the peers too, and goes from all of them.
+func TestSharedParent(t *testing.T) {
+	h := newHost(t, Options{})
+	shared, peer := t.TempDir(), t.TempDir()
+	require.NoError(t, unix.Mount("tmpfs", shared, "tmpfs", 0, ""))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(shared, 0)) })
+	require.NoError(t, unix.Mount("", shared, "", unix.MS_SHARED, ""))
+	require.NoError(t, unix.Mount(shared, peer, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(peer, 0)) })
+	prepare := func() *View {
+		id := newID(t)
+		v, err := h.d.Prepare(t.Context(), Spec{ID: id, Target: filepath.Join(shared, "v")})
+		require.NoError(t, err)
+		h.put(v.Target, "f", "x")
+		require.Equal(t, "x", h.get(filepath.Join(peer, "v"), "f"))
+		return v
+	}
+	v := prepare()
+	require.NoError(t, unix.Mount("tmpfs", filepath.Join(peer, "v"), "tmpfs", 0, ""), "does not spread into the view")
+	require.Equal(t, "x", h.get(v.Target, "f"))
+	require.NoError(t, unix.Unmount(filepath.Join(peer, "v"), 0))
+	require.NoError(t, h.d.Seal(t.Context(), v))
+	require.NoFileExists(t, filepath.Join(peer, "v", "f"))
+
+	prepare()
+	_, err := h.d.Reconcile(t.Context(), []snapshot.ID{v.ID}, nil)
+	require.NoError(t, err)
+	require.NoFileExists(t, filepath.Join(shared, "v", "f"))
+	require.NoFileExists(t, filepath.Join(peer, "v", "f"))
+	h.put(shared, "still", "writable")
+}
+
+// TestPlainUnmountIsNotEnough is the trap that Seal's remount is there for: a
+// writer in another mount namespace lives through an unmount here.
+func TestPlainUnmountIsNotEnough(t *testing.T) {
+	testenv.Require(t, testenv.Bash)
+	h := newHost(t, Options{})
+	v := h.prepare(nil, nil)
+	ready, stop := pipe(t), pipe(t)
+	cmd := exec.Command("bash", "-c", "cd "+v.Target+" && echo >&3; read <&4; echo late >written")
+	cmd.ExtraFiles = []*os.File{ready.w, stop.r}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	require.NoError(t, cmd.Start())
+	require.NoError(t, ready.w.Close())
+	_, err := ready.r.Read(make([]byte, 1))
+	require.NoError(t, err)
+	require.NoError(t, unix.Unmount(v.Target, 0))
+	require.NoError(t, stop.w.Close())
+	require.NoError(t, cmd.Wait())
+	require.FileExists(t, filepath.Join(h.d.abs(v.Layer.Dir), "written"), "written after the unmount")
+}
+
+// TestProbe leaves nothing behind.
+func TestProbe(t *testing.T) {
+	testenv.Require(t, testenv.Overlay)
+	dir := t.TempDir()
+	for _, p := range Probe(filepath.Join(dir, "store")) {
+		require.True(t, p.OK, "%+v", p)
+	}
+	left, err := readNames(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	d, err := Open("", filepath.Join(dir, "store"), Options{})
+	require.NoError(t, err)
+	require.Equal(t, NameOverlay, d.Name())
+	_, err = Open("zfs", dir, Options{})
+	require.Error(t, err)
+}
+
+// TestUnpackFillsHoles: what is not written is a hole, in whatever order it comes.
+func TestUnpackFillsHoles(t *testing.T) {
+	h := newHost(t, Options{})
+	ch := []snapshot.Change{{Entry: snapshot.Entry{Path: "f", Type: snapshot.TypeFile, Mode: 0o444, Size: 64 << 20}}}
+	m := &Meter{}
+	l, err := h.d.Unpack(t.Context(), newID(t), nil, ch, func(_ context.Context, w WriteFunc) error {
+		errs := make(chan error)
+		for i := range 4 {
+			go func() { errs <- w(0, int64(3-i)<<24, []byte("data")) }()
+		}
+		var all []error
+		for range 4 {
+			all = append(all, <-errs)
+		}
+		return errors.Join(append(all, w(0, 64<<20, nil))...)
+	}, m)
+	require.NoError(t, err)
+	require.Equal(t, int64(16), m.Written())
+	h.d.Locate(l, ch)
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(ch[0].Entry.Source, &st))
+	require.Equal(t, int64(64<<20), st.Size)
+	require.Less(t, st.Blocks, int64(1024))
+}

@@ -345,6 +345,7 @@ var scenarios = []scenario{
 			h.chmod(dir, "locked", 0o755)
 			h.chmod(dir, "locked/in", 0o755)
 			h.read(dir, "locked/in/f", "x")
+			h.rm(dir, "locked/secret2")
 			h.chmod(dir, "secret", 0o600)
 			h.read(dir, "secret", "s")
 			h.chmod(dir, "", 0o555)

@@ -1,0 +1,112 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// Reconcile implements Driver.
+//
+// A mount that somebody still uses is left where it is and named in the report:
+// its view can't be sealed or deleted until they are gone, and is never used
+// meanwhile.
+func (d *Overlay) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]string, error) {
+	var report []string
+	busy, err := d.o.reconcileMounts(ctx, d.root, &report)
+	if err != nil {
+		return report, fmt.Errorf("reconcile: %w", err)
+	}
+	known := map[string]bool{}
+	for _, id := range layers {
+		known[string(id)] = true
+	}
+	for _, id := range views {
+		known[string(id)] = true
+	}
+	names, err := readNames(d.abs(viewsDir))
+	if err != nil {
+		return report, fmt.Errorf("reconcile: %w", err)
+	}
+	for _, n := range names {
+		dir := filepath.Join(d.root, viewsDir, n)
+		if known[n] || busy[dir] {
+			continue
+		}
+		report = append(report, "deleted "+viewsDir+"/"+n+", which no view or layer knows")
+		if err := d.remove(ctx, dir); err != nil {
+			report = append(report, err.Error())
+		}
+	}
+	if err := d.emptyTrash(ctx); err != nil {
+		report = append(report, err.Error())
+	}
+	return report, ctx.Err()
+}
+
+// reconcileMounts ends every mount below root, and every overlay with a directory
+// below root wherever it is mounted. It returns the directories views/<id> of
+// those that are still in use.
+func (o Options) reconcileMounts(ctx context.Context, root string, report *[]string) (map[string]bool, error) {
+	all, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	busy := map[string]bool{}
+	for i := len(all) - 1; i >= 0; i-- {
+		m := all[i]
+		dirs := viewDirs(root, m)
+		if !inside(m.point, root) && len(dirs) == 0 {
+			continue
+		}
+		ours := m.fstype == "overlay" && len(dirs) > 0
+		if ours {
+			err := o.retryBusy(ctx, o.ReconcileWait, func() error { return setReadOnly(m.point, true) })
+			if errors.Is(err, errNoOverlay) || errors.Is(err, unix.EINVAL) {
+				continue // it went together with a peer of its mount point
+			}
+			if errors.Is(err, snapshot.ErrBusy) {
+				*report = append(*report, fmt.Sprintf("%s is still written to; left as it is", m.point))
+				mark(busy, dirs)
+				continue
+			}
+		}
+		if err := o.unmount(ctx, m.point, o.ReconcileWait); err != nil {
+			*report = append(*report, err.Error())
+			mark(busy, dirs)
+			continue
+		}
+		*report = append(*report, "unmounted "+m.point)
+		if ours {
+			os.Remove(m.point) //nolint:errcheck // a mount point of use to nobody
+		}
+	}
+	return busy, nil
+}
+
+func mark(set map[string]bool, names []string) {
+	for _, n := range names {
+		set[n] = true
+	}
+}
+
+// viewDirs lists the directories views/<id> below root that a mount uses.
+func viewDirs(root string, m mountEntry) []string {
+	views := filepath.Join(root, viewsDir)
+	var out []string
+	for _, dir := range append(m.dirs, m.point) {
+		if inside(dir, views) && dir != views {
+			name := dir[len(views)+1:]
+			name, _, _ = strings.Cut(name, "/")
+			out = append(out, filepath.Join(views, name))
+		}
+	}
+	return out
+}
