@@ -11,7 +11,7 @@ KILLS   ?= 50
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test short race crash fuzz bench bench-packages lint fmt cover cross demo demo-clean clean docs
+.PHONY: help build test short race crash fuzz bench microbench lint fmt cover cross demo demo-clean clean docs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ fuzz: ## each fuzz target for FUZZTIME
 bench: ## Roost and what people use today, in one run (root); docs/performance.md names the knobs
 	$(GO) test -tags bench ./integration/bench -count=1 -v -timeout 120m
 
-bench-packages: ## the Go benchmarks of every package
+microbench: ## the Go benchmarks of every package
 	$(GO) test ./... -run '^$$' -bench . -benchmem
 
 lint: ## golangci-lint v2 with the reasons in .golangci.yml
