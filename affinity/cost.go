@@ -16,6 +16,8 @@ type fit struct {
 	complete bool
 	seed     snapshot.ID
 	excluded string
+	// alone says that no host has everything, so that there is none to wait for.
+	alone bool
 	// upload are the snapshots that only their holders have.
 	upload []snapshot.ID
 }

@@ -310,6 +310,7 @@ func (d *decider) decide(i int) {
 	if d.slots > 0 {
 		price += d.p.Lambda*float64(d.busy)/float64(d.slots) + float64(len(d.fleet.Jobs))/float64(d.slots)
 	}
+	now.alone = holder < 0
 	cost := now.fetch * price
 	if cost <= later || j.Waited >= d.bound {
 		d.assign(i, now, d.codeOf(j, now, hosts))

@@ -19,15 +19,20 @@ func world(t *rapid.T) Fleet {
 	snap := rapid.Custom(func(t *rapid.T) snapshot.ID {
 		return snapshot.ID(fmt.Sprint("s", rapid.IntRange(0, 12).Draw(t, "snapshot")))
 	})
-	durable := map[snapshot.ID]bool{}
+	// Each snapshot stands on one with a higher number, or on nothing.
+	layers, base := map[snapshot.ID]Layer{}, map[snapshot.ID]snapshot.ID{}
 	for i := range 13 {
-		durable[snapshot.ID(fmt.Sprint("s", i))] = rapid.Bool().Draw(t, "durable")
+		id := snapshot.ID(fmt.Sprint("s", i))
+		layers[id] = Layer{ID: id, Bytes: rapid.Int64Range(0, 1<<34).Draw(t, "bytes"), Durable: rapid.Bool().Draw(t, "durable")}
+		if on := rapid.IntRange(i+1, 20).Draw(t, "base"); on < 13 {
+			base[id] = snapshot.ID(fmt.Sprint("s", on))
+		}
 	}
 	tags := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"linux", "gpu", "big"}), 0, 3, rapid.ID[string])
 	chain := rapid.Custom(func(t *rapid.T) Chain {
 		var c Chain
-		for _, id := range rapid.SliceOfNDistinct(snap, 1, 4, rapid.ID[snapshot.ID]).Draw(t, "chain") {
-			c = append(c, Layer{ID: id, Bytes: rapid.Int64Range(0, 1<<34).Draw(t, "bytes"), Durable: durable[id]})
+		for id := snap.Draw(t, "top"); id != ""; id = base[id] {
+			c = append(c, layers[id])
 		}
 		return c
 	})

@@ -51,6 +51,9 @@ func (d *decider) placed(j *Job, f fit, c Code) string {
 	case Overdue:
 		return fmt.Sprintf("waited %s, more than %s; %s", secs(j.Waited), secs(d.bound), move)
 	}
+	if f.alone {
+		return fmt.Sprintf("of all free hosts %s starts it soonest; %s", h, move)
+	}
 	return fmt.Sprintf("sooner on %s than waiting for a slot where its files are; %s", h, move)
 }
 
