@@ -6,13 +6,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"syscall"
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/tree"
-	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // Seal turns a view whose processes are gone into a layer, and keeps outcome with
@@ -100,48 +97,6 @@ func (s *Store) inherit(l *layer) {
 	if on := s.onUnusable(l); on != "" && l.info.State.Usable() {
 		l.info.State, l.info.Err = Suspect, "stands on "+string(on)+", which is suspect"
 	}
-}
-
-// stacked reports whether a layer's own directory holds just what its job touched.
-func stacked(l *view.Layer) bool { return len(l.Lowers) > 0 }
-
-// check looks at what the job touched. Nobody is writing any more, so that it
-// happens beside the unmount; if somebody was, Seal is refused.
-func (s *Store) check(ctx context.Context, l *layer) error {
-	linked := map[[2]uint64]bool{}
-	dir := filepath.Join(s.dir, filepath.FromSlash(l.place.Dir))
-	return tree.Walk(ctx, dir, tree.ScanOptions{Owners: s.o.Owners}, func(it *tree.Item) error {
-		if ino := [2]uint64{it.Inode.Dev, it.Inode.Ino}; it.Inode.Nlink > 1 && it.Entry.Type == snapshot.TypeFile {
-			if linked[ino] {
-				return nil
-			}
-			linked[ino] = true
-		}
-		l.info.DiskBytes += it.Entry.Size
-		return nil
-	})
-}
-
-// checkTree does the same where the layer is a whole tree: only a comparison with
-// its base tells what the job did.
-func (s *Store) checkTree(ctx context.Context, l *layer, sealed error) error {
-	if sealed != nil {
-		return nil
-	}
-	b, m := s.startTree(l)
-	if m == nil {
-		select {
-		case <-b.done:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		if b.err != nil {
-			return b.err
-		}
-		m = b.m
-	}
-	l.info.DiskBytes = m.Bytes()
-	return nil
 }
 
 // condemn notes in a layer that is not shown yet what is wrong with it. What may
