@@ -277,6 +277,22 @@ func TestUploadSendsOnce(t *testing.T) {
 	})
 }
 
+// A blob that is there with another size is damaged there; it is sent again.
+func TestUploadRepairs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := source{}
+		it := src.add(1, "a", 10, 20)
+		m := &memory{blobs: map[snapshot.Digest][]byte{it.Blobs[0].Digest: make([]byte, 9)}}
+		d := &told{t: t, store: m, items: map[snapshot.ID]transfer.Item{"a": it}}
+		u := transfer.NewUploader(transfer.UploaderOptions{Source: src, Blobs: m, Durable: d.durable})
+		require.NoError(t, u.Enqueue(it))
+		start(t, u)
+		drain(t, u, time.Minute)
+		require.Len(t, m.log, 2)
+		require.Len(t, d.all(), 1)
+	})
+}
+
 // While the store is down it is asked ever less often, by one worker at a time, and
 // when it is back everything goes through.
 func TestUploadOutage(t *testing.T) {
@@ -316,7 +332,7 @@ func testOutage(t *testing.T, silent bool) {
 		synctest.Wait()
 		require.Equal(t, int64(1), m.most.Load())
 		n := asked.Load()
-		require.Equal(t, n, failing.Load())
+		require.InDelta(t, n, failing.Load(), 1) // one may be on its way
 		require.Greater(t, n, int64(100)) // at least each 32 s
 		require.Less(t, n, int64(300))    // and not much more often than each 16 s
 		m.setFail(nil)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +43,11 @@ func run(t *testing.T, name string, args ...string) {
 func TestFullDisk(t *testing.T) {
 	dir := mountExt4(t, "24M")
 	s := openDir(t, dir, blob.DirOptions{})
+	_, big := blobtest.Random(0, 1)
+	require.ErrorIs(t, s.Put(t.Context(), big, 30<<20, func() (io.ReadCloser, error) {
+		t.Error("a byte was asked for though it can't fit")
+		return http.NoBody, nil
+	}), blob.ErrFull)
 	srv := transfertest.NewServer(t, s)
 	h := client(t, srv.Blobs(), nil)
 	var have []snapshot.Digest
