@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -169,6 +170,7 @@ func (a *Adapter) Run(ctx context.Context, job plugin.Job, log io.Writer) (plugi
 		res.Status, res.Reason = plugin.StatusSystemFailure, "what the job left running can't be killed: "+err.Error()
 	}
 	out.drain()
+	fail.Point("exec.ended")
 	return res, nil
 }
 

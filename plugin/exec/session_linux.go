@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/plugin"
 )
 
@@ -57,6 +58,11 @@ func (a *Adapter) open(at *attempt, job *plugin.Job, out *os.File) (session, err
 	}
 	if a.cgroups != "" {
 		at.Cgroup = filepath.Join(a.cgroups, cgroupPrefix+string(at.id))
+		// Written down before it is made, or a crash between the two would leave it.
+		if err := at.save(); err != nil {
+			return nil, err
+		}
+		fail.Point("exec.recorded")
 		if err := makeCgroup(at.Cgroup); err != nil {
 			return nil, fmt.Errorf("cgroup: %w", err)
 		}
@@ -103,6 +109,7 @@ func (s *supervised) launch(job *plugin.Job, out *os.File) error {
 	go s.read()
 	st, _ := readStat(s.cmd.Process.Pid)
 	s.at.PID, s.at.Start = s.cmd.Process.Pid, st.start
+	fail.Point("exec.launched")
 	return s.at.save()
 }
 
