@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -136,7 +135,7 @@ func listen(ctx context.Context, o Options) (net.Listener, error) {
 		}
 		var err error
 		if l, err = (&net.ListenConfig{}).Listen(ctx, "tcp", o.Addr); err != nil {
-			if errors.Is(err, syscall.EADDRINUSE) {
+			if errors.Is(err, errInUse) {
 				return nil, &AddrInUseError{Addr: o.Addr, Err: err}
 			}
 			return nil, fmt.Errorf("listen on %s: %w", o.Addr, err)
