@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
@@ -29,10 +27,7 @@ type Copy struct {
 	o      Options
 	owners bool
 	super  bool // may read and chmod everything
-
-	// mu guards syncFD, as in Overlay.
-	mu     sync.Mutex
-	syncFD map[snapshot.ID]*os.File
+	held   held
 }
 
 // NewCopy opens the copying driver for the store at root. It works on every
@@ -44,7 +39,7 @@ func NewCopy(root string, o Options) (Driver, error) {
 	}
 	o = o.withDefaults()
 	super := os.Geteuid() == 0
-	return &Copy{layout: l, o: o, owners: o.Owners && super, super: super, syncFD: map[snapshot.ID]*os.File{}}, nil
+	return &Copy{layout: l, o: o, owners: o.Owners && super, super: super}, nil
 }
 
 func probeCopy(string) Probed { return Probed{Name: NameCopy, OK: true} }
@@ -84,7 +79,7 @@ func (d *Copy) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
 		}
 	}()
 	fail.Point("view.prepare.made")
-	if err := d.keepSyncFD(spec.ID); err != nil {
+	if err := d.held.keep(spec.ID, d.dir(spec.ID)); err != nil {
 		return nil, err
 	}
 	if err := d.build(ctx, spec, d.abs(v.Layer.Dir), target); err != nil {
@@ -162,45 +157,6 @@ func (d *Copy) cloneBase(ctx context.Context, b *builder, base *Layer, uid, gid 
 	return nil
 }
 
-// stamp records inode and ctime of every file, and returns when the clock of the
-// file system has moved on: what is written from now on gets another ctime.
-func (d *Copy) stamp(ctx context.Context, id snapshot.ID, dir string) (*copyMeta, error) {
-	m := &copyMeta{stamps: map[uint64]stamp{}}
-	latest := int64(0)
-	err := tree.Walk(ctx, dir, tree.ScanOptions{}, func(it *tree.Item) error {
-		if it.Entry.Path == "" {
-			m.root = it.Inode.Ino
-		}
-		if it.Entry.Type == snapshot.TypeFile && it.Inode.CTime != 0 {
-			if _, ok := m.stamps[it.Inode.Ino]; !ok {
-				m.stamps[it.Inode.Ino] = stamp{it.Inode.CTime, it.Entry.Path}
-			}
-			latest = max(latest, it.Inode.CTime)
-		}
-		return nil
-	})
-	if err != nil || latest == 0 {
-		return m, err
-	}
-	probe := filepath.Join(d.dir(id), "clock")
-	defer os.Remove(probe) //nolint:errcheck // empty
-	for range 1000 {
-		if err := os.WriteFile(probe, []byte{0}, 0o600); err != nil {
-			return nil, err
-		}
-		_, ino, _, err := tree.Lstat(d.dir(id), "clock", tree.ScanOptions{})
-		if err != nil || ino.CTime > latest {
-			return m, err
-		}
-		if err := d.o.Sleep(ctx, time.Millisecond); err != nil {
-			return nil, err
-		}
-	}
-	// A clock that stands still proves nothing: all files may have changed.
-	m.stamps = map[uint64]stamp{}
-	return m, nil
-}
-
 // handOver moves a tree to where the job expects it, an empty directory.
 func (d *Copy) handOver(from, to string) error {
 	if err := os.Remove(to); err != nil {
@@ -226,25 +182,6 @@ func (d *Copy) move(from, to string) error {
 		return err
 	}
 	return os.Chmod(to, fi.Mode())
-}
-
-func (d *Copy) keepSyncFD(id snapshot.ID) error {
-	f, err := os.Open(d.dir(id))
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.syncFD[id] = f
-	return nil
-}
-
-func (d *Copy) takeSyncFD(id snapshot.ID) *os.File {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	f := d.syncFD[id]
-	delete(d.syncFD, id)
-	return f
 }
 
 // ours reports whether the tree at m's target is the one that was put there.
@@ -300,73 +237,6 @@ func (d *Copy) checkView(v *View) error {
 	return checkLayer(&v.Layer)
 }
 
-// openUp makes all of a tree readable to its owner, and writes down what it was.
-// What belongs to somebody else can't be changed and is left for the scan to
-// complain about.
-func (d *Copy) openUp(ctx context.Context, id snapshot.ID, dir string) (err error) {
-	log, err := d.modeLog(id, dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, log.close()) }()
-	fi, err := os.Lstat(dir)
-	if err != nil {
-		return err
-	}
-	if err := log.open("", fi); err != nil {
-		return err
-	}
-	todo := []string{""}
-	for len(todo) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		at := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		list, err := os.ReadDir(filepath.Join(dir, at))
-		if err != nil {
-			return err
-		}
-		for _, e := range list {
-			rel := filepath.Join(at, e.Name())
-			fi, err := e.Info()
-			if err != nil {
-				return err
-			}
-			if err := log.open(rel, fi); err != nil {
-				return err
-			}
-			if fi.IsDir() && len(rel) < snapshot.MaxPathBytes {
-				todo = append(todo, rel)
-			}
-		}
-	}
-	return nil
-}
-
-// unixMode and fileMode translate the bits that a manifest keeps.
-func unixMode(m fs.FileMode) uint32 {
-	u := uint32(m.Perm())
-	for bit, f := range modeBits {
-		if m&f != 0 {
-			u |= bit
-		}
-	}
-	return u
-}
-
-func fileMode(u uint32) fs.FileMode {
-	m := fs.FileMode(u & 0o777)
-	for bit, f := range modeBits {
-		if u&bit != 0 {
-			m |= f
-		}
-	}
-	return m
-}
-
-var modeBits = map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky}
-
 // Discard implements Driver.
 func (d *Copy) Discard(ctx context.Context, v *View) error {
 	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
@@ -380,9 +250,7 @@ func (d *Copy) Discard(ctx context.Context, v *View) error {
 
 // removeID deletes all that belongs to id, wherever a crash left it.
 func (d *Copy) removeID(ctx context.Context, id snapshot.ID) error {
-	if f := d.takeSyncFD(id); f != nil {
-		f.Close() //nolint:errcheck // only held for syncing
-	}
+	d.held.drop(id)
 	m, err := d.readMeta(id)
 	if err == nil {
 		if _, serr := os.Lstat(d.abs(part(id, upperPrefix))); serr != nil && m.ours() {
@@ -395,133 +263,6 @@ func (d *Copy) removeID(ctx context.Context, id snapshot.ID) error {
 	}
 	fail.Point("view.discard.tree")
 	return d.remove(ctx, d.dir(id))
-}
-
-// Changes implements Driver. Files that have the stamp they were handed over with
-// are as in base, wherever they are now; all others may have changed.
-func (d *Copy) Changes(ctx context.Context, l *Layer, base *snapshot.Manifest) ([]snapshot.Change, error) {
-	if err := checkLayer(l); err != nil {
-		return nil, err
-	}
-	if base == nil {
-		base = &snapshot.Manifest{}
-	}
-	m, err := d.readMeta(l.ID)
-	if errors.Is(err, fs.ErrNotExist) {
-		m = &copyMeta{} // unpacked: no job has seen it
-	} else if err != nil {
-		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
-	}
-	real, err := d.readModes(l.ID)
-	if err != nil {
-		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
-	}
-	var entries []snapshot.Entry
-	var groups []string
-	err = tree.Walk(ctx, d.abs(l.Dir), tree.ScanOptions{Owners: d.owners}, func(it *tree.Item) error {
-		e := it.Entry
-		if it.Inode.Char {
-			return &snapshot.UnsupportedError{Path: e.Path, What: "character device"}
-		}
-		if len(it.Special) > 0 {
-			return &snapshot.UnsupportedError{Path: e.Path, What: "extended attribute " + it.Special[0].Name}
-		}
-		e.Mode = real.real(e.Path, e.Mode)
-		group := ""
-		if e.Type == snapshot.TypeFile {
-			if s, ok := m.stamps[it.Inode.Ino]; ok && s.ctime == it.Inode.CTime {
-				if b, ok := base.Find(s.path); ok && b.Type == e.Type && b.Size == e.Size {
-					e.Source, e.Chunks = b.Source, b.Chunks
-				}
-			}
-			if it.Inode.Nlink > 1 {
-				group = fmt.Sprintf("%d:%d", it.Inode.Dev, it.Inode.Ino)
-			}
-		}
-		entries, groups = append(entries, e), append(groups, group)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
-	}
-	return tree.Diff(base, &snapshot.Manifest{Entries: nameGroups(entries, groups)}), nil
-}
-
-// Unpack implements Driver.
-func (d *Copy) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
-	fill func(ctx context.Context, write WriteFunc) error, m *Meter) (_ *Layer, err error) {
-	if _, err := snapshot.ParseID(string(id)); err != nil {
-		return nil, fmt.Errorf("unpack: %w", err)
-	}
-	if err := checkLayer(base); err != nil {
-		return nil, err
-	}
-	if err := tree.ValidateChanges(changes); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	if err := os.Mkdir(d.dir(id), 0o700); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	defer func() {
-		if err != nil {
-			if rerr := d.removeID(context.WithoutCancel(ctx), id); rerr != nil {
-				d.o.Log.Warn("could not undo an unpack; it is deleted at the next start", "layer", id, "err", rerr)
-			}
-		}
-	}()
-	fail.Point("view.unpack.made")
-	if err := d.keepSyncFD(id); err != nil {
-		return nil, err
-	}
-	l := &Layer{ID: id, Dir: part(id, upperPrefix)}
-	if err := d.unpackTo(ctx, l, base, changes, fill, m); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	if err := d.Sync(ctx, l); err != nil {
-		return nil, err
-	}
-	return l, nil
-}
-
-func (d *Copy) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.Change,
-	fill func(ctx context.Context, write WriteFunc) error, m *Meter) error {
-	dir := d.abs(l.Dir)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	b, err := newBuilder(dir, d.owners, m)
-	if err != nil {
-		return err
-	}
-	defer b.p.close()
-	if !d.super {
-		b.hidden = modes{}
-	}
-	if err := d.cloneBase(ctx, b, base, 0, 0); err != nil {
-		return err
-	}
-	files := newFiller(b.p, changes, m)
-	if err := b.apply(ctx, d.layout, changes, files.make); err != nil {
-		return err
-	}
-	fail.Point("view.unpack.names")
-	if err := fill(ctx, files.write); err != nil {
-		return err
-	}
-	fail.Point("view.unpack.filled")
-	// Names of one file that were linked before its mode was known.
-	for i := range changes {
-		if e := &changes[i].Entry; e.Link != "" && !changes[i].Delete && e.Type == snapshot.TypeFile {
-			b.look(e)
-		}
-	}
-	if err := files.finish(b.look); err != nil {
-		return err
-	}
-	if err := b.finish(); err != nil {
-		return err
-	}
-	return d.writeModes(l.ID, b.hidden)
 }
 
 // Locate implements Driver.
@@ -563,12 +304,9 @@ func (d *Copy) Sync(ctx context.Context, l *Layer) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	f := d.takeSyncFD(l.ID)
-	if f == nil { // sealed by an earlier process
-		var err error
-		if f, err = os.Open(d.dir(l.ID)); err != nil {
-			return fmt.Errorf("sync %s: %w", l.ID, err)
-		}
+	f, err := d.held.take(l.ID, d.dir(l.ID))
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", l.ID, err)
 	}
 	defer f.Close() //nolint:errcheck // only held for syncing
 	if err := syncAll(f, d.dir(l.ID)); err != nil {

@@ -30,16 +30,14 @@ type Overlay struct {
 	layout
 	o Options
 
-	// mu guards mounts and syncFD. It is not held across I/O.
+	held held
+
+	// mu guards mounts. It is not held across I/O.
 	mu sync.Mutex
 	// mounts holds the unique mount id of each view that this process mounted. It
 	// spares Seal a look through all mounts of the machine, and says no more than
 	// that look would.
 	mounts map[snapshot.ID]uint64
-	// syncFD holds for each view a descriptor of the file system that was opened
-	// before the job started: an error of write-back is told once to each
-	// descriptor, and only to those that were open when it happened.
-	syncFD map[snapshot.ID]*os.File
 }
 
 // NewOverlay opens the overlay driver for the store at root: Linux, with the
@@ -60,7 +58,7 @@ func NewOverlay(root string, o Options) (Driver, error) {
 		o.NoDataDirs = true
 		o.Log.Info("this kernel has no data-only overlay directories: merged views copy their files")
 	}
-	return &Overlay{layout: l, o: o, mounts: map[snapshot.ID]uint64{}, syncFD: map[snapshot.ID]*os.File{}}, nil
+	return &Overlay{layout: l, o: o, mounts: map[snapshot.ID]uint64{}}, nil
 }
 
 // Name returns "overlay".
@@ -115,7 +113,7 @@ func (d *Overlay) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
 		}
 	}()
 	fail.Point("view.prepare.made")
-	if err := d.keepSyncFD(spec.ID); err != nil {
+	if err := d.held.keep(spec.ID, d.dir(spec.ID)); err != nil {
 		return nil, err
 	}
 	base, err := d.flatten(ctx, spec)
@@ -188,25 +186,6 @@ func (d *Overlay) copyRootMeta(from, to string) error {
 	}
 	defer p.close()
 	return p.meta("", &e)
-}
-
-func (d *Overlay) keepSyncFD(id snapshot.ID) error {
-	f, err := os.Open(d.dir(id))
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.syncFD[id] = f
-	return nil
-}
-
-func (d *Overlay) takeSyncFD(id snapshot.ID) *os.File {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	f := d.syncFD[id]
-	delete(d.syncFD, id)
-	return f
 }
 
 // resolved returns v's target without links; "" when there is none.
@@ -344,9 +323,7 @@ func (d *Overlay) Discard(ctx context.Context, v *View) error {
 
 // removeID deletes all that belongs to id, mounts of its base included.
 func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
-	if f := d.takeSyncFD(id); f != nil {
-		f.Close() //nolint:errcheck // only held for Syncfs
-	}
+	d.held.drop(id)
 	if _, err := os.Lstat(filepath.Join(d.dir(id), baseName)); err == nil {
 		if err := d.o.unmount(ctx, d.dir(id), d.o.SealWait); err != nil {
 			return fmt.Errorf("remove %s: %w", id, err)
@@ -391,12 +368,9 @@ func (d *Overlay) Sync(ctx context.Context, l *Layer) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	f := d.takeSyncFD(l.ID)
-	if f == nil { // sealed by an earlier process
-		var err error
-		if f, err = os.Open(d.dir(l.ID)); err != nil {
-			return fmt.Errorf("sync %s: %w", l.ID, err)
-		}
+	f, err := d.held.take(l.ID, d.dir(l.ID))
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", l.ID, err)
 	}
 	defer f.Close() //nolint:errcheck // only held for Syncfs
 	if err := unix.Syncfs(int(f.Fd())); err != nil {

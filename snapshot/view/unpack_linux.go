@@ -37,7 +37,7 @@ func (d *Overlay) Unpack(ctx context.Context, id snapshot.ID, base *Layer, chang
 		}
 	}()
 	fail.Point("view.unpack.made")
-	if err := d.keepSyncFD(id); err != nil {
+	if err := d.held.keep(id, d.dir(id)); err != nil {
 		return nil, err
 	}
 	base, err = d.flatten(ctx, Spec{ID: id, Base: base, Meter: m})

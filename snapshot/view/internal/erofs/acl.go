@@ -15,12 +15,15 @@ const (
 	aclGroup    = 0x08
 	aclMask     = 0x10
 	aclOther    = 0x20
+
+	aclNoID = 1<<32 - 1 // of entries that name nobody
 )
 
 var errACL = errors.New("not a valid POSIX ACL")
 
-// checkACL accepts what the kernel accepts from setfacl. One that it can't parse
-// would make every access to the file fail.
+// checkACL accepts what the kernel accepts from setfacl, in the one form in which
+// it gives that back. An ACL that it can't parse would make every access to the
+// file fail.
 func checkACL(b []byte) error {
 	if len(b) < aclHeader || (len(b)-aclHeader)%aclEntrySize != 0 || le.Uint32(b) != aclVersion {
 		return errACL
@@ -30,12 +33,12 @@ func checkACL(b []byte) error {
 		tag, perm, id := le.Uint16(b), le.Uint16(b[2:]), le.Uint32(b[4:])
 		switch tag {
 		case aclUser, aclGroup:
-			if id == 1<<32-1 || tag < last {
+			if id == aclNoID || tag < last {
 				return errACL
 			}
 			named = true
 		case aclUserObj, aclGroupObj, aclMask, aclOther:
-			if tag <= last {
+			if tag <= last || id != aclNoID {
 				return errACL
 			}
 		default:

@@ -148,7 +148,9 @@ func checkExtents(size int64, extents []Extent, block uint8, devices int) error 
 			return fmt.Errorf("extent of %d bytes at %d, in the device at %d: not aligned to blocks of %d", x.Len, x.Off, x.At, mask+1)
 		case x.Device < 0 || x.Device >= devices:
 			return fmt.Errorf("extent in device %d of %d", x.Device, devices)
-		case x.At < 0 || x.At>>block > maxBlocks || (x.At+roundUp(x.Len, mask+1))>>block > maxBlocks:
+		case x.At < 0:
+			return fmt.Errorf("extent at %d of its device", x.At)
+		case x.At>>block > maxBlocks || x.Len>>block > maxBlocks || (x.At+roundUp(x.Len, mask+1))>>block > maxBlocks:
 			return fmt.Errorf("extent at %d of its device: %w", x.At, ErrTooLarge)
 		}
 		end = x.Off + x.Len
