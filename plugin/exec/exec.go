@@ -159,13 +159,13 @@ func (a *Adapter) Run(ctx context.Context, job plugin.Job, log io.Writer) (plugi
 		return plugin.Result{}, fmt.Errorf("job %q: its output: %w", job.Name, err)
 	}
 	defer out.close()
-	s, err := a.open(at, &job, out.w)
+	s, err := a.open(ctx, at, &job, out.w)
 	if err != nil {
 		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
 	}
 	r := &run{a: a, job: &job, at: at, s: s}
 	res := r.stages(ctx)
-	if err := s.end(); err != nil {
+	if err := s.end(context.WithoutCancel(ctx)); err != nil {
 		a.o.Log.Error("processes of a job can't be killed", "attempt", job.Attempt, "err", err)
 		res.Status, res.Reason = plugin.StatusSystemFailure, "what the job left running can't be killed: "+err.Error()
 	}

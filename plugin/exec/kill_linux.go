@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -14,6 +15,9 @@ import (
 // Its supervisor is about to do the same: it lost its adapter.
 func (a *Adapter) killRecorded(ctx context.Context, at *attempt) error {
 	var errs []error
+	if at.Cgroup == "" && a.cgroups != "" { // the record was half-written
+		at.Cgroup = filepath.Join(a.cgroups, cgroupPrefix+string(at.id))
+	}
 	if at.Cgroup != "" && isOurCgroup(at.Cgroup, string(at.id)) {
 		errs = append(errs, endCgroup(at.Cgroup, endTimeout))
 	}

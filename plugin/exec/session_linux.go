@@ -48,7 +48,7 @@ type supervised struct {
 }
 
 // open starts a supervisor and makes the job's place.
-func (a *Adapter) open(at *attempt, job *plugin.Job, out *os.File) (session, error) {
+func (a *Adapter) open(ctx context.Context, at *attempt, job *plugin.Job, out *os.File) (session, error) {
 	if a.o.RootMode {
 		for _, d := range []string{job.Path, at.home, at.tmp} {
 			if err := os.MkdirAll(d, 0o755); err != nil {
@@ -73,7 +73,7 @@ func (a *Adapter) open(at *attempt, job *plugin.Job, out *os.File) (session, err
 		err = s.prepare(job)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.end())
+		return nil, errors.Join(err, s.end(context.WithoutCancel(ctx)))
 	}
 	return s, nil
 }
@@ -229,7 +229,7 @@ func (s *supervised) idle() <-chan struct{} {
 // end kills the job: its cgroup in one go, then whatever the supervisor has
 // adopted. Only a supervisor that was killed itself leaves work: what was below
 // it is somebody else's child by now and known by its mark alone.
-func (s *supervised) end() error {
+func (s *supervised) end(ctx context.Context) error {
 	var errs []error
 	if s.at.Cgroup != "" {
 		errs = append(errs, endCgroup(s.at.Cgroup, endTimeout))
@@ -249,7 +249,7 @@ func (s *supervised) end() error {
 		return errors.Join(append(errs, fmt.Errorf("the supervisor (pid %d) still waits for processes", s.cmd.Process.Pid))...)
 	}
 	if st := s.cmd.ProcessState; st != nil && !st.Success() && s.at.Cgroup == "" {
-		errs = append(errs, killMarked(context.Background(), s.at.id)) //nolint:contextcheck // bounded by itself
+		errs = append(errs, killMarked(ctx, s.at.id))
 	}
 	return errors.Join(errs...)
 }

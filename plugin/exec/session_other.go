@@ -45,7 +45,7 @@ type direct struct {
 	quiet  chan struct{}
 }
 
-func (a *Adapter) open(_ *attempt, job *plugin.Job, out *os.File) (session, error) {
+func (a *Adapter) open(_ context.Context, _ *attempt, job *plugin.Job, out *os.File) (session, error) {
 	return &direct{job: job, a: a, out: out}, nil
 }
 
@@ -98,7 +98,7 @@ func (d *direct) idle() <-chan struct{} {
 	return d.quiet
 }
 
-func (d *direct) end() error {
+func (d *direct) end(context.Context) error {
 	d.signal(true)
 	if d.quiet == nil {
 		return nil

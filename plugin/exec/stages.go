@@ -20,7 +20,7 @@ type session interface {
 	// idle is closed when no process of the job is left after the last start.
 	idle() <-chan struct{}
 	// end kills everything and returns when nothing is left.
-	end() error
+	end(ctx context.Context) error
 }
 
 // ended is how a shell ended. Code is as a shell would say it: 128 and more are
