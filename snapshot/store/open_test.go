@@ -132,3 +132,34 @@ func TestOpenFinishesRemovals(t *testing.T) {
 		require.Zero(t, n)
 	})
 }
+
+func TestCommitsAreDurable(t *testing.T) {
+	b := newBench(t, view.NameCopy)
+	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "locking_mode": "exclusive"} {
+		var got string
+		require.NoError(t, b.db.QueryRow("PRAGMA "+pragma).Scan(&got))
+		require.Equal(t, want, got, pragma)
+	}
+}
+
+// A killed process leaves the log of the database behind; what was committed is
+// read from it.
+func TestOpenAfterKill(t *testing.T) {
+	b := newBench(t, view.NameCopy)
+	one := b.job(func(dir string) { write(t, dir+"/f", "x") })
+	open := b.spec(one.ID)
+	_, err := b.Prepare(t.Context(), open)
+	require.NoError(t, err)
+	dead := filepath.Join(t.TempDir(), "store")
+	require.NoError(t, os.MkdirAll(dead, 0o700))
+	for _, f := range []string{"store.db", "store.db-wal"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dead, f), []byte(read(t, filepath.Join(b.dir, f))), 0o600))
+	}
+	require.NotEmpty(t, read(t, filepath.Join(dead, "store.db-wal")))
+	c := benchAt(t, dead, view.NameCopy)
+	require.ElementsMatch(t, b.Views(), c.Views())
+	require.Equal(t, b.ID(), c.ID())
+	in, err := c.Lookup(one.ID)
+	require.NoError(t, err)
+	require.Equal(t, Sealed, in.State)
+}
