@@ -14,8 +14,12 @@ var ErrBase = errors.New("image of the base")
 // more slots than so many for each one in use gets new places throughout.
 const maxWaste = 4
 
-// inlineFlag marks the slots of an inode whose target must not cross a block.
-const inlineFlag = 1 << 31
+// What stands in writer.slots besides the number of an inode's slots.
+const (
+	inlineFlag = 1 << 31 // a symlink's target is among them and must not cross a block
+	linkFlag   = 1 << 30 // no inode but a later name of the entry with this number
+	slotsMask  = linkFlag - 1
+)
 
 // place is the first walk: it finds the nid of every entry.
 func (w *writer) place(tree Tree) error {
@@ -34,13 +38,12 @@ func (w *writer) place(tree Tree) error {
 	if err := w.assign(p); err != nil {
 		return err
 	}
-	if n := w.end(); n > maxWaste*w.total {
-		clear(w.nids)
-		w.kept = 0
-		p = &placer{}
-		return w.assign(p)
+	if w.area <= maxWaste*w.total {
+		return nil
 	}
-	return nil
+	clear(w.nids)
+	w.kept = 0
+	return w.assign(&placer{})
 }
 
 func (w *writer) placeEntry(p *placer, base *Image, name string, e *snapshot.Entry, c Content) error {
@@ -59,7 +62,7 @@ func (w *writer) placeEntry(p *placer, base *Image, name string, e *snapshot.Ent
 		if w.nids[first] == 0 && nid != 0 && p.want(nid) {
 			w.nids[first] = nid
 		}
-		w.nids, w.slots = append(w.nids, uint32(first)), append(w.slots, 0)
+		w.nids, w.slots = append(w.nids, 0), append(w.slots, linkFlag|uint32(first))
 		return nil
 	}
 	if err := w.shape.set(e, c, &w.x, w.block, len(w.needs)); err != nil {
@@ -120,12 +123,7 @@ func (w *writer) wish(base *Image, name string, e *snapshot.Entry) (uint32, base
 // assign turns wishes into places. The root goes first: its nid has only 16 bits
 // in the superblock.
 func (w *writer) assign(p *placer) error {
-	if w.nids[0] > maxRootNID {
-		w.nids[0] = 0
-	}
-	if err := w.keep(p, 0); err != nil {
-		return err
-	}
+	w.keep(p, 0)
 	if w.nids[0] == 0 {
 		if err := w.take(p, 0); err != nil {
 			return err
@@ -135,19 +133,46 @@ func (w *writer) assign(p *placer) error {
 		return fmt.Errorf("erofs: root at %d: %w", w.nids[0], ErrTooLarge)
 	}
 	for i := 1; i < len(w.nids); i++ {
-		if err := w.keep(p, i); err != nil {
-			return err
-		}
+		w.keep(p, i)
 	}
 	for i := 1; i < len(w.nids); i++ {
-		if w.slots[i] == 0 {
-			w.nids[i] = w.nids[w.nids[i]] // the first name's, which is before it
+		if s := w.slots[i]; s&linkFlag != 0 {
+			w.nids[i] = w.nids[s&slotsMask] // the first name is before it
 		} else if w.nids[i] == 0 {
 			if err := w.take(p, i); err != nil {
 				return err
 			}
 		}
 	}
-	w.area = uint64(p.end())
+	w.area = p.end()
 	return nil
+}
+
+// keep gives entry i the place that it wishes for, or takes the wish away.
+func (w *writer) keep(p *placer, i int) {
+	nid := w.nids[i]
+	if nid == 0 || w.slots[i]&linkFlag != 0 {
+		return
+	}
+	if w.fits(i, nid) && p.keep(nid, w.slots[i]&slotsMask) {
+		w.kept++
+		return
+	}
+	w.nids[i] = 0
+}
+
+func (w *writer) take(p *placer, i int) (err error) {
+	w.nids[i], err = p.take(w.slots[i]&slotsMask, func(nid uint32) bool { return w.fits(i, nid) })
+	return err
+}
+
+// fits reports whether a target that stands behind the inode of entry i would lie
+// in one block. A slot never crosses a block, so whole slots can be looked at.
+func (w *writer) fits(i int, nid uint32) bool {
+	s := w.slots[i]
+	if s&inlineFlag == 0 {
+		return true
+	}
+	first, last := uint64(nid)+inodeSize/slotSize, uint64(nid)+uint64(s&slotsMask)-1
+	return first*slotSize>>w.block == last*slotSize>>w.block
 }

@@ -93,7 +93,8 @@ func (s *shape) set(e *snapshot.Entry, c Content, x *xattrs, block uint8, device
 	case layoutChunks:
 		tail = roundUp(int64(s.attrs), indexSize) - int64(s.attrs) + int64(s.chunks.n)*indexSize
 	case layoutPlain:
-		if e.Type == snapshot.TypeSymlink && inodeSize+s.attrs+len(e.Target) <= 1<<block {
+		// Symlinks have no attributes that a snapshot keeps.
+		if e.Type == snapshot.TypeSymlink && s.attrs == 0 && inodeSize+len(e.Target) <= 1<<block {
 			s.inode.layout, s.inline = layoutInline, len(e.Target)
 			tail = int64(s.inline)
 		}
@@ -130,16 +131,6 @@ func (s *shape) setContent(e *snapshot.Entry, c Content, block uint8, devices in
 	s.inode.layout = layoutChunks
 	s.inode.union = uint32(s.chunks.bits) | chunkIndexes
 	return nil
-}
-
-// fits reports whether the inode may stand at nid: a target behind it must not
-// cross the end of a block.
-func (s *shape) fits(nid uint32, block uint8) bool {
-	if s.inline == 0 {
-		return true
-	}
-	at := (int64(nid)*slotSize + inodeSize + int64(s.attrs)) & (1<<block - 1)
-	return at+int64(s.inline) <= 1<<block
 }
 
 // put writes the inode to b, which has its slots and is zero.

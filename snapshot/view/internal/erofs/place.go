@@ -109,10 +109,10 @@ func (p *placer) take(n uint32, fits func(nid uint32) bool) (uint32, error) {
 }
 
 // end is the first slot behind the last one in use.
-func (p *placer) end() uint32 {
+func (p *placer) end() uint64 {
 	for i := len(p.used) - 1; i >= 0; i-- {
 		if p.used[i] != 0 {
-			return uint32(i*64 + bits.Len64(p.used[i]))
+			return uint64(i*64 + bits.Len64(p.used[i]))
 		}
 	}
 	return 0

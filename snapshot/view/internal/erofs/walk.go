@@ -21,6 +21,7 @@ type frame struct {
 
 	// While the image is written:
 	nid     uint32
+	parent  uint32
 	dots    int // of "." and "..", how many are in data
 	subdirs uint32
 	data    dirData
@@ -73,10 +74,7 @@ func (s *stack) enter(e *snapshot.Entry, leave func() error) (name string, err e
 		if err := leave(); err != nil {
 			return "", err
 		}
-		s.depth--
-		if s.depth == 0 {
-			return "", fmt.Errorf("%w: an absolute path", ErrOrder)
-		}
+		s.depth-- // never the root's: every path is inside that
 	}
 	f := s.top()
 	name = e.Path[len(f.path):]

@@ -3,7 +3,6 @@ package erofs
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -76,17 +75,18 @@ type writer struct {
 	block uint8
 	out   out
 
-	// Of each entry in order: its inode's nid and slots. Of a name of a group that
-	// is not the first: slots is 0 and nid is the first name's entry, then its nid.
+	// Of each entry in order: its nid, 0 while it is not decided, and its inode's
+	// slots with the flags beside them.
 	nids, slots []uint32
 	groups      map[string]int // entry of a group's first name
+	total, area uint64         // slots in use, and slots from 0 to the last of them
 
-	at     int // of the current entry
+	at     int // the current entry
 	x      xattrs
 	shape  shape
 	stack  stack
 	inodes []byte // slots from 0 on
-	count  int64  // of inodes
+	count  int64
 	kept   int64
 	needs  []int64 // bytes of each device
 }
@@ -146,14 +146,12 @@ func (w *writer) isFirst(e *snapshot.Entry) (first int, ok bool, err error) {
 	if e.Link == "" {
 		return 0, true, nil
 	}
-	i, seen := w.groups[e.Link]
 	if e.Link == e.Path {
 		return 0, true, nil
 	}
+	i, seen := w.groups[e.Link]
 	if !seen {
 		return 0, false, fmt.Errorf("a link to %.300q, which is not a first name before it", e.Link)
 	}
 	return i, false, nil
 }
-
-var errChanged = errors.New("the tree changed while it was written")

@@ -1,0 +1,160 @@
+package erofs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/internal/fail"
+)
+
+// Mount shows the image, read-only, at the directory target. Devices are the
+// bundles in the order of Options.Devices. It checks sizes first (CheckDevices).
+//
+// Mounts of one image are separate file systems with separate caches: mount once
+// and share that. A bundle may be unlinked while it is mounted.
+func Mount(m Method, image string, devices []string, target string) error {
+	mnt, err := Detached(m, image, devices)
+	if err != nil {
+		return err
+	}
+	defer mnt.Close() //nolint:errcheck // a reference; the mount stays
+	fail.Point("erofs.mount.detached")
+	if err := unix.MoveMount(int(mnt.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("erofs: attach at %s: %w", target, err)
+	}
+	fail.Point("erofs.mount.attached")
+	return nil
+}
+
+// Detached makes the mount without showing it anywhere. The file is its root
+// directory; when it is closed, and nothing else stands on it, the mount is gone.
+func Detached(m Method, image string, devices []string) (*os.File, error) {
+	if err := CheckDevices(image, devices); err != nil {
+		return nil, err
+	}
+	switch m {
+	case FileBacked:
+		return mountFiles(image, devices)
+	case Loop:
+		return mountLoops(image, devices)
+	}
+	return nil, fmt.Errorf("erofs: unknown method %q", m)
+}
+
+// mountFiles goes through the mount API: options of mount(2) end at one page,
+// which is some 40 devices.
+func mountFiles(image string, devices []string) (*os.File, error) {
+	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("erofs: fsopen: %w", err)
+	}
+	defer unix.Close(fs) //nolint:errcheck // nothing to lose
+	set := func(key, value string) error {
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			return fmt.Errorf("erofs: %s=%s: %w%s", key, value, err, kernelSays(fs))
+		}
+		return nil
+	}
+	if err := set("source", image); err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		if err := set("device", d); err != nil {
+			return nil, err
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, fmt.Errorf("erofs: mount %s: %w%s", image, err, kernelSays(fs))
+	}
+	// nosuid and nodev make inert what a job could smuggle into a tree.
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return nil, fmt.Errorf("erofs: fsmount %s: %w", image, err)
+	}
+	return os.NewFile(uintptr(mnt), image), nil
+}
+
+// kernelSays reads the messages that the kernel left in a file system context.
+func kernelSays(fs int) string {
+	var out []string
+	buf := make([]byte, 4096)
+	for range 16 {
+		n, err := unix.Read(fs, buf)
+		if err != nil || n <= 0 {
+			break
+		}
+		out = append(out, strings.TrimSpace(string(buf[:n])))
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return " (kernel: " + strings.Join(out, "; ") + ")"
+}
+
+// mountLoops puts loop devices before image and devices. They go away with the
+// mount, or at once if there is none.
+func mountLoops(image string, devices []string) (*os.File, error) {
+	var loops []*os.File
+	defer func() {
+		for _, l := range loops {
+			l.Close() //nolint:errcheck // the mount holds what it needs
+		}
+	}()
+	names := make([]string, 0, 1+len(devices))
+	for _, path := range append([]string{image}, devices...) {
+		l, err := attachLoop(path)
+		if err != nil {
+			return nil, err
+		}
+		loops = append(loops, l)
+		names = append(names, l.Name())
+	}
+	return mountFiles(names[0], names[1:])
+}
+
+// attachLoop makes path a read-only loop device that is given back by its last
+// user.
+func attachLoop(path string) (*os.File, error) {
+	backing, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("erofs: %w", err)
+	}
+	defer backing.Close() //nolint:errcheck // the device holds it
+	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("erofs: %w", err)
+	}
+	defer ctl.Close() //nolint:errcheck // only asked
+	for range 64 {    // somebody else may be quicker to take a free one
+		n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, fmt.Errorf("erofs: free loop device: %w", err)
+		}
+		loop, err := configureLoop(fmt.Sprintf("/dev/loop%d", n), int(backing.Fd()))
+		if err == nil {
+			return loop, nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return nil, err
+		}
+	}
+	return nil, errors.New("erofs: no free loop device")
+}
+
+func configureLoop(name string, backing int) (*os.File, error) {
+	loop, err := os.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("erofs: %w", err)
+	}
+	c := unix.LoopConfig{Fd: uint32(backing)}
+	c.Info.Flags = unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
+	if err := unix.IoctlLoopConfigure(int(loop.Fd()), &c); err != nil {
+		loop.Close() //nolint:errcheck // never used
+		return nil, fmt.Errorf("erofs: loop device %s: %w", name, err)
+	}
+	return loop, nil
+}
