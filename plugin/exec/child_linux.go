@@ -87,6 +87,9 @@ func supervise(conn *os.File) error {
 		case m, ok := <-in:
 			if !ok {
 				s.killAll()
+				if s.setup.Cgroup != "" { // of an adapter that died, and may never come back
+					return endCgroup(s.setup.Cgroup, endTimeout)
+				}
 				return nil
 			}
 			s.handle(m)

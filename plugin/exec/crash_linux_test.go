@@ -70,6 +70,12 @@ func TestAgentKilled(t *testing.T) {
 			require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
 			cmd.Wait() //nolint:errcheck // killed
 
+			if mode == "cgroup" { // also when no agent ever comes back
+				require.Eventually(t, func() bool {
+					_, err := os.Stat(filepath.Join(f.cgroups, cgroupPrefix+string(id)))
+					return os.IsNotExist(err)
+				}, 10*time.Second, 10*time.Millisecond)
+			}
 			require.NoError(t, f.Kill(t.Context(), id))
 			ticks := filepath.Join(view, "ticks")
 			a, err := os.ReadFile(ticks)
