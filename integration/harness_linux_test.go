@@ -230,8 +230,6 @@ func (p *proc) stop() {
 
 func (p *proc) kill() { p.mu.Lock(); defer p.mu.Unlock(); p.cmd.Process.Kill() }
 
-func (p *proc) pid() int { p.mu.Lock(); defer p.mu.Unlock(); return p.cmd.Process.Pid }
-
 func (p *proc) killed() int { p.mu.Lock(); defer p.mu.Unlock(); return p.deaths }
 
 func tailFile(name string, lines int) string {

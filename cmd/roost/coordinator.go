@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"path/filepath"
 	"time"
 
@@ -114,11 +113,15 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	if retries == 0 {
 		retries = -1 // none; zero means the default there
 	}
-	var blobs http.Handler = blob.Handler(dir, blob.HandlerOptions{Log: log})
+	blobs := blob.Handler(dir, blob.HandlerOptions{Log: log})
 	return coordinator.Options{
 		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken, Blobs: blobs,
 		AllowLocalSource: o.localSource, HostLease: lease, MaxInfraRetries: retries, Version: version,
-	}, func() { dir.Close() }, nil
+	}, func() {
+		if err := dir.Close(); err != nil {
+			log.Warn("closing the blob store", "error", err)
+		}
+	}, nil
 }
 
 func coordinatorError(cfg configs.Coordinator, err error) error {
