@@ -33,15 +33,20 @@ func TestCompare(t *testing.T) {
 		if len(set.trees) > 0 && !slices.Contains(set.trees, sh.name) {
 			continue
 		}
-		l := newLab(t, set, sh)
-		seen = append(seen, fmt.Sprintf("%s: %d files of %d entries, %.0f MB", sh.name, len(l.exact.files), len(l.exact.lines),
-			float64(l.exact.bytes)/1e6))
-		for l.round = range set.runs {
-			l.doRound(list, tables)
-			fmt.Fprintf(os.Stderr, "%s: round %d of %d done\n", sh.name, l.round+1, set.runs)
-		}
+		t.Run(sh.name, func(t *testing.T) { // so that it cleans up before the next
+			l := newLab(t, set, sh)
+			seen = append(seen, fmt.Sprintf("%s: %d files of %d entries, %.0f MB", sh.name, len(l.exact.files),
+				len(l.exact.lines), float64(l.exact.bytes)/1e6))
+			for l.round = range set.runs {
+				l.doRound(list, tables)
+				fmt.Fprintf(os.Stderr, "%s: round %d of %d done\n", sh.name, l.round+1, set.runs)
+			}
+		})
 	}
 	require.NotEmpty(t, seen, "no such trees: %v", set.trees)
+	if t.Failed() {
+		return
+	}
 	var b bytes.Buffer
 	header(t, &b, set, seen, tables)
 	for _, tb := range tables {
@@ -84,7 +89,7 @@ func header(t *testing.T, w io.Writer, set settings, trees []string, tables []*t
 	fmt.Fprintf(w, "Medians of %d alternating runs, warm page cache; times in ms; × is to the first row of a tree.\n", set.runs)
 	fmt.Fprintf(w, "Commit %s; %s, %d cores, Linux %s, %s; load median %.1f, most %.1f.\n",
 		output("git", "rev-parse", "--short", "HEAD"), runtime.Version(), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]),
-		output("stat", "-f", "-c", "%T", set.dir),
+		set.disk(),
 		median(all, func(s sample) float64 { return s.load }),
 		slices.MaxFunc(all, func(a, b sample) int { return int(100 * (a.load - b.load)) }).load)
 	fmt.Fprintf(w, "%s; %s; %s.\n", output("cp", "--version"), output("rsync", "--version"), output("zstd", "--version"))

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,7 +103,18 @@ func load(t *testing.T) float64 {
 // shell runs a script with $1, $2, … and fails the test if any part of it fails.
 func shell(t *testing.T, script string, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "bash", append([]string{"-o", "pipefail", "-ec", script, "bash"}, args...)...)
+	shellIn(t.Context(), t, script, args...)
+}
+
+// shellAfter is shell for clean-up, when the test's context has ended.
+func shellAfter(t *testing.T, script string, args ...string) {
+	t.Helper()
+	shellIn(context.WithoutCancel(t.Context()), t, script, args...)
+}
+
+func shellIn(ctx context.Context, t *testing.T, script string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, "bash", append([]string{"-o", "pipefail", "-ec", script, "bash"}, args...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	require.NoError(t, cmd.Run(), "%s %q: %s", script, args, &out)

@@ -18,6 +18,7 @@ type settings struct {
 	scale   float64  // ROOST_BENCH_SCALE: of the numbers of files, default 1
 	trees   []string // ROOST_BENCH_TREES: names of trees, default all
 	dir     string   // ROOST_BENCH_DIR: where to work, default a temporary directory
+	fs      string   // ROOST_BENCH_FS: ext4 (default) or xfs in a loop file, or none: dir as it is
 	out     string   // ROOST_BENCH_OUT: also write the tables to this file
 	profile string   // ROOST_BENCH_PROFILE: CPU profiles of our ways go to this directory
 }
@@ -25,7 +26,7 @@ type settings struct {
 func readSettings(t *testing.T) settings {
 	t.Helper()
 	s := settings{
-		runs: 5, scale: 1, dir: os.Getenv("ROOST_BENCH_DIR"),
+		runs: 5, scale: 1, dir: os.Getenv("ROOST_BENCH_DIR"), fs: os.Getenv("ROOST_BENCH_FS"),
 		out: os.Getenv("ROOST_BENCH_OUT"), profile: os.Getenv("ROOST_BENCH_PROFILE"),
 		trees: strings.FieldsFunc(os.Getenv("ROOST_BENCH_TREES"), func(r rune) bool { return r == ',' || r == ' ' }),
 	}
@@ -50,8 +51,20 @@ func readSettings(t *testing.T) settings {
 	}
 	s.dir, err = filepath.EvalSymlinks(s.dir)
 	require.NoError(t, err)
+	if s.fs == "" {
+		s.fs = "ext4"
+	}
+	require.Contains(t, []string{"ext4", "xfs", "none"}, s.fs, "ROOST_BENCH_FS")
 	if s.profile != "" {
 		require.NoError(t, os.MkdirAll(s.profile, 0o755))
 	}
 	return s
+}
+
+// disk says what the trees lay on.
+func (s settings) disk() string {
+	if s.fs == "none" {
+		return "on " + output("stat", "-f", "-c", "%T", s.dir)
+	}
+	return "each tree on a fresh " + s.fs + " in a loop file"
 }

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"fmt"
+	"io/fs"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -115,10 +116,23 @@ func (w *writer) dir(elem ...string) string {
 	return path
 }
 
+// done gives all directories the time that the files have: a tree is seldom made
+// in the second in which it is copied, and rsync compares seconds.
+func (w *writer) done(root string) {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return os.Chtimes(path, epoch, epoch)
+	})
+	require.NoError(w.t, err)
+}
+
 // makeSmall is 5,000 files of 10 kB in 250 directories: a middling repository
 // with what its build made.
 func makeSmall(t *testing.T, dir string, scale float64) {
 	w := newWriter(t, 1)
+	defer w.done(dir)
 	for i := range int(5000 * scale) {
 		d := filepath.Join(dir, fmt.Sprintf("part-%02d/unit-%03d", i/500, i/20))
 		if i%20 == 0 {
@@ -132,6 +146,7 @@ func makeSmall(t *testing.T, dir string, scale float64) {
 // with symlinks to programs.
 func makeNode(t *testing.T, dir string, scale float64) {
 	w := newWriter(t, 2)
+	defer w.done(dir)
 	bin := w.dir(dir, ".bin")
 	for p := range int(30000 * scale / 22) {
 		root := w.dir(dir, fmt.Sprintf("@scope-%d", p%40), fmt.Sprintf("package-%d", p))
@@ -152,6 +167,7 @@ func makeNode(t *testing.T, dir string, scale float64) {
 // makeGame is 8 files of 32 MiB, one half of each like text, the other noise.
 func makeGame(t *testing.T, dir string, scale float64) {
 	w := newWriter(t, 3)
+	defer w.done(dir)
 	d := w.dir(dir, "content", "cooked")
 	for i := range 8 {
 		half := int(16 * scale * (1 << 20))
