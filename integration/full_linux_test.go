@@ -37,7 +37,9 @@ func TestFullDisk(t *testing.T) {
 	bin := roostBinary(t)
 	f := &fleet{t: t, dir: stateDir(t), bin: bin, agents: map[string]*proc{}}
 	smallDisk(t, filepath.Join(f.dir, "host-b"), "64")
-	f.startCoordinator(nil)
+	conf := filepath.Join(f.dir, "roost.toml")
+	require.NoError(t, os.WriteFile(conf, []byte("[coordinator]\ninfra_retries = 1\n"), 0o600))
+	f.startCoordinator(nil, "--config", conf)
 	t.Cleanup(f.stop)
 	for _, name := range []string{"host-a", "host-b"} {
 		f.startAgent(name, nil)

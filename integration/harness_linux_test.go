@@ -102,7 +102,7 @@ func asExit(err error, x **exec.ExitError) bool {
 // directory is.
 func stateDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "roost-state-")
+	dir, err := os.MkdirTemp("", "roost-state-") //nolint:usetesting // t.TempDir is closed to other users
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() {

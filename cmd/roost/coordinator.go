@@ -115,13 +115,13 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	}
 	blobs := blob.Handler(dir, blob.HandlerOptions{Log: log})
 	return coordinator.Options{
-		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken, Blobs: blobs,
-		AllowLocalSource: o.localSource, HostLease: lease, MaxInfraRetries: retries, Version: version,
-	}, func() {
-		if err := dir.Close(); err != nil {
-			log.Warn("closing the blob store", "error", err)
-		}
-	}, nil
+			Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken, Blobs: blobs,
+			AllowLocalSource: o.localSource, HostLease: lease, MaxInfraRetries: retries, Version: version,
+		}, func() {
+			if err := dir.Close(); err != nil {
+				log.Warn("closing the blob store", "error", err)
+			}
+		}, nil
 }
 
 func coordinatorError(cfg configs.Coordinator, err error) error {
