@@ -67,6 +67,10 @@ func mountFiles(image string, devices []string) (*os.File, error) {
 			return nil, err
 		}
 	}
+	// Else a read-only loop device is opened for writing, and refused.
+	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
+		return nil, fmt.Errorf("erofs: ro: %w%s", err, kernelSays(fs))
+	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, fmt.Errorf("erofs: mount %s: %w%s", image, err, kernelSays(fs))
 	}

@@ -3,6 +3,7 @@
 package erofs
 
 import (
+	"context"
 	"errors"
 	"os"
 )
@@ -16,4 +17,4 @@ func Mount(Method, string, []string, string) error { return errLinux }
 func Detached(Method, string, []string) (*os.File, error) { return nil, errLinux }
 
 // Probe is for Linux.
-func Probe(string) (Method, error) { return "", errLinux }
+func Probe(context.Context, string) (Method, error) { return "", errLinux }

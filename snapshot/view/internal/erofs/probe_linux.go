@@ -19,14 +19,14 @@ const probeText = "roost"
 // Probe tries out what works for images and bundles in dir, which must be on the
 // file system where they will be, and returns the best method. The error says why
 // each of them fails. Nothing becomes visible or is left.
-func Probe(dir string) (Method, error) {
+func Probe(ctx context.Context, dir string) (Method, error) {
 	tmp, err := os.MkdirTemp(dir, "probe-")
 	if err != nil {
 		return "", fmt.Errorf("erofs: probe: %w", err)
 	}
 	defer os.RemoveAll(tmp) //nolint:errcheck // a few small files
 	image, bundle := filepath.Join(tmp, "image"), filepath.Join(tmp, "bundle")
-	if err := writeProbe(image, bundle); err != nil {
+	if err := writeProbe(ctx, image, bundle); err != nil {
 		return "", fmt.Errorf("erofs: probe: %w", err)
 	}
 	var why []error
@@ -40,7 +40,7 @@ func Probe(dir string) (Method, error) {
 	return "", errors.Join(why...)
 }
 
-func writeProbe(image, bundle string) error {
+func writeProbe(ctx context.Context, image, bundle string) error {
 	if err := os.WriteFile(bundle, append([]byte(probeText), make([]byte, 4096-len(probeText))...), 0o600); err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func writeProbe(image, bundle string) error {
 		{Path: "f", Type: snapshot.TypeFile, Mode: 0o644, Size: int64(len(probeText))},
 	}}
 	at := Content{Extents: []Extent{{Len: int64(len(probeText))}}}
-	_, err = Write(context.Background(), f, Options{Devices: []string{"probe"}},
+	_, err = Write(ctx, f, Options{Devices: []string{"probe"}},
 		Entries(m, func(*snapshot.Entry) (Content, error) { return at, nil }))
 	return err
 }
