@@ -156,6 +156,9 @@ func launch(t testing.TB, bin, logDir, name string, env []string, args ...string
 func (p *proc) start(env []string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.ended {
+		return nil // stop came between a death and this start
+	}
 	cmd := exec.Command(p.bin, p.args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = p.log
