@@ -29,12 +29,13 @@ race: ## the tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short ./...
 
 crash: ## kill -9 of agent and coordinator at every named step (root for overlay)
+	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob -run 'Crash|AllPoints|Kill'
 	ROOST_KILLS=$(KILLS) $(GO) test ./integration -run 'TestKill' -v -timeout 20m
 
 fuzz: ## each fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME); done; done
+	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x; done; done
 
 bench: ## Roost and what people use today, in one run (root); docs/performance.md names the knobs
 	$(GO) test -tags bench ./integration/bench -count=1 -v -timeout 120m
