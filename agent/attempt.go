@@ -40,7 +40,7 @@ func (a *Agent) attempt(ctx, out context.Context, c api.Claim, r *running) {
 	end := log.start(out)
 	f, sealed := a.work(ctx, out, &c, r, begin, log)
 	end()
-	a.finish(out, r.ref, f, sealed)
+	a.finish(out, r.ref, f, sealed, func() { a.release(r) })
 }
 
 // work does everything between accept and finish, and returns what to report. It

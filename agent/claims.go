@@ -98,9 +98,13 @@ func (a *Agent) take(out context.Context, c api.Claim) {
 	})
 }
 
-// release frees an attempt's slot.
+// release frees an attempt's slot. It may be called again.
 func (a *Agent) release(r *running) {
 	a.mu.Lock()
+	if a.running[r.ref.Attempt] != r {
+		a.mu.Unlock()
+		return
+	}
 	delete(a.running, r.ref.Attempt)
 	a.slots[r.slot-1] = false
 	a.mu.Unlock()

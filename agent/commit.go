@@ -128,8 +128,9 @@ func (a *Agent) unchanged(ctx context.Context, n note, id snapshot.ID) bool {
 
 // finish reports an attempt until the coordinator has answered, and then lets go
 // of its view. A failed one is discarded only then, so that a crash before leaves
-// something to report.
-func (a *Agent) finish(ctx context.Context, ref api.AttemptRef, f api.Finish, sealed bool) {
+// something to report. A sealed view holds no slot: freed is called as soon as the
+// end is known, as the rows that follow may have to wait for the disk.
+func (a *Agent) finish(ctx context.Context, ref api.AttemptRef, f api.Finish, sealed bool, freed func()) {
 	var got *api.Finished
 	err := a.retry(ctx, "finish", func(ctx context.Context) error {
 		var err error
@@ -147,6 +148,9 @@ func (a *Agent) finish(ctx context.Context, ref api.AttemptRef, f api.Finish, se
 		return // the view stays, with or without an outcome
 	default:
 		a.log.Error("the coordinator refuses the end of an attempt", "attempt", ref.Attempt, "err", err)
+	}
+	if sealed {
+		freed()
 	}
 	a.letGo(ctx, ref.Attempt, sealed)
 	switch {

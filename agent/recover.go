@@ -87,7 +87,7 @@ func (a *Agent) reportLeftovers(ctx context.Context, left []leftover, over map[s
 			log.say("the agent was started anew")
 			log.say("%s", describe(l.finish))
 			log.start(ctx)()
-			a.finish(ctx, l.note.Ref, l.finish, l.sealed)
+			a.finish(ctx, l.note.Ref, l.finish, l.sealed, func() {})
 		})
 	}
 }
