@@ -41,22 +41,28 @@ func TestCompare(t *testing.T) {
 				l.doRound(list, tables)
 				fmt.Fprintf(os.Stderr, "%s: round %d of %d done\n", sh.name, l.round+1, set.runs)
 			}
+			report(t, set, seen, tables)
 		})
 	}
 	require.NotEmpty(t, seen, "no such trees: %v", set.trees)
-	if t.Failed() {
-		return
+	if !t.Failed() {
+		_, err := os.Stdout.Write(report(t, set, seen, tables))
+		require.NoError(t, err)
 	}
+}
+
+// report is all that is known so far, as Markdown. It is written down after each
+// tree, since a long run may be broken off.
+func report(t *testing.T, set settings, seen []string, tables []*table) []byte {
 	var b bytes.Buffer
 	header(t, &b, set, seen, tables)
 	for _, tb := range tables {
 		tb.markdown(&b)
 	}
-	_, err := io.Copy(os.Stdout, bytes.NewReader(b.Bytes()))
-	require.NoError(t, err)
 	if set.out != "" {
 		require.NoError(t, os.WriteFile(set.out, b.Bytes(), 0o644))
 	}
+	return b.Bytes()
 }
 
 // doRound does every way once. Which way comes first goes round, so that none
