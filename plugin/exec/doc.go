@@ -3,12 +3,12 @@
 //
 // On Linux each job has a supervisor, a process of the agent's own binary that is
 // started under another name (MaybeChild). It is the job's init: it sets up the
-// mount namespace in which the view stands at its path, starts one shell after
-// the other, adopts whatever they leave behind, and kills all of it at the end,
-// or as soon as the agent is gone. Where cgroups v2 can be written to, the shells
-// are in one of their own as well, so that what escapes the supervisor does not
-// escape the job. Elsewhere a job is a process group, and what leaves it is looked
-// for by its ancestors.
+// namespaces in which the view stands at its path and no other job's process is
+// seen, starts one shell after the other, adopts whatever they leave behind, and
+// kills all of it at the end, or as soon as the agent is gone. Where cgroups v2 can
+// be written to, the shells are in one of their own as well, so that what escapes
+// the supervisor does not escape the job. Elsewhere a job is a process group, and
+// what leaves it is looked for by its ancestors.
 //
 // The package keeps a job from harming other jobs by accident, and from outliving
 // its slot. It is no sandbox: a job sees the host's files as its user does.

@@ -10,12 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeNamespace makes the mounts of a job. The supervisor was born in a mount
-// namespace of its own; nothing that happens in it is seen outside, nor the other
-// way round.
+// makeNamespace makes the mounts of a job. The supervisor was born in mount, pid
+// and ipc namespaces of its own; nothing that happens in them is seen outside, nor
+// the other way round.
 func makeNamespace(binds []bind, hide []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
+	}
+	// The /proc that was inherited shows everybody's processes.
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("/proc of the job's own processes: %w", err)
+	}
+	if err := ownShm(binds); err != nil {
+		return err
 	}
 	for _, b := range binds {
 		if err := bindMount(b); err != nil {
@@ -28,6 +35,24 @@ func makeNamespace(binds []bind, hide []string) error {
 		}
 	}
 	return dropViews(binds)
+}
+
+// ownShm gives a job shared memory of its own: what other jobs leave there belongs
+// to the same user, and what this one leaves would stay in memory for ever.
+func ownShm(binds []bind) error {
+	const shm = "/dev/shm"
+	for _, b := range binds {
+		if within(shm, b.From) || within(shm, b.To) {
+			return nil // somebody's store in memory
+		}
+	}
+	if fi, err := os.Lstat(shm); err != nil || !fi.IsDir() {
+		return nil //nolint:nilerr // not there, or a link to where it is not ours to hide
+	}
+	if err := unix.Mount("none", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
+		return fmt.Errorf("shared memory: %w", err)
+	}
+	return nil
 }
 
 // viewSource is what views carry as their source in the table of mounts.

@@ -1,11 +1,13 @@
 package exec
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -87,8 +89,7 @@ func TestNamespace(t *testing.T) {
 	require.NoError(t, os.MkdirAll(other, 0o755))
 	require.NoError(t, unix.Mount(viewSource, other, "overlay", unix.MS_RDONLY, "lowerdir="+f.dir+"/l:"+f.dir+"/o"))
 	defer unix.Unmount(other, 0) //nolint:errcheck // a test's
-	before, err := os.ReadFile("/proc/self/mountinfo")
-	require.NoError(t, err)
+	before := ourMounts(t, f)
 
 	res, log, p := runIn(t, f,
 		"ls -A "+filepath.Join(f.dir, "store"),
@@ -99,9 +100,22 @@ func TestNamespace(t *testing.T) {
 	require.Equal(t, plugin.StatusSuccess, res.Status, log)
 	require.Equal(t, "0\ninside\nnosuid\nnodev\n", log)
 	require.NoFileExists(t, filepath.Join(p.View, "m", "inside"))
-	after, err := os.ReadFile("/proc/self/mountinfo")
+	require.Equal(t, before, ourMounts(t, f))
+}
+
+// ourMounts lists what is mounted below the fixture's directory, and over what each
+// job gets of its own. Others mount things on this machine, too.
+func ourMounts(t *testing.T, f *fixture) []string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
-	require.Equal(t, string(before), string(after))
+	var out []string
+	for _, l := range strings.Split(string(b), "\n") {
+		if strings.Contains(l, f.dir) || strings.Contains(l, " /proc ") || strings.Contains(l, " /dev/shm ") {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 func TestStoreIsOutOfReach(t *testing.T) {
@@ -109,6 +123,37 @@ func TestStoreIsOutOfReach(t *testing.T) {
 	f.o.Hide = nil // by its mode alone
 	res, log, _ := runIn(t, f, "! ls "+filepath.Join(f.dir, "store")+" 2>/dev/null", "! cat "+filepath.Join(f.dir, "store/exec/x")+" 2>/dev/null")
 	require.Equal(t, plugin.StatusSuccess, res.Status, log)
+}
+
+// TestJobsApart: one user runs all jobs of a host, and yet a job finds no way to
+// another's files, secrets or processes.
+func TestJobsApart(t *testing.T) {
+	f := newFixture(t, Options{RootMode: true, RunAs: "nobody"})
+	victim := f.place(t)
+	done := make(chan struct{})
+	var res plugin.Result
+	var log string
+	go func() {
+		defer close(done)
+		res, log = runAt(t, f, victim, "echo mine > file; echo mine > $HOME/file",
+			"echo mine > /dev/shm/roost-test-victim", "touch ready; until [ -e go ]; do sleep 0.02; done", "cat file")
+	}()
+	require.Eventually(t, func() bool {
+		_, err := os.Lstat(filepath.Join(victim.View, "ready"))
+		return err == nil
+	}, 20*time.Second, 5*time.Millisecond)
+	got, seen, _ := runIn(t, f,
+		`for p in /proc/[0-9]*; do
+			if ( : < $p/root/`+victim.Path+`/ready ) 2>/dev/null; then echo $p; echo stolen > $p/root/`+victim.Path+`/file; cat $p/root$HOME/file; fi
+		done`,
+		"ls -A /dev/shm", "kill -9 -1 2>/dev/null || true")
+	require.NoError(t, os.WriteFile(filepath.Join(victim.View, "go"), nil, 0o644))
+	<-done
+	require.Equal(t, plugin.StatusSuccess, got.Status, seen)
+	require.Empty(t, seen)
+	require.Equal(t, plugin.StatusSuccess, res.Status, log)
+	require.Equal(t, "mine\n", log)
+	require.NoFileExists(t, "/dev/shm/roost-test-victim")
 }
 
 // TestSamePath runs jobs side by side that see different trees at one path.
@@ -145,4 +190,35 @@ func TestRefusals(t *testing.T) {
 	left, err := os.ReadDir(f.o.StateDir)
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// TestCommitFileIsNotTrusted: root reads it where the job's user writes.
+func TestCommitFileIsNotTrusted(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, commitFile)
+	good := strings.Repeat("a1", 20)
+	private := filepath.Join(dir, "private")
+	require.NoError(t, os.WriteFile(private, []byte(good), 0o600))
+	for what, put := range map[string]func() error{
+		"link":    func() error { return os.Symlink(private, name) },
+		"pipe":    func() error { return unix.Mkfifo(name, 0o666) },
+		"dir":     func() error { return os.Mkdir(name, 0o755) },
+		"secret":  func() error { return os.WriteFile(name, []byte("root:secret"), 0o600) },
+		"endless": func() error { return errors.Join(os.WriteFile(name, nil, 0o600), os.Truncate(name, 1<<50)) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			if err := put(); err != nil {
+				t.Skip(err) // no file system makes all of them
+			}
+			defer os.Remove(name) //nolint:errcheck // a test's
+			c, err := readCommit(name)
+			require.Error(t, err)
+			require.Empty(t, c)
+			require.NotContains(t, err.Error(), "secret")
+		})
+	}
+	require.NoError(t, os.WriteFile(name, []byte(good+"\n"), 0o600))
+	c, err := readCommit(name)
+	require.NoError(t, err)
+	require.Equal(t, good, c)
 }

@@ -100,7 +100,10 @@ func (s *supervised) launch(job *plugin.Job, out *os.File) error {
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	if s.at.a.o.RootMode {
-		s.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS
+		// Jobs of one host have one user, to whom /proc/PID/root of another job would
+		// open that job's view, its HOME and its memory; so no job sees another's
+		// processes. And however the supervisor dies, the kernel kills what is below it.
+		s.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC
 	}
 	if err := s.cmd.Start(); err != nil {
 		s.cmd = nil

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -74,15 +75,34 @@ func (r *run) checkout(ctx context.Context) (string, error) {
 	if s.Commit != "" {
 		return s.Commit, nil
 	}
-	b, err := os.ReadFile(filepath.Join(r.at.hostTmp, commitFile))
+	c, err := readCommit(filepath.Join(r.at.hostTmp, commitFile))
+	if err != nil {
+		return "", err
+	}
+	return c, os.Remove(filepath.Join(r.at.hostTmp, commitFile))
+}
+
+// readCommit reads what the checkout says is the commit. The directory is the job
+// user's, and a filter in the tree's .git/config may have left a process there: so
+// the name may be anything by now, a link to what only we can read, or a pipe.
+func readCommit(name string) (string, error) {
+	f, err := openPlain(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return "", errors.New("what tells the commit is not a file")
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 128))
 	if err != nil {
 		return "", err
 	}
 	c := strings.TrimSpace(string(b))
 	if !commitWord.MatchString(c) {
-		return "", fmt.Errorf("git calls the commit %.80q", c)
+		return "", errors.New("what git calls the commit is none")
 	}
-	return c, os.Remove(filepath.Join(r.at.hostTmp, commitFile))
+	return c, nil
 }
 
 // Exit statuses of checkout.sh, and the file that it leaves in TMPDIR.
