@@ -30,7 +30,7 @@ func slug(project string) string {
 	return strings.Trim(s+"-"+hex.EncodeToString(sum[:4]), "-")
 }
 
-// environment is what a job gets: who it is, then the variables of the file.
+// environment is what a job gets: who it is, then the variables of the file, expanded.
 // GITLAB_CI is not set: what asks for it would find GitLab's interfaces missing.
 func (a *Agent) environment(c *api.Claim, ws *api.Workspace, dir string) map[string]string {
 	j := &c.Job
@@ -68,8 +68,6 @@ func (a *Agent) environment(c *api.Claim, ws *api.Workspace, dir string) map[str
 			env["CI_COMMIT_REF_NAME"] = c.Source.Ref
 		}
 	}
-	for k, v := range j.Variables {
-		env[k] = v
-	}
+	expand(env, j.Variables)
 	return env
 }

@@ -155,13 +155,15 @@ type LayerRef struct {
 // JobSpec is what an adapter needs to run a job, and what the agent needs to
 // prepare and seal its view.
 type JobSpec struct {
-	Name      string            `json:"name"`
-	Stage     string            `json:"stage"`
-	Index     int               `json:"index,omitempty"` // of parallel: N, from 1; 0 if none
-	Total     int               `json:"total,omitempty"`
-	Before    []string          `json:"before_script,omitempty"`
-	Script    []string          `json:"script"`
-	After     []string          `json:"after_script,omitempty"`
+	Name   string   `json:"name"`
+	Stage  string   `json:"stage"`
+	Index  int      `json:"index,omitempty"` // of parallel: N, from 1; 0 if none
+	Total  int      `json:"total,omitempty"`
+	Before []string `json:"before_script,omitempty"`
+	Script []string `json:"script"`
+	After  []string `json:"after_script,omitempty"`
+	// Variables are as they stand in the file: the agent expands $NAME and ${NAME},
+	// and $$ is a dollar sign.
 	Variables map[string]string `json:"variables,omitempty"`
 	TimeoutMS int64             `json:"timeout_ms,omitempty"`
 	Workspace WorkspaceSpec     `json:"workspace"`

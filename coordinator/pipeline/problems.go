@@ -49,8 +49,8 @@ const (
 
 	VariableName = "VARIABLE_NAME"
 	VariableSize = "VARIABLE_SIZE"
-	// VariableReference is a warning: the value is not expanded.
-	VariableReference = "VARIABLE_REFERENCE"
+	// VariableReserved is a warning: the value has no effect.
+	VariableReserved = "VARIABLE_RESERVED"
 
 	// Stages and needs (SEMANTICS B1).
 	StageUnknown   = "STAGE_UNKNOWN"

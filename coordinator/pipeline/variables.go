@@ -4,6 +4,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // maxVariable is what Linux takes as one string of a process's environment, name
@@ -14,7 +15,8 @@ var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 var variableKeys = []string{"value", "description", "options", "expand"}
 
-// variables reads a mapping of variables; v may be nil.
+// variables reads a mapping of variables; v may be nil. In the result a dollar
+// sign begins a reference and two are one: what is not to be expanded is doubled.
 func (p *parser) variables(v *value, where string) map[string]string {
 	if v == nil {
 		return nil
@@ -35,32 +37,34 @@ func (p *parser) variables(v *value, where string) map[string]string {
 			}
 			continue
 		}
-		text, ok := p.variable(e.val, where+": "+show(e.key))
-		if ok && p.environ(e.val.at, where, e.key, text) {
-			p.special(e.val.at, where+": "+e.key, e.key, text)
-			vars[e.key] = text
+		text, literal, ok := p.variable(e.val, where+": "+show(e.key))
+		if !ok || !p.environ(e.val.at, where, e.key, text) {
+			continue
 		}
+		p.special(e.val.at, where+": "+e.key, e.key, text)
+		if literal {
+			text = strings.ReplaceAll(text, "$", "$$")
+		}
+		vars[e.key] = text
 	}
 	return vars
 }
 
 // variable reads one value: a string, a number or a boolean as it is written, or
-// a mapping with the key value.
-func (p *parser) variable(v *value, where string) (string, bool) {
+// a mapping with the key value. A literal one says that it is not to be expanded.
+func (p *parser) variable(v *value, where string) (text string, literal, ok bool) {
 	if v.kind != dict {
-		p.unexpanded(v, where)
-		return p.variableText(v, where)
+		text, ok = p.variableText(v, where)
+		return text, false, ok
 	}
-	var text string
-	found, literal := false, false
-	var options, from *value
+	found := false
+	var options *value
 	for _, e := range p.mappingKeys(v, where, variableKeys, nil) {
 		switch e.key {
 		case "value":
-			from = e.val
-			text, found = p.variableText(from, where+": value")
+			text, found = p.variableText(e.val, where+": value")
 			if !found {
-				return "", false
+				return "", false, false
 			}
 		case "description":
 			p.str(e.val, where+": description")
@@ -69,9 +73,6 @@ func (p *parser) variable(v *value, where string) (string, bool) {
 		case "expand":
 			yes, ok := p.boolean(e.val, where+": expand")
 			literal = ok && !yes
-			if yes {
-				p.errorf(e.at, Unsupported, "%s: expand is known, but not supported yet; values are never expanded, let the script do it", where)
-			}
 		}
 	}
 	if options != nil {
@@ -79,11 +80,8 @@ func (p *parser) variable(v *value, where string) (string, bool) {
 			p.errorf(options.at, ValueInvalid, "%s: the value %s is not among its options: %s", where, quote(text), shorten(words))
 		}
 	}
-	if found && !literal {
-		p.unexpanded(from, where)
-	}
 	// Without a value it is an empty string, as a form that nobody filled in.
-	return text, true
+	return text, literal, true
 }
 
 func (p *parser) variableText(v *value, where string) (string, bool) {
@@ -100,16 +98,6 @@ func (p *parser) variableText(v *value, where string) (string, bool) {
 	return v.text, true
 }
 
-var variableReference = regexp.MustCompile(`\$(\{[A-Za-z_][A-Za-z0-9_]*\}|[A-Za-z_][A-Za-z0-9_]*)`)
-
-// unexpanded warns of a value that GitLab would have expanded. The shell expands
-// what stands in a script, and not what stands in its environment.
-func (p *parser) unexpanded(v *value, where string) {
-	if ref := variableReference.FindString(v.text); v.kind == scalar && ref != "" {
-		p.warnf(v.at, VariableReference, "%s: %s is passed on as it stands, values are not expanded; export it in before_script, or say {value: ..., expand: false}", where, quote(ref))
-	}
-}
-
 // gitStrategies are the values of GIT_STRATEGY that we do. Both fetch and clone
 // leave the commit checked out; neither throws away what was inherited.
 var gitStrategies = []string{"fetch", "clone", "none"}
@@ -121,6 +109,8 @@ var ignored = []string{"GIT_SUBMODULE_STRATEGY", "GIT_CHECKOUT", "GIT_CLONE_PATH
 // special checks the variables that are addressed to us and not to the script.
 func (p *parser) special(at pos, where, name, text string) {
 	switch {
+	case reservedVariable(name):
+		p.warnf(at, VariableReserved, "%s is set by Roost for each job, this value has no effect", where)
 	case name == "GIT_STRATEGY" && text == "empty":
 		p.errorf(at, Unsupported, "%s: empty is known, but not supported yet; use none and workspace: {inherit: none}", where)
 	case name == "GIT_STRATEGY" && !known(gitStrategies, text):
@@ -128,6 +118,12 @@ func (p *parser) special(at pos, where, name, text string) {
 	case known(ignored, name) && text != "" && text != "none" && !(name == "GIT_CHECKOUT" && text == "true"):
 		p.warnf(at, Unsupported, "%s is known, but not supported yet, and has no effect on the checkout; do it in before_script", where)
 	}
+}
+
+// reservedVariable tells what a job can't have another value of: where it is, and
+// what it is told of its workspace. The agent holds the same rule.
+func reservedVariable(name string) bool {
+	return name == "CI_PROJECT_DIR" || name == "ROOST" || strings.HasPrefix(name, "ROOST_")
 }
 
 // environ reports what can't stand in the environment of a process.
@@ -150,7 +146,9 @@ func (p *parser) request() {
 			p.errorf(pos{1, 1}, VariableName, "the request: %s can't name a variable; use letters, digits and _, no digit first", quote(name))
 			continue
 		}
-		p.environ(pos{1, 1}, "the request", name, p.opts.Variables[name])
+		if p.environ(pos{1, 1}, "the request", name, p.opts.Variables[name]) && reservedVariable(name) {
+			p.warnf(pos{1, 1}, VariableReserved, "the request: %s is set by Roost for each job, this value has no effect", name)
+		}
 	}
 }
 
