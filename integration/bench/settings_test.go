@@ -14,13 +14,15 @@ import (
 
 // settings come from the environment, so that `make bench` needs no arguments.
 type settings struct {
-	runs    int      // ROOST_BENCH_RUNS: rounds, default 5
-	scale   float64  // ROOST_BENCH_SCALE: of the numbers of files, default 1
-	trees   []string // ROOST_BENCH_TREES: names of trees, default all
-	dir     string   // ROOST_BENCH_DIR: where to work, default a temporary directory
-	fs      string   // ROOST_BENCH_FS: ext4 (default) or xfs in a loop file, or none: dir as it is
-	out     string   // ROOST_BENCH_OUT: also write the tables to this file
-	profile string   // ROOST_BENCH_PROFILE: CPU profiles of our ways go to this directory
+	runs  int      // ROOST_BENCH_RUNS: rounds, default 5
+	scale float64  // ROOST_BENCH_SCALE: of the numbers of files, default 1
+	trees []string // ROOST_BENCH_TREES: names of trees, default all
+	dir   string   // ROOST_BENCH_DIR: where to work, default a temporary directory
+	fs    string   // ROOST_BENCH_FS: ext4 (default) or xfs in a loop file, or none: dir as it is
+	out   string   // ROOST_BENCH_OUT: also write the tables to this file
+	// ROOST_BENCH_PROFILE: CPU profiles of our ways go to this directory; the others
+	// are left out
+	profile string
 }
 
 func readSettings(t *testing.T) settings {
