@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/coordinator/state"
@@ -61,6 +62,9 @@ func (t *txn) start(r api.AttemptRef, s api.Start) error {
 	return nil
 }
 
+// Bounds of how fast a host is believed to fetch, in bytes per second.
+const minFetch, maxFetch = 1e3, 1e12
+
 // attached notes what an attach taught: its host holds the inputs now, and how
 // fast it fetched.
 func (t *txn) attached(a *state.Attempt, j *state.Job, w api.Workspace) {
@@ -77,7 +81,8 @@ func (t *txn) attached(a *state.Attempt, j *state.Job, w api.Workspace) {
 		}
 	}
 	if w.BytesMoved > 1<<20 && w.AttachMS > 0 {
-		rate := float64(w.BytesMoved) / (w.AttachMS / 1e3)
+		// Estimates divide by it: it must be neither nothing nor without end.
+		rate := min(max(float64(w.BytesMoved)/(w.AttachMS/1e3), minFetch), maxFetch)
 		if p.fetch == 0 {
 			p.fetch = rate
 		}
@@ -90,7 +95,7 @@ func found(w api.Workspace) string {
 	if w.State == "" {
 		return "running"
 	}
-	return fmt.Sprintf("running on a %s workspace (%s): %s", w.State, w.Origin, w.Reason)
+	return fmt.Sprintf("running on a %s workspace: %s", w.State, strings.TrimPrefix(w.Reason, "cold: "))
 }
 
 // seen notes that an attempt's host spoke of it.

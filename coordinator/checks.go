@@ -1,8 +1,11 @@
 package coordinator
 
 import (
+	"math"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/snapshot"
@@ -39,6 +42,64 @@ func checkHoldings(hs []api.Holding) error {
 		}
 	}
 	return nil
+}
+
+// Bounds of what a host may say of a job. What is beyond them can't be true and is
+// no reason to refuse the rest: the job would have run for nothing.
+const (
+	maxText   = 2000
+	maxWord   = 128
+	maxAmount = 1 << 56            // bytes; sums of many still fit
+	maxMS     = 10 * 365 * 86400e3 // ten years
+)
+
+// tidyWorkspace makes what a host says of a workspace fit to be stored, reckoned
+// with and shown. Its reason may hold names of files, which jobs choose.
+func tidyWorkspace(w *api.Workspace) {
+	for _, s := range []*string{&w.State, &w.Origin, &w.Source, (*string)(&w.Code), (*string)(&w.Output), &w.Driver} {
+		*s = tidy(*s, maxWord)
+	}
+	w.Reason = tidy(w.Reason, maxText)
+	w.Inputs = w.Inputs[:min(len(w.Inputs), maxParents)]
+	for i := range w.Inputs {
+		w.Inputs[i] = tidy(w.Inputs[i], maxWord)
+	}
+	for _, n := range []*int64{&w.BytesNeeded, &w.BytesMoved, &w.BytesWritten} {
+		*n = min(max(*n, 0), maxAmount)
+	}
+	for _, x := range []*float64{&w.AttachMS, &w.SealMS} {
+		*x = math.Min(math.Max(*x, 0), maxMS)
+	}
+	w.MTimeDivergence = min(max(w.MTimeDivergence, 0), math.MaxInt32)
+}
+
+// tidyFinish does the same for the end of an attempt.
+func tidyFinish(f *api.Finish) {
+	f.Code, f.Reason = api.Code(tidy(string(f.Code), maxWord)), tidy(f.Reason, maxText)
+	f.RunMS, f.Bytes = min(f.RunMS, maxMS), min(f.Bytes, maxAmount)
+	tidyWorkspace(&f.Workspace)
+}
+
+// tidyHeartbeat does the same for what a host says of itself.
+func tidyHeartbeat(h *api.Heartbeat) {
+	for _, n := range []*int64{&h.DiskFree, &h.DiskTotal, &h.Queue} {
+		*n = min(max(*n, 0), maxAmount)
+	}
+	for _, x := range []*float64{&h.EncodeRate, &h.UploadRate} {
+		*x = math.Min(math.Max(*x, 0), maxAmount)
+	}
+}
+
+// tidy makes text of at most n bytes in one line, without what a terminal would
+// take for a command.
+func tidy(s string, n int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s[:min(len(s), n)], ""))
+	return strings.TrimSpace(s)
 }
 
 func checkFinish(f api.Finish) error {

@@ -101,6 +101,7 @@ func (c *call) heartbeat() error {
 	if err := c.body(&in); err != nil {
 		return err
 	}
+	tidyHeartbeat(&in)
 	if err := checkHoldings(in.Holdings); err != nil {
 		return err
 	}
@@ -197,6 +198,7 @@ func (c *call) start() error {
 	if err := c.body(&in); err != nil {
 		return err
 	}
+	tidyWorkspace(&in.Workspace)
 	if err := c.s.do(c.r.Context(), func(t *txn) error { return t.start(ref, in) }); err != nil {
 		return err
 	}
@@ -215,6 +217,7 @@ func (c *call) finish() error {
 	if err := checkFinish(in); err != nil {
 		return err
 	}
+	tidyFinish(&in)
 	out, err := c.s.finish(c.r.Context(), ref, in)
 	if err != nil {
 		return err

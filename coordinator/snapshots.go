@@ -49,5 +49,8 @@ func checkLayer(id snapshot.ID, l api.LayerRef) error {
 			return invalid("sizes are not negative")
 		}
 	}
+	if max(l.IndexBytes, l.StoredBytes) > maxAmount { // sums of many must fit
+		return invalid("no layer has %d bytes", max(l.IndexBytes, l.StoredBytes))
+	}
 	return nil
 }
