@@ -3,6 +3,10 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Outcomes that callers branch on.
@@ -34,7 +38,20 @@ type UnsupportedError struct {
 }
 
 func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("%s: a %s can't be part of a snapshot", e.Path, e.What)
+	return fmt.Sprintf("%s: a %s can't be part of a snapshot", showPath(e.Path), e.What)
+}
+
+// showPath makes a path fit to be read. A job chooses it: it may have any length,
+// and bytes that a terminal would take for commands.
+func showPath(p string) string {
+	const most = 120 // bytes of either end
+	if len(p) > 2*most {
+		p = strings.ToValidUTF8(p[:most], "") + "…" + strings.ToValidUTF8(p[len(p)-most:], "")
+	}
+	if !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl) {
+		return strconv.Quote(p)
+	}
+	return p
 }
 
 // ConflictKind is how two parents of a job disagree about a path.

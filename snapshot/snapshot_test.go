@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -137,4 +138,19 @@ func TestConflictErrorTellsTheThreeWaysOut(t *testing.T) {
 	}
 	var c *ConflictError
 	require.True(t, errors.As(err, &c))
+}
+
+func TestUnsupportedErrorIsFitToBeRead(t *testing.T) {
+	for path, want := range map[string]string{
+		"dev/sda":                   "dev/sda: a device can't be part of a snapshot",
+		"a\x1b]0;x\a\u009b\n\xff":      `"a\x1b]0;x\a\u009b\n\xff": a device can't be part of a snapshot`,
+		strings.Repeat("é/", 20000): "",
+	} {
+		got := (&UnsupportedError{Path: path, What: "device"}).Error()
+		if want != "" {
+			require.Equal(t, want, got)
+		}
+		require.Less(t, len(got), 400)
+		require.True(t, utf8.ValidString(got))
+	}
 }
