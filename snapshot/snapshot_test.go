@@ -143,7 +143,7 @@ func TestConflictErrorTellsTheThreeWaysOut(t *testing.T) {
 func TestUnsupportedErrorIsFitToBeRead(t *testing.T) {
 	for path, want := range map[string]string{
 		"dev/sda":                   "dev/sda: a device can't be part of a snapshot",
-		"a\x1b]0;x\a\u009b\n\xff":      `"a\x1b]0;x\a\u009b\n\xff": a device can't be part of a snapshot`,
+		"a\x1b]0;x\a\u009b\n\xff":   `"a\x1b]0;x\a\u009b\n\xff": a device can't be part of a snapshot`,
 		strings.Repeat("é/", 20000): "",
 	} {
 		got := (&UnsupportedError{Path: path, What: "device"}).Error()
