@@ -15,8 +15,6 @@ const (
 	aclGroup    = 0x08
 	aclMask     = 0x10
 	aclOther    = 0x20
-
-	aclNoID = 1<<32 - 1 // of entries that name nobody
 )
 
 var errACL = errors.New("not a valid POSIX ACL")
@@ -33,12 +31,12 @@ func checkACL(b []byte) error {
 		tag, perm, id := le.Uint16(b), le.Uint16(b[2:]), le.Uint32(b[4:])
 		switch tag {
 		case aclUser, aclGroup:
-			if id == aclNoID || tag < last {
+			if id == noID || tag < last {
 				return errACL
 			}
 			named = true
 		case aclUserObj, aclGroupObj, aclMask, aclOther:
-			if tag <= last || id != aclNoID {
+			if tag <= last || id != noID { // they name nobody
 				return errACL
 			}
 		default:

@@ -10,9 +10,13 @@ import (
 // ErrBase says that Options.Base can't be read. Write would do without it.
 var ErrBase = errors.New("image of the base")
 
-// maxWaste bounds the room that keeping places may leave unused: an image with
-// more slots than so many for each one in use gets new places throughout.
-const maxWaste = 4
+// Bounds on the room that keeping places may leave unused: an image with more
+// slots than maxWaste for each one in use, and a megabyte, gets new places
+// throughout.
+const (
+	maxWaste   = 4
+	wasteSlots = 1 << 20 / slotSize
+)
 
 // What stands in writer.slots besides the number of an inode's slots.
 const (
@@ -38,7 +42,7 @@ func (w *writer) place(tree Tree) error {
 	if err := w.assign(p); err != nil {
 		return err
 	}
-	if w.area <= maxWaste*w.total {
+	if w.area <= maxWaste*w.total+wasteSlots {
 		return nil
 	}
 	clear(w.nids)

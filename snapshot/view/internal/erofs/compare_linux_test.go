@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -29,7 +28,7 @@ type seen struct {
 
 // look walks the tree at the open directory by descriptors alone, as paths may be
 // longer than a system call takes. visit gets the directory's descriptor and name.
-func look(t testing.TB, dir int, path string, all map[string]seen, visit func(dir int, name, path string, s seen)) {
+func look(t tester, dir int, path string, all map[string]seen, visit func(dir int, name, path string, s seen)) {
 	names := readDir(t, dir)
 	for name, d := range names {
 		s := lookAt(t, dir, name)
@@ -59,7 +58,7 @@ type listed struct {
 }
 
 // readDir parses getdents64 itself: os.ReadDir hides what it makes of it.
-func readDir(t testing.TB, dir int) map[string]listed {
+func readDir(t tester, dir int) map[string]listed {
 	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)
 	defer unix.Close(fd)
@@ -85,7 +84,7 @@ func readDir(t testing.TB, dir int) map[string]listed {
 	return out
 }
 
-func lookAt(t testing.TB, dir int, name string) (s seen) {
+func lookAt(t tester, dir int, name string) (s seen) {
 	require.NoError(t, unix.Fstatat(dir, name, &s.st, unix.AT_SYMLINK_NOFOLLOW), "stat %q", name)
 	if s.st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		buf := make([]byte, 8192)
@@ -97,7 +96,7 @@ func lookAt(t testing.TB, dir int, name string) (s seen) {
 	return s
 }
 
-func xattrsOf(t testing.TB, path string) map[string]string {
+func xattrsOf(t tester, path string) map[string]string {
 	list := make([]byte, 1<<16)
 	n, err := unix.Llistxattr(path, list)
 	require.NoError(t, err, "list attributes of %q", path)
@@ -148,9 +147,15 @@ func (w *world) placeOf(e *snapshot.Entry) Content {
 // manifest. It returns the inode numbers.
 func (w *world) compare(target string, overlay bool) map[string]uint64 {
 	t := w.t
-	fd, err := unix.Open(target, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := os.Open(target)
 	require.NoError(t, err)
-	defer unix.Close(fd)
+	defer dir.Close()
+	return w.compareAt(int(dir.Fd()), overlay)
+}
+
+// compareAt is compare from an open directory, such as a detached mount's root.
+func (w *world) compareAt(fd int, overlay bool) map[string]uint64 {
+	t := w.t
 	m := w.manifest()
 	groups, subdirs := map[string]int{}, map[string]int{}
 	want := map[string]*snapshot.Entry{}
@@ -247,7 +252,7 @@ func (w *world) compareContent(dir int, name string, e *snapshot.Entry, overlay 
 }
 
 // compareMapped looks at the last page beyond the file's end, which mmap shows.
-func compareMapped(t testing.TB, f *os.File, e *snapshot.Entry) {
+func compareMapped(t tester, f *os.File, e *snapshot.Entry) {
 	if e.Size == 0 {
 		return
 	}
@@ -259,7 +264,7 @@ func compareMapped(t testing.TB, f *os.File, e *snapshot.Entry) {
 }
 
 // lookups asks for names that exist, in random order, and for some that do not.
-func lookups(t testing.TB, target string, names []string) {
+func lookups(t tester, target string, names []string) {
 	have := map[string]bool{}
 	for _, n := range names {
 		have[n] = true

@@ -65,9 +65,12 @@ func (w *writer) writeEntry(name string, e *snapshot.Entry, c Content) error {
 func (w *writer) inodeAt(nid uint32) []byte { return w.inodes[uint64(nid)*slotSize:] }
 
 // writeLink adds a name to the inode at nid, which e must describe as its first
-// name did. Content and the size of attributes are the first name's.
+// name did. Content is the first name's.
 func (w *writer) writeLink(e *snapshot.Entry, nid uint32) error {
 	if err := checkEntry(e); err != nil {
+		return err
+	}
+	if err := w.x.set(e, ""); err != nil {
 		return err
 	}
 	b := w.inodeAt(nid)
@@ -75,7 +78,8 @@ func (w *writer) writeLink(e *snapshot.Entry, nid uint32) error {
 	n.get(b)
 	_, mode, _ := kindOf(e.Type)
 	sec, nsec := splitTime(e.MTime)
-	same := n.mode == mode|uint16(e.Mode) && n.uid == e.UID && n.gid == e.GID && n.sec == sec && n.nsec == nsec
+	same := n.mode == mode|uint16(e.Mode) && n.uid == e.UID && n.gid == e.GID && n.sec == sec && n.nsec == nsec &&
+		w.x.in(b[inodeSize:inodeSize+attrBytes(n.icount)])
 	switch e.Type {
 	case snapshot.TypeFile:
 		same = same && n.size == uint64(e.Size)

@@ -8,6 +8,9 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
+// noID is the one number that no user and no group can have.
+const noID = 1<<32 - 1
+
 // maxRedirect bounds an object's path; overlay writes none longer itself.
 const maxRedirect = 256
 
@@ -22,6 +25,8 @@ func checkEntry(e *snapshot.Entry) error {
 		return fmt.Errorf("mode %#o has other bits than permissions", e.Mode)
 	case e.Size < 0 || e.Size > 0 && e.Type != snapshot.TypeFile:
 		return fmt.Errorf("size %d of a %s", e.Size, e.Type)
+	case e.UID == noID || e.GID == noID: // not even root may open a file of nobody's
+		return fmt.Errorf("owner %d, group %d", e.UID, e.GID)
 	case e.Link != "" && e.Type == snapshot.TypeDir:
 		return errors.New("a hard link to a directory")
 	}
@@ -116,8 +121,6 @@ func (s *shape) setContent(e *snapshot.Entry, c Content, block uint8, devices in
 		if err := checkObject(c.Object); err != nil {
 			return err
 		}
-	} else if err := checkCovered(e, c.Extents); err != nil {
-		return err
 	}
 	if e.Size == 0 {
 		if len(c.Extents) > 0 {
@@ -127,6 +130,11 @@ func (s *shape) setContent(e *snapshot.Entry, c Content, block uint8, devices in
 	}
 	if err := s.chunks.set(e.Size, c.Extents, block, devices); err != nil {
 		return err
+	}
+	if c.Object == "" {
+		if err := checkCovered(e, c.Extents); err != nil {
+			return err
+		}
 	}
 	s.inode.layout = layoutChunks
 	s.inode.union = uint32(s.chunks.bits) | chunkIndexes

@@ -2,14 +2,16 @@ package erofs
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -20,9 +22,30 @@ type run struct {
 	data []byte
 }
 
+// tester is what a test and a check by rapid have in common.
+type tester interface {
+	require.TestingT
+	Helper()
+	Fatalf(format string, args ...any)
+	TempDir() string
+	Context() context.Context
+}
+
+// check is a check by rapid with a directory.
+type check struct {
+	*rapid.T
+	dir string
+}
+
+func (c check) TempDir() string {
+	dir, err := os.MkdirTemp(c.dir, "")
+	require.NoError(c, err)
+	return dir
+}
+
 // world is a tree with the files' data, and where that was put.
 type world struct {
-	t       testing.TB
+	t       tester
 	dir     string
 	block   uint8
 	entries []snapshot.Entry
@@ -33,7 +56,7 @@ type world struct {
 	scatter bool // runs of a file go to different bundles
 }
 
-func newWorld(t testing.TB, bundles int) *world {
+func newWorld(t tester, bundles int) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), block: DefaultBlockBits,
 		data: map[string][]run{}, objects: map[string]bool{}, places: map[string]Content{},
@@ -140,7 +163,7 @@ func (w *world) pack(d int, data []byte) int64 {
 func (w *world) objectDir() string { return filepath.Join(w.dir, "objects") }
 
 func (w *world) object(e *snapshot.Entry) string {
-	name := fmt.Sprintf("/%02x/%060x", len(e.Path), rand.Uint64())
+	name := fmt.Sprintf("/%02x/%060x", len(e.Path)%256, sha256.Sum256([]byte(e.Path)))
 	path := w.objectDir() + name
 	require.NoError(w.t, os.MkdirAll(filepath.Dir(path), 0o755))
 	f, err := os.Create(path)
@@ -277,7 +300,7 @@ func (w *world) attributes(r *rand.Rand) {
 // acl is a valid one with a named user.
 func acl(uid uint32) []byte {
 	b := le.AppendUint32(nil, aclVersion)
-	for _, e := range [][3]uint32{{aclUserObj, 6, aclNoID}, {aclUser, 7, uid}, {aclGroupObj, 4, aclNoID}, {aclMask, 7, aclNoID}, {aclOther, 4, aclNoID}} {
+	for _, e := range [][3]uint32{{aclUserObj, 6, noID}, {aclUser, 7, uid}, {aclGroupObj, 4, noID}, {aclMask, 7, noID}, {aclOther, 4, noID}} {
 		b = le.AppendUint16(le.AppendUint16(b, uint16(e[0])), uint16(e[1]))
 		b = le.AppendUint32(b, e[2])
 	}

@@ -1,6 +1,7 @@
 package erofs
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -160,4 +161,21 @@ func (x *xattrs) put(b []byte) {
 		le.PutUint32(b[xattrHeaderSize+4*i:], id)
 	}
 	copy(b[xattrHeaderSize+4*len(x.ids):], x.inline)
+}
+
+// in reports whether b, the attributes of some inode, says the same of the
+// current one; whether b is a stub's aside.
+func (x *xattrs) in(b []byte) bool {
+	if len(b) == 0 || int(b[4]) != len(x.ids) {
+		return len(b) == 0 && x.bytes() == 0
+	}
+	b = b[xattrHeaderSize:]
+	for _, id := range x.ids {
+		if le.Uint32(b) != id {
+			return false
+		}
+		b = b[4:]
+	}
+	rest, ok := bytes.CutPrefix(b, x.inline)
+	return ok && (len(rest) == 0 || rest[1] == prefixTrusted)
 }
