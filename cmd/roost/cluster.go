@@ -104,6 +104,7 @@ type clusterOptions struct {
 	hosts  int // agents host-a, host-b, …; 0 for the coordinator alone
 	slots  int
 	driver string
+	tags   []string // of every agent, besides its name
 	listen string
 	shared bool
 	log    hclog.Logger
@@ -197,6 +198,9 @@ func (c *cluster) open(shared bool) error {
 	})
 }
 
+// hostName is the name of agent i, from 0.
+func hostName(i int) string { return fmt.Sprintf("host-%c", 'a'+i) }
+
 // startAgents starts all agents at once and waits for them.
 func (c *cluster) startAgents(ctx context.Context, o clusterOptions) error {
 	var (
@@ -204,10 +208,10 @@ func (c *cluster) startAgents(ctx context.Context, o clusterOptions) error {
 		errs = make([]error, o.hosts)
 	)
 	for i := range o.hosts {
-		name := fmt.Sprintf("host-%c", 'a'+i)
+		name := hostName(i)
 		args := func(string) []string {
 			return []string{
-				"agent", "--name", name, "--coordinator", c.url, "--tags", name,
+				"agent", "--name", name, "--coordinator", c.url, "--tags", strings.Join(append([]string{name}, o.tags...), ","),
 				"--token-file", filepath.Join(c.state, "coordinator", "agent.token"),
 				"--store-dir", filepath.Join(c.state, name), "--driver", o.driver, "--slots", fmt.Sprint(o.slots),
 			}

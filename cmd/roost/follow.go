@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -37,23 +38,32 @@ type follower struct {
 	mu     sync.Mutex // guards what follows: lines come from several goroutines
 	out    io.Writer
 	tty    bool
+	width  int // of the column of names
 	began  time.Time
 	status map[string]api.Status
 	since  map[string]time.Time
 }
 
+// Bounds of the column of names, in characters.
+const minNames, maxNames = 10, 32
+
 func newFollower(c *api.Client, p api.Pipeline, out io.Writer, logs bool) *follower {
 	f := &follower{
-		client: c, p: p, out: out, logs: logs, began: time.Now(),
+		client: c, p: p, out: out, logs: logs, began: time.Now(), width: minNames,
 		status: map[string]api.Status{}, since: map[string]time.Time{},
 	}
-	if file, ok := out.(*os.File); ok {
-		f.tty = term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
-	}
+	f.tty = isTerminal(out)
 	for _, j := range p.Jobs {
 		f.status[j.Name] = j.Status
+		f.width = max(f.width, min(utf8.RuneCountInString(j.Name), maxNames))
 	}
 	return f
+}
+
+// isTerminal reports whether w is a terminal that can redraw a line.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
 // quiet shows nothing at all.
@@ -62,7 +72,7 @@ func (f *follower) quiet() { f.out, f.tty, f.logs = io.Discard, false, false }
 // follow returns when the pipeline has ended. When ctx ends first it cancels the
 // pipeline and waits, within a bound, until its jobs are gone.
 func (f *follower) follow(ctx context.Context) error {
-	f.line("pipeline %d: %d jobs of %s", f.p.Number, len(f.status), f.p.Project)
+	f.line("pipeline %d: %d %s of %s", f.p.Number, len(f.status), plural(len(f.status), "job"), f.p.Project)
 	stopTicker := f.tick()
 	defer stopTicker()
 	var logs sync.WaitGroup
@@ -96,7 +106,7 @@ func (f *follower) follow(ctx context.Context) error {
 }
 
 func (f *follower) cancel(ctx context.Context) {
-	f.line("cancelling pipeline %d", f.p.Number)
+	f.line("canceling pipeline %d", f.p.Number)
 	ctx, stop := context.WithTimeout(ctx, cancelTimeout)
 	defer stop()
 	for f.client.CancelPipeline(ctx, f.p.ID) != nil && ctx.Err() == nil {
@@ -106,20 +116,23 @@ func (f *follower) cancel(ctx context.Context) {
 
 // event shows one event.
 func (f *follower) event(ctx context.Context, e api.Event, logs *sync.WaitGroup) {
-	if e.Job != "" {
-		f.mu.Lock()
-		f.status[e.Job], f.since[e.Job] = e.Status, time.Now()
-		f.mu.Unlock()
-	}
 	if e.Job == "" {
-		f.line("pipeline %d: %s", f.p.Number, e.Status)
-		return
+		return // the first line and the table say it
 	}
-	text := e.Text
-	if text == string(e.Status) {
-		text = ""
+	f.mu.Lock()
+	was, since := f.status[e.Job], f.since[e.Job]
+	f.status[e.Job] = e.Status
+	if was != e.Status {
+		f.since[e.Job] = time.UnixMilli(e.TimeMS)
 	}
-	f.line("%-18s %-9s %s", e.Job, e.Status, text)
+	f.mu.Unlock()
+	text := eventText(e)
+	if was == api.StatusRunning && e.Status == api.StatusSuccess {
+		text = strings.TrimSpace("in " + millis(max(1, float64(time.UnixMilli(e.TimeMS).Sub(since).Milliseconds()))) + "  " + text)
+	}
+	if e.Status != api.StatusQueued || text != "" {
+		f.jobLine(e.Job, "%-9s %s", e.Status, text)
+	}
 	switch {
 	case e.Status == api.StatusRunning && f.logs:
 		if id := f.attempt(ctx, e.Job); id != "" {
@@ -128,6 +141,25 @@ func (f *follower) event(ctx context.Context, e api.Event, logs *sync.WaitGroup)
 	case e.Status == api.StatusFailed && !f.logs:
 		f.tail(ctx, e.Job)
 	}
+}
+
+// eventText is what an event says beyond its status, on one line. That a job waits
+// for its turn is no news; the last line of a terminal counts who waits.
+func eventText(e api.Event) string {
+	text := strings.TrimPrefix(strings.TrimPrefix(e.Text, string(e.Status)), ":")
+	if e.Status == api.StatusQueued && e.Code == api.WaitSlot {
+		return ""
+	}
+	text, _, _ = strings.Cut(text, threeWays) // the end of the run tells them
+	return strings.TrimSpace(text)
+}
+
+// threeWays is where an error of a merge goes on with its cures.
+const threeWays = ". Three ways out: "
+
+// jobLine prints a line about a job.
+func (f *follower) jobLine(job, format string, a ...any) {
+	f.line("%-*s %s", f.width, job, fmt.Sprintf(format, a...))
 }
 
 // attempt is the newest attempt of a job, "" when that can't be had.
@@ -164,16 +196,20 @@ func (f *follower) stream(ctx context.Context, job string, id snapshot.ID) {
 			if i < 0 {
 				break
 			}
-			f.line("%-18s | %s", job, clean(rest[:i]))
+			f.jobLine(job, "| %s", f.clean(rest[:i]))
 			rest = rest[i+1:]
 		}
 		if c.Ended {
+			if len(rest) > 0 {
+				f.jobLine(job, "| %s", f.clean(rest))
+			}
 			return
 		}
 	}
 }
 
-// tail prints the last lines of a failed job's log.
+// tail prints the last lines of a failed job's log, but for Roost's own last one:
+// it says again why the job failed.
 func (f *follower) tail(ctx context.Context, job string) {
 	id := f.attempt(ctx, job)
 	if id == "" {
@@ -193,25 +229,34 @@ func (f *follower) tail(ctx context.Context, job string) {
 		}
 	}
 	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+	if n := len(lines) - 1; strings.Contains(lines[n], "roost: job failed") {
+		lines = lines[:n]
+	}
 	if over := len(lines) - failedLines; over > 0 {
-		f.line("%-18s | (%d lines before; all of them: roost run --logs)", job, over)
+		f.jobLine(job, "| (%d lines before; roost run --logs prints all, and the status page of roost up)", over)
 		lines = lines[over:]
 	}
 	for _, l := range lines {
-		f.line("%-18s | %s", job, clean([]byte(l)))
+		f.jobLine(job, "| %s", f.clean([]byte(l)))
 	}
 }
 
+// clean makes a job's output fit to be shown. Colours are for terminals.
+func (f *follower) clean(b []byte) string { return clean(b, f.tty && os.Getenv("NO_COLOR") == "") }
+
 // clean drops what could move a terminal's cursor or change its state, colours
-// aside: a job's output is not trusted with the person's terminal.
-func clean(b []byte) string {
+// aside: a job's output is not trusted with the person's terminal. Without colours
+// it drops them too.
+func clean(b []byte, colours bool) string {
 	if i := bytes.LastIndexByte(bytes.TrimRight(b, "\r"), '\r'); i >= 0 {
 		b = b[i+1:]
 	}
 	var out strings.Builder
 	for i := 0; i < len(b); i++ {
 		if n := colourLen(b[i:]); n > 0 {
-			out.Write(b[i : i+n])
+			if colours {
+				out.Write(b[i : i+n])
+			}
 			i += n - 1
 			continue
 		}
@@ -219,7 +264,7 @@ func clean(b []byte) string {
 			out.WriteByte(b[i])
 		}
 	}
-	return out.String()
+	return strings.ToValidUTF8(out.String(), "\ufffd")
 }
 
 // colourLen is the length of the colour sequence (ESC [ digits ; m) at the start
@@ -290,10 +335,12 @@ func (f *follower) draw() {
 			waiting++
 		}
 	}
-	s := fmt.Sprintf("%6.1fs  %d/%d ended, %d waiting; running: %s", time.Since(f.began).Seconds(),
-		ended, len(f.p.Jobs), waiting, strings.Join(running, ", "))
-	if w, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil && w > 4 && len(s) >= w {
-		s = s[:w-2] + "…"
+	s := fmt.Sprintf("%6.1fs  %d/%d ended, %d waiting", time.Since(f.began).Seconds(), ended, len(f.p.Jobs), waiting)
+	if len(running) > 0 {
+		s += "; running: " + strings.Join(running, ", ")
+	}
+	if w, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil && w > 4 {
+		s = shorten(s, w-1)
 	}
 	fmt.Fprint(f.out, "\r\x1b[K"+s)
 }

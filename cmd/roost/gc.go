@@ -33,6 +33,10 @@ is the one form.` + exitHelp,
 			if !all {
 				return usageError(errors.New("only --all is supported yet"), "it deletes everything below --state")
 			}
+			if _, err := os.Stat(state); errors.Is(err, fs.ErrNotExist) {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s does not exist: nothing to delete\n", state)
+				return nil
+			}
 			if !isState(state) {
 				return usageError(fmt.Errorf("%s is not a state directory of ours: it has no cluster lock", state), "nothing was deleted")
 			}

@@ -52,6 +52,9 @@ func interruptible(errw io.Writer) (context.Context, func()) {
 		}
 		cancel(errInterrupted)
 		if s == os.Interrupt {
+			if isTerminal(errw) {
+				fmt.Fprint(errw, "\r\x1b[K")
+			}
 			fmt.Fprintln(errw, "interrupted; cleaning up (again to stop at once)")
 		}
 		if _, ok := <-sig; ok {

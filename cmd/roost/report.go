@@ -29,16 +29,18 @@ type runReport struct {
 
 // jobReport is one job. StartMS counts from the pipeline's creation.
 type jobReport struct {
-	Name      string          `json:"name"`
-	Attempt   int             `json:"attempt"`
-	Host      string          `json:"host"`
-	Status    api.Status      `json:"status"`
-	Code      api.Code        `json:"code,omitempty"`
-	Reason    string          `json:"reason,omitempty"`
-	ExitCode  int             `json:"exit_code"`
-	StartMS   int64           `json:"start_ms"`
-	RunMS     int64           `json:"run_ms"`
-	Workspace workspaceReport `json:"workspace"`
+	Name     string     `json:"name"`
+	Attempt  int        `json:"attempt"`
+	Host     string     `json:"host"`
+	Status   api.Status `json:"status"`
+	Code     api.Code   `json:"code,omitempty"`
+	Reason   string     `json:"reason,omitempty"`
+	ExitCode int        `json:"exit_code"`
+	// AllowedToFail: if it failed, the pipeline is as green as without it.
+	AllowedToFail bool            `json:"allow_failure,omitempty"`
+	StartMS       int64           `json:"start_ms"`
+	RunMS         int64           `json:"run_ms"`
+	Workspace     workspaceReport `json:"workspace"`
 }
 
 // workspaceReport is what a job found and moved. Bytes are counted where they
@@ -81,7 +83,7 @@ func newReport(p *api.Pipeline) *runReport {
 		w := j.Workspace
 		jr := jobReport{
 			Name: j.Name, Attempt: j.Attempt, Host: j.Host, Status: j.Status, Code: j.Code, Reason: j.Reason,
-			ExitCode: j.ExitCode, RunMS: j.RunMS,
+			ExitCode: j.ExitCode, AllowedToFail: j.AllowFailure, RunMS: j.RunMS,
 			Workspace: workspaceReport{
 				State: w.State, Origin: w.Origin, Source: w.Source, Code: w.Code, Reason: w.Reason,
 				Snapshot: string(w.Output), Inputs: w.Inputs, Driver: w.Driver, BytesNeeded: w.BytesNeeded,
@@ -160,10 +162,21 @@ func printTable(w io.Writer, p *api.Pipeline, r *runReport) {
 	fmt.Fprintf(w, "\npipeline %d: %s in %s\n", p.Number, p.Status, millis(float64(r.WallMS)))
 	for _, j := range r.Jobs {
 		if j.Status != api.StatusSuccess && j.Reason != "" {
-			fmt.Fprintf(w, "%s: %s\n", j.Name, j.Reason)
+			fmt.Fprintf(w, "%s: %s\n", j.Name, reasonLines(j.Reason))
 		}
 	}
-	fmt.Fprintln(w, savedLine(r.Saved))
+	if r.Saved.BytesNotMoved > 0 {
+		fmt.Fprintln(w, savedLine(r.Saved))
+	}
+}
+
+// reasonLines puts each of the ways out of a merge conflict on a line of its own.
+func reasonLines(reason string) string {
+	what, ways, ok := strings.Cut(reason, threeWays)
+	if !ok {
+		return reason
+	}
+	return what + ". Three ways out:\n  - " + strings.Join(strings.Split(ways, "; "), "\n  - ")
 }
 
 func savedLine(s saving) string {
@@ -171,16 +184,20 @@ func savedLine(s saving) string {
 	if s.EncodeRate == 0 {
 		return line + "; too little was encoded in this run to estimate the time saved"
 	}
-	return fmt.Sprintf("%s; not spent: about %s (estimate: packing the same trees as zstd archives, at the %s/s measured "+
-		"while this run's layers were encoded; moving and unpacking them comes on top)",
+	return fmt.Sprintf("%s; not spent: about %s of packing the same trees with zstd\n"+
+		"(an estimate, at the %s/s that this run's layers were packed with; moving and unpacking come on top)",
 		line, millis(float64(s.EstimatedMS)), humanize.IBytes(uint64(s.EncodeRate)))
 }
 
 func statusCell(j jobReport) string {
-	if j.Attempt > 1 {
-		return fmt.Sprintf("%s (attempt %d)", j.Status, j.Attempt)
+	s := string(j.Status)
+	if j.AllowedToFail && j.Status == api.StatusFailed {
+		s += " (allowed)"
 	}
-	return string(j.Status)
+	if j.Attempt > 1 {
+		s += fmt.Sprintf(" (attempt %d)", j.Attempt)
+	}
+	return s
 }
 
 // workspaceCell is "local: parent", "fetched 212 MiB: merged", "cold: …".
@@ -203,7 +220,18 @@ func workspaceCell(w workspaceReport) string {
 	if reason := strings.TrimPrefix(w.Reason, "cold: "); reason != "" {
 		what += ": " + reason
 	}
-	return what
+	return shorten(what, maxCell)
+}
+
+// maxCell is the widest cell of the table, in characters: a job may have fifty parents.
+const maxCell = 64
+
+// shorten cuts a line to so many characters.
+func shorten(s string, most int) string {
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return s
 }
 
 func dash(s string) string {

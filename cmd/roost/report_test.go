@@ -37,7 +37,7 @@ func TestCleanKeepsColoursAndNothingElse(t *testing.T) {
 		"\x1b[" + strings.Repeat("1;", 40) + "m": "[" + strings.Repeat("1;", 40) + "m",
 		"caf\xc3\xa9":                            "café",
 	} {
-		require.Equal(t, want, clean([]byte(in)), "%q", in)
+		require.Equal(t, want, clean([]byte(in), true), "%q", in)
 	}
 }
 

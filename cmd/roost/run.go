@@ -7,6 +7,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,9 @@ type runOptions struct {
 	vars    []string
 	logs    bool
 	asJSON  bool
+	tags    []string
+
+	graph *pipeline.Graph // what FILE says
 }
 
 func newRun() *cobra.Command {
@@ -55,6 +59,7 @@ checked out. Ctrl-C cancels the pipeline and cleans up.` + exitHelp,
 	f.IntVar(&o.hosts, "hosts", 1, "agents to bring, when no coordinator is configured")
 	f.IntVar(&o.slots, "slots", 2, "jobs that each of them runs at once")
 	f.StringVar(&o.driver, "driver", "auto", "how they make views: auto, overlay or copy")
+	f.StringSliceVar(&o.tags, "tags", nil, "tags that they have, for jobs that ask for some")
 	f.StringVar(&o.report, "report", "", "write what happened to each job to this file, as JSON")
 	f.StringVar(&o.project, "project", "", "project that workspaces belong to; default: the git origin, else the path")
 	f.StringVar(&o.source, "source", "", "git URL to check out instead of FILE's work tree")
@@ -115,6 +120,7 @@ func (o *runOptions) prepare(cmd *cobra.Command, file string) (*api.Submit, erro
 	if graph == nil {
 		return nil, usageError(fmt.Errorf("%s: %s", file, countProblems(problems)), "docs/pipeline.md lists every key")
 	}
+	o.graph = graph
 	s := &api.Submit{Project: o.project, File: file, Text: string(text), Variables: vars}
 	return s, o.findSource(cmd, file, s)
 }
@@ -137,7 +143,10 @@ func (o *runOptions) findSource(cmd *cobra.Command, file string, s *api.Submit) 
 			s.Project = normalURL(o.source)
 		}
 	case gitErr == nil:
-		head, err := git(ctx, dir, "rev-parse", "HEAD")
+		head, err := git(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD")
+		if err != nil && !slices.ContainsFunc(o.graph.Jobs, func(j pipeline.Job) bool { return j.Source }) {
+			break // nobody asks for a commit
+		}
 		if err != nil {
 			return usageError(fmt.Errorf("%s has no commit to check out", top), "commit something, or set the variable GIT_STRATEGY: none")
 		}
@@ -167,6 +176,15 @@ func (o *runOptions) client(ctx context.Context, cmd *cobra.Command) (*api.Clien
 		return c, func() {}, nil
 	}
 	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: cmd.ErrOrStderr()})
+	if o.hosts < 1 {
+		return nil, nil, usageError(errors.New("--hosts must be at least 1"), "")
+	}
+	if o.slots < 1 {
+		return nil, nil, usageError(errors.New("--slots must be at least 1"), "")
+	}
+	if err := o.tagsMet(); err != nil {
+		return nil, nil, err
+	}
 	if !o.asJSON {
 		fmt.Fprintf(cmd.ErrOrStderr(), "starting a coordinator and %d %s (state: %s)\n", o.hosts, plural(o.hosts, "agent"), o.state)
 		if os.Geteuid() != 0 {
@@ -174,16 +192,41 @@ func (o *runOptions) client(ctx context.Context, cmd *cobra.Command) (*api.Clien
 				"milliseconds, at one path on every host (roost doctor tells more)")
 		}
 	}
-	if o.hosts < 1 {
-		return nil, nil, usageError(errors.New("--hosts must be at least 1"), "")
-	}
 	cl, err := startCluster(ctx, clusterOptions{
-		state: o.state, hosts: o.hosts, slots: o.slots, driver: o.driver, listen: "127.0.0.1:0", log: log,
+		state: o.state, hosts: o.hosts, slots: o.slots, driver: o.driver, tags: o.tags, listen: "127.0.0.1:0", log: log,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	return cl.client, cl.Close, nil
+}
+
+// tagsMet refuses a pipeline with a job that none of our own agents may run: it
+// would wait for ever.
+func (o *runOptions) tagsMet() error {
+	var lacking []string // tags
+	first := ""          // job
+	for _, j := range o.graph.Jobs {
+		best := j.Tags
+		for i := range o.hosts {
+			has := append([]string{hostName(i)}, o.tags...)
+			miss := slices.DeleteFunc(slices.Clone(j.Tags), func(t string) bool { return slices.Contains(has, t) })
+			if len(miss) < len(best) || len(miss) == 0 {
+				best = miss
+			}
+		}
+		if len(best) > 0 && first == "" {
+			first = j.Spec.Name
+		}
+		lacking = append(lacking, best...)
+	}
+	if first == "" {
+		return nil
+	}
+	slices.Sort(lacking)
+	lacking = slices.Compact(lacking)
+	return usageError(fmt.Errorf("job %q asks for tags that no agent here has: %s", first, strings.Join(lacking, ", ")),
+		"give them to the agents: --tags "+strings.Join(lacking, ","))
 }
 
 // finish fetches the pipeline as it ended, prints the table and writes the report.

@@ -53,6 +53,7 @@ the status page and keeps them running until Ctrl-C. roost run with the same
 	f.StringVar(&o.state, "state", defaultState(), "directory of the coordinator and the agents")
 	f.IntVar(&o.hosts, "hosts", 1, "agents to start")
 	f.IntVar(&o.slots, "slots", max(1, runtime.NumCPU()/2), "jobs that each of them runs at once")
+	f.StringSliceVar(&o.tags, "tags", nil, "tags that they have, for jobs that ask for some")
 	f.StringVar(&o.driver, "driver", "auto", "how they make views: auto, overlay or copy")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:7780", "address of the coordinator")
 	return c

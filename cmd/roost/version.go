@@ -17,7 +17,9 @@ func newVersion() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := map[string]string{"version": version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH}
 			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(v)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "roost %s (%s, %s/%s)\n", v["version"], v["go"], v["os"], v["arch"])
 			return nil

@@ -130,18 +130,26 @@ func explainWorkspace(w io.Writer, ws api.Workspace) {
 	fmt.Fprintf(w, "  times:     attach %s, seal %s (driver %s)\n", millis(ws.AttachMS), millis(ws.SealMS), ws.Driver)
 }
 
+// startsIn is how long a candidate would have taken to start the job.
+func startsIn(seconds float64) string {
+	if seconds < 0.001 {
+		return "at once"
+	}
+	return millis(1000 * seconds)
+}
+
 func explainCandidates(w io.Writer, list []api.Candidate) {
 	if len(list) == 0 {
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "  CANDIDATE\tMISSING\tCOULD START IN\t")
+	fmt.Fprintln(t, "  CANDIDATE\tMISSING\tCOULD START IN")
 	for _, c := range list {
 		if c.Excluded != "" {
-			fmt.Fprintf(t, "  %s\t%s\tno: %s\t\n", c.Host, humanize.IBytes(uint64(c.MissingBytes)), c.Excluded)
+			fmt.Fprintf(t, "  %s\t%s\tno: %s\n", c.Host, humanize.IBytes(uint64(c.MissingBytes)), c.Excluded)
 			continue
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%.1fs\t\n", c.Host, humanize.IBytes(uint64(c.MissingBytes)), c.Seconds)
+		fmt.Fprintf(t, "  %s\t%s\t%s\n", c.Host, humanize.IBytes(uint64(c.MissingBytes)), startsIn(c.Seconds))
 	}
 	t.Flush() //nolint:errcheck // standard output is gone: nobody to tell
 }

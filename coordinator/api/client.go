@@ -80,7 +80,12 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
-	return fmt.Sprintf("coordinator does not answer (%s): %v", e.Call, e.Err)
+	err := e.Err
+	var u *url.Error // names method and URL once more
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return fmt.Sprintf("coordinator does not answer (%s): %v", e.Call, err)
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/pipeline"
+)
+
+func TestEventsSayEachThingOnce(t *testing.T) {
+	var out strings.Builder
+	f := newFollower(nil, api.Pipeline{Number: 1, Jobs: []api.Job{{Name: "compile everything"}, {Name: "日本"}}}, &out, false)
+	began := time.Now()
+	for _, e := range []api.Event{
+		{Status: api.StatusRunning},
+		{Job: "日本", Status: api.StatusQueued},
+		{Job: "日本", Status: api.StatusQueued, Code: api.WaitSlot, Text: "host-a could run it and is full"},
+		{Job: "日本", Status: api.StatusQueued, Code: api.WaitHost, Text: "no host has the tags gpu"},
+		{Job: "日本", Status: api.StatusAssigned, Text: "assigned to host-a: it has the files"},
+		{Job: "日本", Status: api.StatusRunning, Text: "running on a FULL workspace: output of x"},
+		{Job: "日本", Status: api.StatusSuccess, Text: "success", TimeMS: 2500},
+		{Job: "日本", Status: api.StatusSkipped, Text: "waits for \"x\", which failed"},
+		{Job: "compile everything", Status: api.StatusAssigned, Text: "assigned"},
+	} {
+		e.TimeMS += began.UnixMilli()
+		f.event(t.Context(), e, nil)
+	}
+	var got []string
+	for _, l := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+		_, l, _ = strings.Cut(strings.TrimSpace(l), "s  ") // when
+		got = append(got, l)
+	}
+	require.Equal(t, []string{
+		"日本                 queued    no host has the tags gpu",
+		"日本                 assigned  to host-a: it has the files",
+		"日本                 running   on a FULL workspace: output of x",
+		"日本                 success   in 2.5s",
+		"日本                 skipped   waits for \"x\", which failed",
+		"compile everything assigned",
+	}, got)
+}
+
+func TestEventTextOfAConflictIsOneLine(t *testing.T) {
+	const conflict = "merge conflict (modify/modify) at \"f\": jobs \"a\" and \"b\" disagree. Three ways out: let one write it; say who wins; or stop inheriting"
+	require.Equal(t, `merge conflict (modify/modify) at "f": jobs "a" and "b" disagree`,
+		eventText(api.Event{Job: "j", Status: api.StatusFailed, Text: "failed: " + conflict}))
+	require.Equal(t, []string{
+		`merge conflict (modify/modify) at "f": jobs "a" and "b" disagree. Three ways out:`,
+		"  - let one write it", "  - say who wins", "  - or stop inheriting",
+	}, strings.Split(reasonLines(conflict), "\n"))
+	require.Equal(t, "x; y", reasonLines("x; y"))
+}
+
+func TestNoColoursWhereNobodySeesThem(t *testing.T) {
+	require.Equal(t, "red x\ufffd", clean([]byte("\x1b[31mred\x1b[0m x\xff"), false))
+}
+
+func TestTagsThatNoAgentHas(t *testing.T) {
+	run := func(tags []string, jobs ...string) error {
+		o := runOptions{hosts: 2, tags: tags, graph: &pipeline.Graph{}}
+		for _, j := range jobs {
+			var list []string
+			if j != "" {
+				list = strings.Split(j, ",")
+			}
+			o.graph.Jobs = append(o.graph.Jobs, pipeline.Job{Spec: api.JobSpec{Name: "job of " + j}, Tags: list})
+		}
+		return o.tagsMet()
+	}
+	require.NoError(t, run(nil, "", "host-a", "host-b"))
+	require.NoError(t, run([]string{"linux", "gpu"}, "linux", "gpu,host-b", "linux,gpu"))
+	require.ErrorContains(t, run([]string{"linux"}, "linux", "linux,gpu", "docker,host-a"), `"job of linux,gpu" asks for tags that no agent here has: docker, gpu`)
+	require.Error(t, run(nil, "host-a,host-b"), "no host is both")
+	require.Error(t, run(nil, "host-c"))
+}
+
+func TestShorten(t *testing.T) {
+	require.Equal(t, "日本", shorten("日本", 2))
+	require.Equal(t, "日…", shorten("日本語", 2))
+}
