@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -67,6 +68,9 @@ func Load(path string) (Config, error) {
 		return Config{}, fmt.Errorf("configuration: %w", err)
 	}
 	c, err := Parse(string(b))
+	if err != nil && strings.Contains(err.Error(), "\n") { // several, each on a line of its own
+		return Config{}, fmt.Errorf("configuration %s:\n%w", path, err)
+	}
 	if err != nil {
 		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
 	}
@@ -82,12 +86,59 @@ func Parse(text string) (Config, error) {
 	}
 	c := Default()
 	var md mapstructure.Metadata
-	if err := v.Unmarshal(&c, func(d *mapstructure.DecoderConfig) { d.Metadata = &md }); err != nil {
-		return Config{}, err
+	errs := wrongTypes(v.Unmarshal(&c, func(d *mapstructure.DecoderConfig) { d.Metadata = &md }))
+	unknown := md.Unused
+	if len(errs) > 0 { // it stopped looking
+		unknown = slices.DeleteFunc(v.AllKeys(), isKey)
 	}
-	errs := unknownKeys(md.Unused)
+	errs = append(errs, unknownKeys(unknown)...)
 	errs = append(errs, c.Validate())
 	return c, errors.Join(errs...)
+}
+
+// wrongTypes says of each key that could not be decoded what it takes.
+func wrongTypes(err error) []error {
+	var (
+		key  *mapstructure.DecodeError
+		list interface{ Unwrap() []error }
+	)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &list):
+		var all []error
+		for _, e := range list.Unwrap() {
+			all = append(all, wrongTypes(e)...)
+		}
+		return all
+	case !errors.As(err, &key):
+		return []error{err}
+	}
+	var (
+		text *mapstructure.ParseError
+		kind *mapstructure.UnconvertibleTypeError
+	)
+	switch {
+	case errors.As(err, &text):
+		return []error{fmt.Errorf("%s: want %s, not %q", key.Name(), typeWord(text.Expected.Kind()), fmt.Sprint(text.Value))}
+	case errors.As(err, &kind):
+		return []error{fmt.Errorf("%s: want %s, not %v", key.Name(), typeWord(kind.Expected.Kind()), kind.Value)}
+	}
+	return []error{fmt.Errorf("%s: %w", key.Name(), key.Unwrap())}
+}
+
+// typeWord is how people call a kind of value.
+func typeWord(k reflect.Kind) string {
+	switch k {
+	case reflect.Int:
+		return "an integer"
+	case reflect.Slice:
+		return "a list of strings"
+	case reflect.Struct:
+		return "a table"
+	default:
+		return "a " + k.String()
+	}
 }
 
 func unknownKeys(keys []string) []error {

@@ -45,6 +45,28 @@ name = "-"
 	}
 }
 
+func TestParseReportsWrongTypesWithTheRest(t *testing.T) {
+	_, err := Parse(`
+slot = 1
+[agent]
+slots = "many"
+tags = [[1]]
+name = {a = 1}
+driver = "btrfs"
+listen = "x"
+`)
+	require.Error(t, err)
+	for _, want := range []string{
+		`agent.slots: want an integer, not "many"`, "agent.tags[0]: want a string", "agent.name: want a string",
+		`unknown key "slot"`, `unknown key "agent.listen"`, `agent.driver: "btrfs" is none of`,
+	} {
+		require.ErrorContains(t, err, want)
+	}
+	require.NotContains(t, err.Error(), `"agent.name`, "known, if wrong")
+	_, err = Parse("agent = 3")
+	require.ErrorContains(t, err, "agent: ")
+}
+
 func TestLoopbackOnly(t *testing.T) {
 	for addr, ok := range map[string]bool{
 		"127.0.0.1:80": true, "localhost:0": true, "[::1]:80": true, "127.9.9.9:1": true,

@@ -3,6 +3,7 @@ package configs
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -123,6 +124,16 @@ func nearest(key string) string {
 		}
 	}
 	return name
+}
+
+// isKey reports whether a dotted key is known, or stands inside the value of one,
+// or is the name of a section.
+func isKey(key string) bool {
+	c := Config{}
+	return slices.ContainsFunc(fields(&c), func(f field) bool {
+		name := f.section + "." + f.key
+		return key == name || key == f.section || strings.HasPrefix(key, name+".")
+	})
 }
 
 // distance is Levenshtein's.

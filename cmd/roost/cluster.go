@@ -172,6 +172,10 @@ func (c *cluster) take() error {
 			return err
 		})
 	}
+	if err != nil {
+		c.lock = nil
+		return &exitError{code: exitUnreachable, err: fmt.Errorf("state directory: %w", err), hint: "choose another with --state DIR"}
+	}
 	holder := "another process"
 	if b, err := os.ReadFile(filepath.Join(c.state, "holder")); err == nil {
 		holder = strings.TrimSpace(string(b))

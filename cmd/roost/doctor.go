@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
@@ -79,7 +81,11 @@ func printFindings(w io.Writer, list []finding) {
 
 func examine(ctx context.Context, dir, url string) []finding {
 	list := []finding{{"host", "ok", hostLine(), ""}, checkUser()}
-	list = append(list, checkDrivers(dir)...)
+	store := checkWritable(dir)
+	list = append(list, store)
+	if store.State == "ok" {
+		list = append(list, checkDrivers(dir)...)
+	}
 	list = append(list, checkDisk(dir), checkTool(ctx, "bash", "jobs' scripts run in it", "bad"),
 		checkTool(ctx, "git", "jobs' sources come through it", "warn"), checkProcesses())
 	if url != "" {
@@ -106,19 +112,39 @@ func checkUser() finding {
 	}
 }
 
+// existing is dir or its nearest parent that is there.
+func existing(dir string) string {
+	for {
+		if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+			return dir
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return dir
+		}
+		dir = up
+	}
+}
+
+// checkWritable tries whether the store could be made.
+func checkWritable(dir string) finding {
+	at := existing(dir)
+	tmp, err := os.MkdirTemp(at, ".roost-doctor-")
+	if err != nil {
+		why := err
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			why = pe.Err
+		}
+		return finding{"store", "bad", fmt.Sprintf("%s can't be made: nothing can be written in %s: %v", dir, at, why), "choose another directory: --store-dir here, --state of run and up"}
+	}
+	os.Remove(tmp) //nolint:errcheck // it is empty
+	return finding{"store", "ok", dir + " can be written", ""}
+}
+
 // checkDrivers tries each driver in the nearest directory that exists.
 func checkDrivers(dir string) []finding {
-	probeDir := dir
-	for {
-		if fi, err := os.Stat(probeDir); err == nil && fi.IsDir() {
-			break
-		}
-		up := filepath.Dir(probeDir)
-		if up == probeDir {
-			break
-		}
-		probeDir = up
-	}
+	probeDir := existing(dir)
 	var list []finding
 	found := false
 	for _, p := range view.Probe(probeDir) {

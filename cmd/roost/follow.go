@@ -151,7 +151,10 @@ func eventText(e api.Event) string {
 		return ""
 	}
 	text, _, _ = strings.Cut(text, threeWays) // the end of the run tells them
-	return strings.TrimSpace(text)
+	if text = strings.TrimSpace(text); text == string(e.Status) {
+		return ""
+	}
+	return text
 }
 
 // threeWays is where an error of a merge goes on with its cures.

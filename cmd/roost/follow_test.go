@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +55,14 @@ func TestEventTextOfAConflictIsOneLine(t *testing.T) {
 		"  - let one write it", "  - say who wins", "  - or stop inheriting",
 	}, strings.Split(reasonLines(conflict), "\n"))
 	require.Equal(t, "x; y", reasonLines("x; y"))
+}
+
+func TestStateThatCanNotBeLockedIsNotHeld(t *testing.T) {
+	state := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(state, "lock"), 0o700)) // stands in for a read-only disk
+	err := (&cluster{state: state}).take()
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "held by")
 }
 
 func TestNoColoursWhereNobodySeesThem(t *testing.T) {

@@ -72,7 +72,10 @@ func isState(dir string) bool {
 func forget(ctx context.Context, state string) error {
 	lock := flock.New(filepath.Join(state, "lock"))
 	ok, err := lock.TryLock()
-	if err != nil || !ok {
+	if err != nil {
+		return &exitError{code: exitUnreachable, err: fmt.Errorf("state directory: %w", err)}
+	}
+	if !ok {
 		return &exitError{code: exitUnreachable, err: fmt.Errorf("%s is in use", state), hint: "stop roost up or roost run first"}
 	}
 	defer lock.Unlock() //nolint:errcheck // the file is about to go
