@@ -263,15 +263,16 @@ func compareMapped(t tester, f *os.File, e *snapshot.Entry) {
 	require.Equal(t, make([]byte, 4096-(e.Size-from)), b[e.Size-from:], "bytes behind the end of %q", e.Path)
 }
 
-// lookups asks for names that exist, in random order, and for some that do not.
-func lookups(t tester, target string, names []string) {
+// lookups asks for n of the names that exist, in random order, and for others
+// that do not.
+func lookups(t tester, target string, names []string, n int) {
 	have := map[string]bool{}
 	for _, n := range names {
 		have[n] = true
 	}
 	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	var st unix.Stat_t
-	for _, n := range names {
+	for _, n := range names[:n] {
 		require.NoError(t, unix.Lstat(target+"/"+n, &st), "%q", n)
 		for _, no := range []string{n + "x", n + "\x01", n[:len(n)-1], "\x01" + n, n + "\xff"} {
 			if no != "" && no != "." && no != ".." && len(no) <= 255 && !have[no] {

@@ -22,8 +22,7 @@ const (
 	superMagic = 0xE0F5E1E2
 )
 
-// Block sizes. 512 is the default: small files have a mean of 5 KB, and padding
-// each to 4096 made bundles 1.45 times as large (doc of Options).
+// Block sizes. Options.BlockBits says why 512 is the default.
 const (
 	DefaultBlockBits = 9
 	minBlockBits     = 9

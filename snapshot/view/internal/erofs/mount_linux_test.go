@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/testenv"
+	"github.com/roost-ci/roost/snapshot"
 )
 
 // require what mounting needs, and that this kernel has a way to do it.
@@ -46,4 +48,48 @@ func TestEveryKindOfEntry(t *testing.T) {
 			})
 		}
 	}
+}
+
+// All in one directory: it has thousands of blocks, and every name is found.
+func TestLargeDirectory(t *testing.T) {
+	needMount(t)
+	w := newWorld(t, 0)
+	r := testRand(3)
+	var names []string
+	seen := map[string]bool{}
+	for len(names) < 100_000 {
+		name := fmt.Sprintf("%x", r.Uint64()>>(r.Uint32()%60))
+		if r.Uint32()%1000 == 0 {
+			name += string(bytesOf(r, 200))
+		}
+		if !seen[name] && checkName(name) == nil && !strings.Contains(name, "/") {
+			seen[name] = true
+			names = append(names, name)
+			w.add(with(name, snapshot.TypeFifo, nil))
+		}
+	}
+	image, devices, info := w.image("image", w.options())
+	t.Logf("image of %d bytes", info.Bytes)
+	target := mounted(t, FileBacked, image, devices)
+	fd, err := unix.Open(target, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.Len(t, readDir(t, fd), len(names))
+	lookups(t, target, names, 20_000)
+}
+
+// Lookups go by two binary searches: every name around "." and ".." is found, and
+// none that is not there.
+func TestOddNamesAreFound(t *testing.T) {
+	needMount(t)
+	w := newWorld(t, 1)
+	w.names()
+	var names []string
+	for _, e := range w.manifest().Entries {
+		if n, ok := strings.CutPrefix(e.Path, "names/"); ok && !strings.Contains(n, "/") {
+			names = append(names, n)
+		}
+	}
+	image, devices, _ := w.image("image", w.options())
+	lookups(t, mounted(t, FileBacked, image, devices)+"/names", names, len(names))
 }
