@@ -43,6 +43,7 @@ type Agent struct {
 	running map[snapshot.ID]*running
 	slots   []bool // in use
 	polling int    // requests for work under way
+	stuck   int    // views that could not be discarded, in the way of others
 	// draining says that no more work is taken.
 	draining bool
 	// holdings are the changes that the coordinator has not heard of.

@@ -126,6 +126,12 @@ func (a *Agent) prepareSpec(c *api.Claim, slot int) store.PrepareSpec {
 		Target: filepath.Join(a.o.Store.Dir(), "slots", strconv.Itoa(slot), slug(c.Project)),
 		UID:    a.uid, GID: a.gid, DomainKey: c.DomainKey,
 	}
+	a.mu.Lock()
+	stuck := a.stuck > 0
+	a.mu.Unlock()
+	if stuck && a.o.BuildsDir != "" { // the job does not see this path
+		s.Target += "-" + string(c.Attempt)
+	}
 	for _, p := range w.Prefer {
 		s.Prefer = append(s.Prefer, tree.Prefer{Glob: p.Glob, Job: p.Job})
 	}

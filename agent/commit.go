@@ -165,16 +165,49 @@ func (a *Agent) finish(ctx context.Context, ref api.AttemptRef, f api.Finish, se
 
 // letGo ends what the store keeps for an attempt that is over.
 func (a *Agent) letGo(ctx context.Context, id snapshot.ID, sealed bool) {
-	ctx = context.WithoutCancel(ctx)
+	always := context.WithoutCancel(ctx)
 	var err error
 	if sealed {
-		err = a.o.Store.Reported(ctx, id)
+		err = a.o.Store.Reported(always, id)
 	} else {
-		err = a.o.Store.Discard(ctx, id)
+		err = a.o.Store.Discard(always, id)
 	}
 	if err != nil && !errors.Is(err, snapshot.ErrNotFound) {
 		a.log.Error("a view can't be let go", "attempt", id, "sealed", sealed, "err", err)
 	}
+	if !sealed && errors.Is(err, snapshot.ErrBusy) {
+		a.mu.Lock()
+		a.stuck++
+		a.mu.Unlock()
+		a.behind.Go(func() { a.discardLater(ctx, id) })
+	}
 	os.Remove(a.logPath(id)) //nolint:errcheck // the next start sweeps
 	fail.Point("agent.let-go")
+}
+
+// discardLater discards a view that somebody holds open as soon as he lets go of
+// it, or leaves that to the next start. It may be a person who looks at it, or
+// another job to which its own job gave a descriptor.
+func (a *Agent) discardLater(ctx context.Context, id snapshot.ID) {
+	for wait := time.Second; sleep(ctx, wait); wait = min(2*wait, 30*time.Second) {
+		a.mu.Lock()
+		draining := a.draining
+		a.mu.Unlock()
+		if draining {
+			return
+		}
+		err := a.o.Store.Discard(ctx, id)
+		if errors.Is(err, snapshot.ErrBusy) {
+			continue
+		}
+		if err != nil {
+			a.log.Error("a view can't be let go", "attempt", id, "err", err)
+			return
+		}
+		a.mu.Lock()
+		a.stuck--
+		a.mu.Unlock()
+		a.log.Info("a view that was held open is let go", "attempt", id)
+		return
+	}
 }
