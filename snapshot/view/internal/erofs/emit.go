@@ -80,10 +80,10 @@ func (w *writer) writeLink(e *snapshot.Entry, nid uint32) error {
 	sec, nsec := splitTime(e.MTime)
 	same := n.mode == mode|uint16(e.Mode) && n.uid == e.UID && n.gid == e.GID && n.sec == sec && n.nsec == nsec &&
 		w.x.in(b[inodeSize:inodeSize+attrBytes(n.icount)])
-	switch e.Type {
-	case snapshot.TypeFile:
+	if e.Type == snapshot.TypeFile {
 		same = same && n.size == uint64(e.Size)
-	case snapshot.TypeSymlink:
+	}
+	if e.Type == snapshot.TypeSymlink {
 		same = same && n.size == uint64(len(e.Target)) &&
 			(n.layout != layoutInline || bytes.HasPrefix(b[inodeSize:], []byte(e.Target)))
 	}

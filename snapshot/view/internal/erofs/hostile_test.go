@@ -74,7 +74,7 @@ func TestRefused(t *testing.T) {
 		{"below a file", "missing or not before", Content{}, []snapshot.Entry{root, fifo("a"), fifo("a/b")}},
 		{"absolute", "missing or not before", Content{}, []snapshot.Entry{root, fifo("/a")}},
 		{"dot", "not a name", Content{}, []snapshot.Entry{root, fifo(".")}},
-		{"dot dot", "not a name", Content{}, []snapshot.Entry{root, dir("a"), fifo("a/..")}},
+		{"parent", "not a name", Content{}, []snapshot.Entry{root, dir("a"), fifo("a/..")}},
 		{"empty name", "not a name", Content{}, []snapshot.Entry{root, dir("a"), fifo("a/")}},
 		{"NUL", "not a name", Content{}, []snapshot.Entry{root, fifo("a\x00")}},
 		{"long name", "not a name", Content{}, []snapshot.Entry{root, fifo(strings.Repeat("x", 256))}},

@@ -1,6 +1,7 @@
 package erofs
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/testenv"
@@ -92,4 +94,36 @@ func TestOddNamesAreFound(t *testing.T) {
 	}
 	image, devices, _ := w.image("image", w.options())
 	lookups(t, mounted(t, FileBacked, image, devices)+"/names", names, len(names))
+}
+
+// Several mounts of one image, and readers of each, do not disturb one another.
+func TestMountsAtTheSameTime(t *testing.T) {
+	needMount(t)
+	w := newWorld(t, 4)
+	r := testRand(4)
+	for i := range 400 {
+		w.file(fmt.Sprintf("f%d", i), bytesOf(r, i*20))
+	}
+	image, devices, _ := w.image("image", w.options())
+	var g errgroup.Group
+	for i := range 8 {
+		g.Go(func() error {
+			mnt, err := Detached([]Method{FileBacked, FileBacked, Loop}[i%3], image, devices)
+			if err != nil {
+				return err
+			}
+			defer mnt.Close()
+			for path, runs := range w.data {
+				b, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", mnt.Fd(), path))
+				if err != nil {
+					return err
+				}
+				if len(runs) > 0 && !bytes.Equal(b, runs[0].data) {
+					return fmt.Errorf("content of %s", path)
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, g.Wait())
 }
