@@ -110,7 +110,8 @@ func (e *Entry) SameButTime(o *Entry) bool {
 
 // SameContent reports whether e and o are known to hold the same bytes: by their
 // chunks where both are hashed, else by being the very same sealed file. Two
-// unhashed files at different places are not known to be equal.
+// unhashed files at different places are not known to be equal, and neither are
+// two lists of chunks that were cut at different places.
 func (e *Entry) SameContent(o *Entry) bool {
 	if e.Size != o.Size {
 		return false
@@ -119,6 +120,32 @@ func (e *Entry) SameContent(o *Entry) bool {
 		return slices.Equal(e.Chunks, o.Chunks)
 	}
 	return e.Source != "" && e.Source == o.Source
+}
+
+// KnownToDiffer reports whether e and o are known to hold other bytes: by their
+// sizes, or by chunks that cover the same place. If neither this nor SameContent
+// is true, only reading tells.
+func (e *Entry) KnownToDiffer(o *Entry) bool {
+	if e.Size != o.Size {
+		return true
+	}
+	if !e.Hashed() || !o.Hashed() {
+		return false
+	}
+	a, b := e.Chunks, o.Chunks
+	for len(a) > 0 && len(b) > 0 {
+		switch {
+		case a[0].Off < b[0].Off:
+			a = a[1:]
+		case a[0].Off > b[0].Off:
+			b = b[1:]
+		case a[0].Len == b[0].Len && a[0].ID != b[0].ID:
+			return true
+		default:
+			a, b = a[1:], b[1:]
+		}
+	}
+	return false
 }
 
 // EqualXattrs compares two sorted lists.

@@ -11,15 +11,17 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
-// How files are cut. It depends on nothing but their bytes, so one content has one
-// list of chunks whatever the file system says of holes. Readers depend on none of
-// this: chunks may lie anywhere.
+// How files are cut. Chunks depend on the bytes, and those of large files on the
+// chunks that the base has at the path; never on what the file system says of
+// holes. Readers depend on none of this: chunks may lie anywhere.
 const (
-	// pieceBytes is where files are cut, and the most that is read at once.
-	pieceBytes = snapshot.MaxChunkBytes
+	// largeBytes is from where on files are cut into more than what zeros part.
+	largeBytes = 1 << 20
 	// cellBytes is the grain of holes: an aligned cell of zeros is in no chunk.
 	// Finer grains keep sparse files sparser and lists of chunks longer.
 	cellBytes = 64 << 10
+	// blockBytes is how much of a large file is read at once to be cut.
+	blockBytes = 4 * cellBytes
 	// pageBytes is the grain in which Extract leaves zeros out again.
 	pageBytes = 4 << 10
 )
@@ -28,12 +30,12 @@ var zeros [cellBytes]byte
 
 func isZero(p []byte) bool { return bytes.Equal(p, zeros[:len(p)]) }
 
-// cut calls emit for each chunk in a piece: each longest run of cells that are not
-// zero.
-func cut(piece []byte, emit func(start, end int)) {
+// cutSmall calls emit for each chunk of a file of less than largeBytes: each
+// longest run of cells that are not zero.
+func cutSmall(content []byte, emit func(start, end int)) {
 	start := -1
-	for at := 0; at < len(piece); at += cellBytes {
-		switch zero := isZero(piece[at:min(at+cellBytes, len(piece))]); {
+	for at := 0; at < len(content); at += cellBytes {
+		switch zero := isZero(content[at:min(at+cellBytes, len(content))]); {
 		case zero && start >= 0:
 			emit(start, at)
 			start = -1
@@ -42,31 +44,8 @@ func cut(piece []byte, emit func(start, end int)) {
 		}
 	}
 	if start >= 0 {
-		emit(start, len(piece))
+		emit(start, len(content))
 	}
-}
-
-// eachPiece calls f for each piece of s that may hold more than zeros, in order.
-func eachPiece(s *source, f func(off int64, n int) error) error {
-	for off := int64(0); off < s.size; {
-		next, ok, err := s.nextData(off)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			break
-		}
-		off = max(off, next-next%pieceBytes)
-		n := min(s.size-off, pieceBytes)
-		if n <= 0 {
-			break
-		}
-		if err := f(off, int(n)); err != nil {
-			return err
-		}
-		off += n
-	}
-	return nil
 }
 
 // keyed computes chunk ids. One goroutine uses it.
@@ -81,8 +60,9 @@ func (k keyed) id(p []byte) (d snapshot.Digest) {
 	return d
 }
 
-// Hash reads e's Source and fills e.Chunks as Encode would. It does nothing to an
-// entry that is hashed already.
+// Hash reads e's Source and fills e.Chunks as Encode would if the base had nothing
+// at its path. It does nothing to an entry that is hashed already. The chunks of a
+// large file are not the only ones that its content can have: compare with Same.
 func Hash(ctx context.Context, key []byte, e *snapshot.Entry) error {
 	if e.Hashed() {
 		return nil
@@ -95,23 +75,29 @@ func Hash(ctx context.Context, key []byte, e *snapshot.Entry) error {
 		return fmt.Errorf("hash %q: %w", e.Path, err)
 	}
 	defer s.Close()
-	chunks := []snapshot.Chunk{}
-	buf := make([]byte, min(e.Size, pieceBytes))
 	k := newKeyed(key)
-	err = eachPiece(s, func(off int64, n int) error {
-		if err := ctx.Err(); err != nil {
-			return err
+	chunks := []snapshot.Chunk{}
+	add := func(off int64, p []byte) {
+		chunks = append(chunks, snapshot.Chunk{Off: off, Len: int64(len(p)), ID: k.id(p)})
+	}
+	if e.Size < largeBytes {
+		buf := make([]byte, e.Size)
+		if err = s.readAt(buf, 0); err == nil {
+			cutSmall(buf, func(start, end int) { add(int64(start), buf[start:end]) })
 		}
-		if err := s.readAt(buf[:n], off); err != nil {
-			return err
+	} else {
+		c := cutter{s: s, bufs: &buffers{}}
+		c.flush = func(buf []byte, found []found) error {
+			for _, f := range found {
+				add(f.off, buf[f.start:f.end])
+			}
+			c.bufs.put(buf)
+			return nil
 		}
-		cut(buf[:n], func(start, end int) {
-			chunks = append(chunks, snapshot.Chunk{
-				Off: off + int64(start), Len: int64(end - start), ID: k.id(buf[start:end]),
-			})
-		})
-		return nil
-	})
+		if err = c.region(ctx, 0, e.Size); err == nil {
+			err = c.end()
+		}
+	}
 	if err == nil {
 		err = s.unchanged()
 	}

@@ -22,6 +22,10 @@ type EncoderOptions struct {
 	// Known says where a chunk is already, in a pack of an ancestor. May be nil. It
 	// is called by one goroutine at a time.
 	Known func(snapshot.Digest) (Location, bool)
+	// Previous returns what the base has at a path, hashed, or nil. Large files are
+	// cut where those were, so that what did not change is not new. May be nil. It is
+	// called before Encode reads anything, by one goroutine.
+	Previous func(path string) *snapshot.Entry
 	// Now is the clock that Stats.Elapsed goes by; nil is the real one.
 	Now func() time.Time
 
@@ -38,6 +42,9 @@ func (o EncoderOptions) withDefaults() (EncoderOptions, error) {
 	if o.Known == nil {
 		o.Known = func(snapshot.Digest) (Location, bool) { return Location{}, false }
 	}
+	if o.Previous == nil {
+		o.Previous = func(string) *snapshot.Entry { return nil }
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -51,7 +58,8 @@ func (o EncoderOptions) withDefaults() (EncoderOptions, error) {
 // A file that is not hashed is read from its Source, which must not change any
 // more. Content that is hashed already is read only if neither this layer nor Known
 // has its chunks, and must then match them. Names of one hard-linked file (equal
-// Link) are read once.
+// Link) are read once. The chunks of a file are a function of its bytes and, if it
+// is large, of the chunks that Previous says.
 //
 // When Encode returns, every own pack of the index is in Dir, synced, read back and
 // verified. Crash states, in order:
@@ -112,6 +120,7 @@ type file struct {
 	names  []int // indexes of the changes that are its names
 	hashed bool
 	todo   []snapshot.Chunk // of a hashed file: what must be read
+	prev   *snapshot.Entry  // of a large file that is not hashed: what the base has
 	most   int64            // read no more than this; 0: all
 	chunks []snapshot.Chunk
 }
@@ -150,6 +159,9 @@ func (e *encoder) plan(changes []snapshot.Change) error {
 		if f.source == "" && !f.hashed {
 			return fmt.Errorf("%q: %w, and nowhere to read it", f.path, errUnhashed)
 		}
+		if !f.hashed && f.size >= largeBytes {
+			f.prev = e.previous(f, changes)
+		}
 		for _, c := range f.chunks {
 			if !e.has(c.ID, c.Len) && f.source != "" && !reading[c.ID] {
 				f.todo = append(f.todo, c)
@@ -158,6 +170,24 @@ func (e *encoder) plan(changes []snapshot.Change) error {
 		}
 		for _, c := range f.chunks {
 			e.stats.Plain += c.Len
+		}
+	}
+	return nil
+}
+
+// previous finds what the base has at one of f's names, or at the first name of all
+// when that is not among the changes.
+func (e *encoder) previous(f *file, changes []snapshot.Change) *snapshot.Entry {
+	paths := make([]string, 0, len(f.names)+1)
+	for _, i := range f.names {
+		paths = append(paths, changes[i].Entry.Path)
+	}
+	if link := changes[f.names[0]].Entry.Link; link != "" {
+		paths = append(paths, link)
+	}
+	for _, p := range paths {
+		if prev := e.o.Previous(p); prev != nil && prev.Type == snapshot.TypeFile && len(prev.Chunks) > 0 && checkContent(prev) == nil {
+			return prev
 		}
 	}
 	return nil

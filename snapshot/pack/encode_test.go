@@ -26,6 +26,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestCut(t *testing.T) {
 	island := make([]byte, 9<<20+5)
 	copy(island[5<<20:], noise(70<<10, 1))
+	atEnd := make([]byte, 1<<20+5)
+	atEnd[1<<20+4] = 1
 	type run struct{ off, len int64 }
 	cases := []struct {
 		name    string
@@ -40,8 +42,9 @@ func TestCut(t *testing.T) {
 		{"byte behind a cell", append(make([]byte, cellBytes), 1), []run{{cellBytes, 1}}},
 		{"zeros within", append(append(noise(cellBytes, 1), make([]byte, cellBytes)...), 1), []run{{0, cellBytes}, {2 * cellBytes, 1}}},
 		{"unaligned zeros", append(append(noise(cellBytes+1, 1), make([]byte, 2*cellBytes-2)...), 1), []run{{0, 3 * cellBytes}}},
-		{"piece", noise(pieceBytes, 1), []run{{0, pieceBytes}}},
-		{"two pieces", noise(pieceBytes+1, 1), []run{{0, pieceBytes}, {pieceBytes, 1}}},
+		{"all but large", noise(largeBytes-1, 1), []run{{0, largeBytes - 1}}},
+		{"large, with nothing in it", make([]byte, largeBytes), nil},
+		{"large, with one byte", atEnd, []run{{1 << 20, 5}}},
 		{"island", island, []run{{5 << 20, 2 * cellBytes}}},
 	}
 	w := newWorld(t)

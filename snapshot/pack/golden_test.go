@@ -146,6 +146,48 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestGoldenLarge is two layers of a large file in small chunks. That the writer
+// still cuts it so is no matter of the format: but whoever changes where it cuts
+// makes all that is stored new.
+func TestGoldenLarge(t *testing.T) {
+	l := newLine(newWorld(t))
+	content := text(1<<20+70_000, 1)
+	clear(content[500_000:700_000])
+	base, _ := l.next(content)
+	content = append(content[:300_000], content[300_053:]...)
+	content = append(content, text(40_000, 2)...)
+	top, _ := l.next(content)
+	for _, g := range []struct {
+		name string
+		ix   *Index
+	}{{"large-base", base}, {"large-top", top}} {
+		b := goldenFile(t, g.name+".index", func() []byte { return encodeIndex(t, g.ix) })
+		ix, err := ReadIndex(bytes.NewReader(b))
+		require.NoError(t, err)
+		say, err := json.MarshalIndent(ix, "", " ")
+		require.NoError(t, err)
+		require.Equal(t, string(goldenFile(t, g.name+".json", func() []byte { return say })), string(say))
+		for _, p := range g.ix.Packs {
+			if !*golden {
+				continue // a later compressor makes others
+			}
+			goldenFile(t, "packs/"+p.Digest.String(), func() []byte {
+				b, err := os.ReadFile(filepath.Join(l.w.dir, "packs", p.Digest.String()))
+				require.NoError(t, err)
+				return b
+			})
+		}
+		require.Equal(t, ix.Changes[0].Entry.Chunks, g.ix.Changes[0].Entry.Chunks, "the writer cuts elsewhere")
+		s := newSink(ix)
+		require.NoError(t, Extract(t.Context(), ix, ExtractOptions{Key: testKey, Open: openGolden}, s.write))
+		if g.name == "large-top" {
+			require.True(t, bytes.Equal(content, s.files[0]))
+		}
+	}
+	require.Greater(t, len(top.Changes[0].Entry.Chunks), 10)
+	require.Len(t, top.Packs, 2)
+}
+
 func openGolden(_ context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
 	b, err := os.ReadFile(filepath.Join(goldenDir, "packs", d.String()))
 	if err != nil {

@@ -2,7 +2,6 @@ package pack
 
 import (
 	"context"
-	"errors"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -14,10 +13,13 @@ import (
 // has many. A unit or a frame goes both into a queue that any worker takes from and
 // into one that keeps the order, and the end of the latter waits for it to be done.
 //
-//	planner -> units  -> readers (N): read, find chunks, compute ids
+//	planner -> units  -> readers (N): read small files, find chunks, compute ids
 //	        -> (order) -> sequencer: drop what is known, fill frames
 //	                      -> frames  -> compressors (N)
 //	                      -> (order) -> writer: packs -> committer: sync, verify
+//
+// Large files are cut by the planner, since one boundary follows from the other: it
+// compares them with what the base has, on all cores, and cuts what is left.
 //
 // At most window units and window frames exist at a time; who wants one more waits.
 // Queues are as long as that, so sending to them never blocks, and memory is
@@ -30,8 +32,8 @@ const frameBytes = 1 << 20
 // unitPieces bounds a unit of tiny files, so that several readers share them.
 const unitPieces = 128
 
-// unit is what a reader reads at once: pieces of files, up to frameBytes of small
-// ones or one large one.
+// unit is what a reader works on at once: pieces of files to read, up to frameBytes
+// of small ones or one large one; or a part of a large file, cut already.
 type unit struct {
 	pieces []piece
 	bytes  int
@@ -39,6 +41,9 @@ type unit struct {
 	chunks []found
 	done   chan struct{} // closed when buf and chunks are there
 }
+
+// maxKept bounds the chunks of a unit, so that it stays small where nothing changed.
+const maxKept = 4096
 
 // piece is a part of one file.
 type piece struct {
@@ -55,6 +60,7 @@ type found struct {
 	off        int64 // in the file
 	start, end int   // in the unit's buf
 	id         snapshot.Digest
+	kept       int // not 0: the base's chunk of so many bytes; it is not in buf
 }
 
 // frame is what a compressor compresses.
@@ -93,79 +99,6 @@ func (e *encoder) run(ctx context.Context) error {
 	}
 	return g.Wait()
 }
-
-// planner makes units of the files, in order.
-func (e *encoder) planner(ctx context.Context, p *pipes) error {
-	defer close(p.units)
-	defer close(p.unitOrder)
-	u := &unit{}
-	flush := func() error {
-		if len(u.pieces) == 0 {
-			return nil
-		}
-		if err := p.unitSem.Acquire(ctx, 1); err != nil {
-			return err
-		}
-		u.done = make(chan struct{})
-		p.units <- u
-		p.unitOrder <- u
-		u = &unit{}
-		return nil
-	}
-	add := func(pc piece) error {
-		if len(u.pieces) == unitPieces || u.bytes > 0 && u.bytes+pc.n > frameBytes {
-			if err := flush(); err != nil {
-				return err
-			}
-		}
-		u.pieces, u.bytes = append(u.pieces, pc), u.bytes+pc.n
-		return nil
-	}
-	for _, f := range e.files {
-		if err := e.pieces(f, add); err != nil {
-			return err
-		}
-	}
-	return flush()
-}
-
-// pieces lists the parts of f that must be read.
-func (e *encoder) pieces(f *file, add func(piece) error) error {
-	switch {
-	case f.hashed && len(f.todo) == 0:
-		return nil
-	case !f.hashed && f.size <= pieceBytes:
-		return add(piece{f: f, n: int(f.size)})
-	}
-	of, err := e.open.add(f)
-	if err != nil {
-		return err
-	}
-	defer e.open.release(of) // the planner's own hold
-	if f.hashed {
-		for _, c := range f.todo {
-			if err := add(piece{f: f, open: e.open.hold(of), off: c.Off, n: int(c.Len), want: c.ID}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	var taken int64
-	err = eachPiece(of.source, func(off int64, n int) error {
-		if f.most > 0 && taken >= f.most {
-			return errEnough
-		}
-		taken += int64(n)
-		return add(piece{f: f, open: e.open.hold(of), off: off, n: n})
-	})
-	if errors.Is(err, errEnough) {
-		return nil
-	}
-	return err
-}
-
-// errEnough ends the reading of a file of which only a sample is wanted.
-var errEnough = errors.New("enough")
 
 func (e *encoder) compressor(ctx context.Context, p *pipes) error {
 	for f := range p.frames {

@@ -68,6 +68,15 @@ func (e *encoder) reader(ctx context.Context, p *pipes) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if u.pieces == nil { // cut by the planner
+			for i := range u.chunks {
+				if c := &u.chunks[i]; c.kept == 0 {
+					c.id = k.id(u.buf[c.start:c.end])
+				}
+			}
+			close(u.done)
+			continue
+		}
 		u.buf = e.bufs.get(u.bytes)
 		at := 0
 		for i := range u.pieces {
@@ -110,7 +119,7 @@ func (e *encoder) read(u *unit, at int, pc *piece, k keyed) error {
 		u.chunks = append(u.chunks, found{f: pc.f, off: pc.off, start: at, end: at + pc.n, id: id})
 		return nil
 	}
-	cut(buf, func(start, end int) {
+	cutSmall(buf, func(start, end int) {
 		u.chunks = append(u.chunks, found{f: pc.f, off: pc.off + int64(start),
 			start: at + start, end: at + end, id: k.id(buf[start:end])})
 	})

@@ -41,6 +41,9 @@ type sequence struct {
 
 func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
 	n := c.end - c.start
+	if c.kept > 0 {
+		n = c.kept
+	}
 	if !c.f.hashed {
 		c.f.chunks = append(c.f.chunks, snapshot.Chunk{Off: c.off, Len: int64(n), ID: c.id})
 		s.e.stats.Plain += int64(n)
@@ -54,11 +57,18 @@ func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
 			return err
 		}
 	}
+	content := u.buf[c.start:c.end]
+	if c.kept > 0 {
+		var err error
+		if content, err = s.e.reread(c); err != nil {
+			return err
+		}
+	}
 	s.e.add(ChunkRef{ID: c.id, Frame: s.next, Off: uint32(len(s.plain)), Len: uint32(n)})
-	if n == len(u.buf) && len(s.plain) == 0 {
+	if c.kept == 0 && n == len(u.buf) && len(s.plain) == 0 {
 		s.plain, u.buf = u.buf, nil // the whole unit; no need to copy it
 	} else {
-		s.plain = append(s.e.bufs.grow(s.plain, n), u.buf[c.start:c.end]...)
+		s.plain = append(s.e.bufs.grow(s.plain, n), content...)
 	}
 	if len(s.plain) >= frameBytes {
 		return s.flush(ctx)

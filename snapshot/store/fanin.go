@@ -166,24 +166,9 @@ func without(m *snapshot.Manifest, conflicts []snapshot.Conflict) (*snapshot.Man
 	return tree.Apply(m, del)
 }
 
-// sameContent compares two files by what is in them. It works on copies: the
-// trees are shared.
+// sameContent compares two files by what is in them.
 func sameContent(ctx context.Context, key []byte) func(a, b *snapshot.Entry) (bool, error) {
-	return func(a, b *snapshot.Entry) (bool, error) {
-		if a.Size != b.Size {
-			return false, nil
-		}
-		x, y := *a, *b
-		for _, e := range []*snapshot.Entry{&x, &y} {
-			if e.Hashed() {
-				continue
-			}
-			if err := pack.Hash(ctx, key, e); err != nil {
-				return false, fmt.Errorf("compare %q: %w", e.Path, err)
-			}
-		}
-		return x.SameContent(&y), nil
-	}
+	return func(a, b *snapshot.Entry) (bool, error) { return pack.Same(ctx, key, a, b) }
 }
 
 // graph is the history given by the coordinator, and what is known here.

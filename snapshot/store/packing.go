@@ -75,7 +75,7 @@ func (s *Store) encode(ctx context.Context, l *layer) (*pack.Index, pack.Stats, 
 	}
 	ix, stats, err := pack.Encode(ctx, pack.EncoderOptions{
 		Dir: filepath.Join(s.dir, "packs"), Tmp: filepath.Join(s.dir, "tmp"),
-		Key: l.key, Workers: s.o.Workers, Known: known,
+		Key: l.key, Workers: s.o.Workers, Known: known, Previous: previous(base),
 	}, changes)
 	if err != nil {
 		return nil, stats, err
@@ -83,6 +83,18 @@ func (s *Store) encode(ctx context.Context, l *layer) (*pack.Index, pack.Stats, 
 	fail.Point("store.pack.encoded")
 	ix.Base = baseDigest
 	return ix, stats, nil
+}
+
+// previous finds what a base (nil: nothing) has at a path, so that of large files
+// only what changed is new.
+func previous(base *snapshot.Manifest) func(string) *snapshot.Entry {
+	if base == nil {
+		return nil
+	}
+	return func(path string) *snapshot.Entry {
+		e, _ := base.Find(path)
+		return e
+	}
 }
 
 // fillKnown gives files that the layer has from others (a merge, a renamed

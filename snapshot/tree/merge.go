@@ -36,9 +36,10 @@ type MergeOptions struct {
 	// never a conflict, the first parent that has it wins. Go build caches are
 	// recognised.
 	Caches []string
-	// Same compares the content of two files of equal size that are not both
-	// hashed. It is called only for paths that several parents changed. Nil: such
-	// files are taken to differ.
+	// Same compares the content of two files of equal size where their chunks don't
+	// tell: they are not both hashed, or are cut at different places. It is called
+	// only for paths that several parents changed. Nil: such files are taken to
+	// differ.
 	Same func(a, b *snapshot.Entry) (bool, error)
 	// Read returns the content of a small file (of .git: HEAD, a ref, packed-refs)
 	// whose Source can't be read. Nil: a .git that depends on it is a conflict.

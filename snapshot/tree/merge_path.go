@@ -283,7 +283,7 @@ func (m *merger) same(a, b *snapshot.Entry) (bool, error) {
 	}
 	if a.Type != snapshot.TypeFile || b.Type != snapshot.TypeFile || a.Size != b.Size ||
 		a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || !snapshot.EqualXattrs(a.Xattrs, b.Xattrs) ||
-		a.Hashed() && b.Hashed() || m.o.Same == nil {
+		a.KnownToDiffer(b) || m.o.Same == nil {
 		return false, nil
 	}
 	return m.o.Same(a, b)

@@ -1,0 +1,167 @@
+package pack
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+const (
+	// compareRun is how many of the base's chunks are compared as one.
+	compareRun = 64
+	// compareStep: of a whole run every so many chunks are looked at first. If all of
+	// them changed, the rest is taken to have changed, too: bytes have moved, and
+	// where they are now is found by their content.
+	compareStep = 8
+)
+
+// keep is a chunk of the base that is in the file now, at Off.
+type keep struct {
+	snapshot.Chunk
+	i     int   // in the base's list
+	moved int64 // by so many bytes
+}
+
+// unchangedChunks returns the chunks of prev that s has at the same place, counted
+// from the start or from the end, in order: so one insertion does no harm. What
+// moved otherwise is found by its content.
+func (e *encoder) unchangedChunks(ctx context.Context, s *source, prev *snapshot.Entry) ([]snapshot.Chunk, error) {
+	all := make([]keep, len(prev.Chunks))
+	for i, c := range prev.Chunks {
+		all[i] = keep{Chunk: c, i: i}
+	}
+	kept, rest, err := e.compare(ctx, s, all)
+	if err != nil {
+		return nil, err
+	}
+	if by := s.size - prev.Size; by != 0 {
+		for i := range rest {
+			rest[i].Off += by
+			rest[i].moved = by
+		}
+		more, _, err := e.compare(ctx, s, rest)
+		if err != nil {
+			return nil, err
+		}
+		kept = merge(kept, more)
+	}
+	return keepers(kept, len(all), prev.Size == s.size), nil
+}
+
+// compare parts chunks into those that s has where they say and the rest.
+func (e *encoder) compare(ctx context.Context, s *source, chunks []keep) (kept, rest []keep, err error) {
+	same := make([]bool, len(chunks))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(e.o.Workers)
+	for at := 0; at < len(chunks); at += compareRun {
+		end := min(at+compareRun, len(chunks))
+		g.Go(func() error {
+			if err := gctx.Err(); err != nil {
+				return err
+			}
+			return e.compareRun(s, chunks[at:end], same[at:end])
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
+	for i := range chunks {
+		if same[i] {
+			kept = append(kept, chunks[i])
+		} else {
+			rest = append(rest, chunks[i])
+		}
+	}
+	return kept, rest, nil
+}
+
+// compareRun marks those of chunks that s has.
+func (e *encoder) compareRun(s *source, chunks []keep, same []bool) error {
+	k := newKeyed(e.o.Key)
+	var buf []byte
+	defer func() { e.bufs.put(buf) }()
+	any := len(chunks) < compareRun
+	for _, first := range []bool{true, false} {
+		for i, c := range chunks {
+			if (i%compareStep == 0) != first || c.Off < 0 || c.Off+c.Len > s.size {
+				continue
+			}
+			if cap(buf) < int(c.Len) {
+				e.bufs.put(buf)
+				buf = e.bufs.get(int(c.Len))
+			}
+			if err := s.readAt(buf[:c.Len], c.Off); err != nil {
+				return err
+			}
+			same[i] = k.id(buf[:c.Len]) == c.ID
+			any = any || same[i]
+		}
+		if !any {
+			return nil
+		}
+	}
+	return nil
+}
+
+// merge adds those of more that do not overlap any of kept. Both are in order.
+func merge(kept, more []keep) []keep {
+	var out []keep
+	var end int64
+	for len(kept) > 0 || len(more) > 0 {
+		if len(more) == 0 || len(kept) > 0 && kept[0].Off < more[0].Off+more[0].Len {
+			if len(more) > 0 && kept[0].Off+kept[0].Len > more[0].Off {
+				more = more[1:]
+				continue
+			}
+			out, kept = append(out, kept[0]), kept[1:]
+			end = out[len(out)-1].Off + out[len(out)-1].Len
+			continue
+		}
+		if more[0].Off >= end {
+			out = append(out, more[0])
+		}
+		more = more[1:]
+	}
+	return out
+}
+
+// keepers leaves out short chunks beside something that changed, so that they are
+// cut anew with it: else a file that is changed often would fall to ever smaller
+// pieces. The base had n chunks; sameEnd says that the file is as long as it was.
+func keepers(kept []keep, n int, sameEnd bool) []snapshot.Chunk {
+	out := make([]snapshot.Chunk, 0, len(kept))
+	for at, k := range kept {
+		before, behind := k.i == 0 && k.moved == 0, k.i == n-1 && (sameEnd || k.moved != 0)
+		if at > 0 {
+			before = before || kept[at-1].i == k.i-1 && kept[at-1].moved == k.moved
+		}
+		if at+1 < len(kept) {
+			behind = behind || kept[at+1].i == k.i+1 && kept[at+1].moved == k.moved
+		}
+		if k.Len >= minCut || before && behind {
+			out = append(out, k.Chunk)
+		}
+	}
+	return out
+}
+
+// reread reads a chunk that was kept, but that nothing known has after all.
+func (e *encoder) reread(c *found) ([]byte, error) {
+	s, err := openSource(c.f.source, c.f.size)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	p := make([]byte, c.kept)
+	if err := s.readAt(p, c.off); err != nil {
+		return nil, err
+	}
+	if newKeyed(e.o.Key).id(p) != c.id {
+		return nil, &snapshot.CorruptError{What: "file", Name: c.f.source,
+			Why: fmt.Sprintf("%d bytes at %d are not what they were", c.kept, c.off)}
+	}
+	return p, nil
+}
