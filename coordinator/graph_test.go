@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -195,6 +196,8 @@ func TestInfraRetries(t *testing.T) {
 		}
 		require.Len(t, cs, 1)
 		require.Equal(t, n, cs[0].Number)
+		require.Equal(t, c.Reason, cs[0].Reason, "the same as at first")
+		require.Equal(t, 1, strings.Count(cs[0].Reason, "cold: "), cs[0].Reason)
 		h.begin(cs[0])
 		_, err = h.end(cs[0], broken)
 		require.NoError(t, err)

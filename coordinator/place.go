@@ -124,7 +124,7 @@ func (t *txn) assign(a affinity.Assignment, g given) error {
 		g = t.seedOf(p, j, a.Seed)
 	case g.origin == api.OriginSeed:
 		g = given{origin: api.OriginNone, code: api.WorkspaceSeedGone, reason: "its seed can't be had on " + a.Host}
-	case g.code == api.WorkspaceCold:
+	case g.code == api.WorkspaceCold && !strings.HasPrefix(g.reason, "cold: "): // a retry has it
 		g.reason = "cold: " + g.reason
 	}
 	t.fix(j, g)

@@ -161,7 +161,7 @@ func printTable(w io.Writer, p *api.Pipeline, r *runReport) {
 	t.Flush() //nolint:errcheck // standard output is gone: nobody to tell
 	fmt.Fprintf(w, "\npipeline %d: %s in %s\n", p.Number, p.Status, millis(float64(r.WallMS)))
 	for _, j := range r.Jobs {
-		if j.Status != api.StatusSuccess && j.Reason != "" && j.Reason != string(j.Status) {
+		if j.Status == api.StatusFailed && j.Reason != "" {
 			fmt.Fprintf(w, "%s: %s\n", j.Name, reasonLines(j.Reason))
 		}
 	}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	osexec "os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -62,8 +60,8 @@ checked out. Ctrl-C cancels the pipeline and cleans up.` + exitHelp,
 	f.StringSliceVar(&o.tags, "tags", nil, "tags that they have, for jobs that ask for some")
 	f.StringVar(&o.report, "report", "", "write what happened to each job to this file, as JSON")
 	f.StringVar(&o.project, "project", "", "project that workspaces belong to; default: the git origin, else the path")
-	f.StringVar(&o.source, "source", "", "git URL to check out instead of FILE's work tree")
-	f.StringVar(&o.ref, "ref", "", "branch, tag or commit of --source")
+	f.StringVar(&o.source, "source", "", "git URL or directory to check out instead of FILE's work tree")
+	f.StringVar(&o.ref, "ref", "", "branch, tag or commit of --source (default its HEAD)")
 	f.StringArrayVar(&o.vars, "var", nil, "NAME=VALUE for all jobs (repeatable)")
 	f.BoolVar(&o.logs, "logs", false, "print the jobs' output as it comes")
 	f.BoolVar(&o.asJSON, "json", false, "print the report on standard output instead of progress and table")
@@ -125,47 +123,6 @@ func (o *runOptions) prepare(cmd *cobra.Command, file string) (*api.Submit, erro
 	return s, o.findSource(cmd, file, s)
 }
 
-// findSource fills in Source and Project as DESIGN 9, "Outside GitLab", has it.
-func (o *runOptions) findSource(cmd *cobra.Command, file string, s *api.Submit) error {
-	ctx := cmd.Context()
-	dir, err := filepath.Abs(filepath.Dir(file))
-	if err != nil {
-		return usageError(err, "")
-	}
-	if o.ref != "" && o.source == "" {
-		return usageError(errors.New("--ref goes with --source"), "")
-	}
-	top, gitErr := git(ctx, dir, "rev-parse", "--show-toplevel")
-	switch {
-	case o.source != "":
-		s.Source = &api.Source{URL: o.source, Ref: o.ref}
-		if s.Project == "" {
-			s.Project = normalURL(o.source)
-		}
-	case gitErr == nil:
-		head, err := git(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD")
-		if err != nil && !slices.ContainsFunc(o.graph.Jobs, func(j pipeline.Job) bool { return j.Source }) {
-			break // nobody asks for a commit
-		}
-		if err != nil {
-			return usageError(fmt.Errorf("%s has no commit to check out", top), "commit something, or set the variable GIT_STRATEGY: none")
-		}
-		if dirty, err := git(ctx, dir, "status", "--porcelain", "--untracked-files=no"); err == nil && dirty != "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "note: %s has changes that are not committed; jobs get commit %.12s without them\n", top, head)
-		}
-		s.Source = &api.Source{Dir: top, Commit: head}
-		if origin, err := git(ctx, dir, "remote", "get-url", "origin"); err == nil && s.Project == "" {
-			s.Project = normalURL(origin)
-		}
-	}
-	if s.Project == "" {
-		if s.Project = top; top == "" {
-			s.Project = dir
-		}
-	}
-	return nil
-}
-
 // client connects to a coordinator, or starts one with agents.
 func (o *runOptions) client(ctx context.Context, cmd *cobra.Command) (*api.Client, func(), error) {
 	c, ok, err := o.connect(ctx)
@@ -173,6 +130,11 @@ func (o *runOptions) client(ctx context.Context, cmd *cobra.Command) (*api.Clien
 		return nil, nil, err
 	}
 	if f, ferr := readClusterFile(o.state); ok && (o.url != "" || ferr == nil && f.Shared) {
+		for _, name := range []string{"hosts", "slots", "driver", "tags"} {
+			if cmd.Flags().Changed(name) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "note: --%s has no effect: the coordinator at %s has its own agents\n", name, c.Base())
+			}
+		}
 		return c, func() {}, nil
 	}
 	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: cmd.ErrOrStderr()})
@@ -296,30 +258,4 @@ func plural(n int, noun string) string {
 		return noun
 	}
 	return noun + "s"
-}
-
-// git runs git in dir and returns what it printed, trimmed.
-func git(ctx context.Context, dir string, args ...string) (string, error) {
-	out, err := osexec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
-	return strings.TrimSpace(string(out)), err
-}
-
-// normalURL makes one name of a repository's many URLs: host/path in lower-case
-// host, without user, port, scheme and .git.
-func normalURL(u string) string {
-	s := strings.TrimSuffix(strings.TrimSuffix(u, "/"), ".git")
-	if _, rest, ok := strings.Cut(s, "://"); ok {
-		s = rest
-	} else if host, path, ok := strings.Cut(s, ":"); ok && !strings.Contains(host, "/") {
-		s = host + "/" + path // scp form: git@host:path
-	}
-	host, path, ok := strings.Cut(s, "/")
-	if !ok || host == "" {
-		return s
-	}
-	if _, h, ok := strings.Cut(host, "@"); ok {
-		host = h
-	}
-	host, _, _ = strings.Cut(host, ":")
-	return strings.ToLower(host) + "/" + path
 }
