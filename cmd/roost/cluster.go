@@ -116,6 +116,7 @@ type cluster struct {
 	url    string
 	lock   *flock.Flock
 	state  string
+	left   []int64 // numbers of the pipelines that were canceled at the start
 
 	mu   sync.Mutex // guards stop while agents start side by side
 	stop []func()   // the coordinator's first
@@ -158,7 +159,31 @@ func startCluster(ctx context.Context, o clusterOptions) (_ *cluster, err error)
 	if err := c.open(o.shared); err != nil {
 		return nil, err
 	}
+	if !o.shared && o.hosts > 0 {
+		if err := c.cancelLeft(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return c, c.startAgents(ctx, o)
+}
+
+// cancelLeft cancels what a roost run left that was killed. Nobody follows it any
+// more, and its jobs must not start again beside those of the next.
+func (c *cluster) cancelLeft(ctx context.Context) error {
+	list, err := c.client.Pipelines(ctx, "", 100)
+	if err != nil {
+		return apiError(ctx, "pipelines", err)
+	}
+	for _, p := range list {
+		if p.Status.Ended() {
+			continue
+		}
+		if err := c.client.CancelPipeline(ctx, p.ID); err != nil {
+			return apiError(ctx, fmt.Sprintf("cancel pipeline %d", p.Number), err)
+		}
+		c.left = append(c.left, p.Number)
+	}
+	return nil
 }
 
 // take locks the state directory for this process.

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -44,7 +43,7 @@ type follower struct {
 	since  map[string]time.Time
 }
 
-// Bounds of the column of names, in characters.
+// Bounds of the column of names, in cells.
 const minNames, maxNames = 10, 32
 
 func newFollower(c *api.Client, p api.Pipeline, out io.Writer, logs bool) *follower {
@@ -55,7 +54,7 @@ func newFollower(c *api.Client, p api.Pipeline, out io.Writer, logs bool) *follo
 	f.tty = isTerminal(out)
 	for _, j := range p.Jobs {
 		f.status[j.Name] = j.Status
-		f.width = max(f.width, min(utf8.RuneCountInString(j.Name), maxNames))
+		f.width = max(f.width, min(width(j.Name), maxNames))
 	}
 	return f
 }
@@ -162,7 +161,7 @@ const threeWays = ". Three ways out: "
 
 // jobLine prints a line about a job.
 func (f *follower) jobLine(job, format string, a ...any) {
-	f.line("%-*s %s", f.width, job, fmt.Sprintf(format, a...))
+	f.line("%s%*s %s", job, max(0, f.width-width(job)), "", fmt.Sprintf(format, a...))
 }
 
 // attempt is the newest attempt of a job, "" when that can't be had.

@@ -37,11 +37,11 @@ func TestEventsSayEachThingOnce(t *testing.T) {
 		got = append(got, l)
 	}
 	require.Equal(t, []string{
-		"日本                 queued    no host has the tags gpu",
-		"日本                 assigned  to host-a: it has the files",
-		"日本                 running   on a FULL workspace: output of x",
-		"日本                 success   in 2.5s",
-		"日本                 skipped   waits for \"x\", which failed",
+		"日本               queued    no host has the tags gpu",
+		"日本               assigned  to host-a: it has the files",
+		"日本               running   on a FULL workspace: output of x",
+		"日本               success   in 2.5s",
+		"日本               skipped   waits for \"x\", which failed",
 		"compile everything assigned",
 	}, got)
 }
@@ -89,6 +89,14 @@ func TestTagsThatNoAgentHas(t *testing.T) {
 }
 
 func TestShorten(t *testing.T) {
-	require.Equal(t, "日本", shorten("日本", 2))
-	require.Equal(t, "日…", shorten("日本語", 2))
+	for _, c := range []struct {
+		in   string
+		most int
+		want string
+	}{
+		{"abc", 3, "abc"}, {"abcd", 3, "ab…"}, {"日本", 4, "日本"}, {"日本", 3, "日…"}, {"日本語", 5, "日本…"}, {"日本語", 4, "日…"}, {"é", 1, "é"}, {"", 0, ""},
+	} {
+		require.Equal(t, c.want, shorten(c.in, c.most), "%+v", c)
+		require.LessOrEqual(t, width(c.want), c.most)
+	}
 }

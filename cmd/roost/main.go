@@ -40,11 +40,15 @@ func realMain(args []string, in io.Reader, out, errw io.Writer) int {
 }
 
 // interruptible returns the root context. The first SIGINT or SIGTERM ends it, so
-// that commands clean up; the second ends the process at once.
+// that commands clean up; the second ends the process at once. The end of the
+// terminal is one too, unless nohup says otherwise.
 func interruptible(errw io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	sig := make(chan os.Signal, 2)
 	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(sig, syscall.SIGHUP)
+	}
 	go func() {
 		s, ok := <-sig
 		if !ok {

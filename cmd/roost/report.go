@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 
@@ -226,12 +227,41 @@ func workspaceCell(w workspaceReport) string {
 // maxCell is the widest cell of the table, in characters: a job may have fifty parents.
 const maxCell = 64
 
-// shorten cuts a line to so many characters.
+// shorten cuts a line to so many cells of a terminal.
 func shorten(s string, most int) string {
-	if r := []rune(s); len(r) > most {
-		return string(r[:most-1]) + "…"
+	n, fits := 0, 0 // fits: what leaves room for the dots
+	for i, r := range s {
+		if n+cells(r) < most {
+			fits = i + utf8.RuneLen(r)
+		}
+		if n += cells(r); n > most {
+			return s[:fits] + "…"
+		}
 	}
 	return s
+}
+
+// width is how many cells s takes.
+func width(s string) int {
+	n := 0
+	for _, r := range s {
+		n += cells(r)
+	}
+	return n
+}
+
+// cells is how wide a terminal shows a character: two for those of East Asia and
+// for pictures, as far as a progress line has to know.
+func cells(r rune) int {
+	switch {
+	case r < 0x1100:
+		return 1
+	case r <= 0x115f, r >= 0x2e80 && r <= 0xa4cf, r >= 0xac00 && r <= 0xd7a3, r >= 0xf900 && r <= 0xfaff,
+		r >= 0xfe30 && r <= 0xfe6f, r >= 0xff00 && r <= 0xff60, r >= 0xffe0 && r <= 0xffe6,
+		r >= 0x1f300 && r <= 0x1faff, r >= 0x20000 && r <= 0x3fffd:
+		return 2
+	}
+	return 1
 }
 
 func dash(s string) string {

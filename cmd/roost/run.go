@@ -160,6 +160,9 @@ func (o *runOptions) client(ctx context.Context, cmd *cobra.Command) (*api.Clien
 	if err != nil {
 		return nil, nil, err
 	}
+	for _, n := range cl.left {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: canceled pipeline %d, which was left when its roost run was killed\n", n)
+	}
 	return cl.client, cl.Close, nil
 }
 

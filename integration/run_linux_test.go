@@ -1,0 +1,72 @@
+package integration
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/internal/testenv"
+)
+
+// long is a pipeline whose second job runs until somebody ends it.
+const long = `stages: [one, two]
+build: {stage: one, script: [echo built > file]}
+hang: {stage: two, script: [touch "$MARK", sleep 600]}
+`
+
+// startLong starts roost run on it and waits until the second job runs.
+func startLong(t *testing.T, dir, state string) (*exec.Cmd, *bytes.Buffer) {
+	mark := filepath.Join(dir, "mark")
+	require.NoError(t, os.Chmod(dir, 0o777)) //nolint:gosec // jobs run as another user
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "long.yml"), []byte(long), 0o600))
+	cmd := exec.Command(roostBinary(t), "run", "long.yml", "--state", state, "--project", "p", "--var", "MARK="+mark)
+	cmd.Dir = dir
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill() })
+	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 30*time.Second, 20*time.Millisecond)
+	return cmd, &out
+}
+
+// TestRunKilled: when roost run is killed nothing of it goes on, and what it left
+// does not go on beside the next run.
+func TestRunKilled(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Bash)
+	state, dir := stateDir(t), stateDir(t)
+	cmd, _ := startLong(t, dir, state)
+	require.NoError(t, cmd.Process.Kill())
+	cmd.Wait() //nolint:errcheck // it was killed
+	require.Eventually(t, func() bool { return len(processesOf(t, state)) == 0 }, 30*time.Second, 50*time.Millisecond, "%v", processesOf(t, state))
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "short.yml"), []byte("build: {script: ['true']}\n"), 0o600))
+	r := roost(t, dir, "run", "short.yml", "--state", state, "--project", "p")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, "note: canceled pipeline 1, which was left when its roost run was killed")
+	r = roost(t, dir, "why", "hang", "--pipeline", "1", "--state", state)
+	require.Contains(t, r.out, "canceled")
+	require.Empty(t, mountsBelow(t, state))
+}
+
+// TestRunInterrupted: Ctrl-C and the end of the terminal cancel the pipeline.
+func TestRunInterrupted(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Bash)
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		t.Run(sig.String(), func(t *testing.T) {
+			state, dir := stateDir(t), stateDir(t)
+			cmd, out := startLong(t, dir, state)
+			require.NoError(t, cmd.Process.Signal(sig))
+			cmd.Wait() //nolint:errcheck // its status is looked at
+			require.Equal(t, 130, cmd.ProcessState.ExitCode(), out)
+			require.Contains(t, out.String(), "pipeline 1: canceled")
+			require.Empty(t, processesOf(t, state))
+			require.Empty(t, mountsBelow(t, state))
+		})
+	}
+}
