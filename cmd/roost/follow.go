@@ -129,7 +129,10 @@ func (f *follower) event(ctx context.Context, e api.Event, logs *sync.WaitGroup)
 	if was == api.StatusRunning && e.Status == api.StatusSuccess {
 		text = strings.TrimSpace("in " + millis(max(1, float64(time.UnixMilli(e.TimeMS).Sub(since).Milliseconds()))) + "  " + text)
 	}
-	if e.Status != api.StatusQueued || text != "" {
+	// That a job waits for its turn is no news, unless it had one: the last line of a
+	// terminal counts who waits.
+	turn := e.Status == api.StatusQueued && e.Code == api.WaitSlot && was != api.StatusRunning && was != api.StatusAssigned
+	if !turn && (e.Status != api.StatusQueued || text != "") {
 		f.jobLine(e.Job, "%-9s %s", e.Status, text)
 	}
 	switch {
@@ -142,13 +145,9 @@ func (f *follower) event(ctx context.Context, e api.Event, logs *sync.WaitGroup)
 	}
 }
 
-// eventText is what an event says beyond its status, on one line. That a job waits
-// for its turn is no news; the last line of a terminal counts who waits.
+// eventText is what an event says beyond its status, on one line.
 func eventText(e api.Event) string {
 	text := strings.TrimPrefix(strings.TrimPrefix(e.Text, string(e.Status)), ":")
-	if e.Status == api.StatusQueued && e.Code == api.WaitSlot {
-		return ""
-	}
 	text, _, _ = strings.Cut(text, threeWays) // the end of the run tells them
 	if text = strings.TrimSpace(text); text == string(e.Status) {
 		return ""
@@ -219,6 +218,7 @@ func (f *follower) tail(ctx context.Context, job string) {
 	}
 	var off int64
 	var text []byte
+	before := 0 // lines
 	for {
 		c, err := f.client.Log(ctx, id, off, 0)
 		if err != nil || len(c.Data) == 0 {
@@ -227,6 +227,7 @@ func (f *follower) tail(ctx context.Context, job string) {
 		off = c.Next
 		text = append(text, c.Data...)
 		if over := len(text) - 64<<10; over > 0 {
+			before += bytes.Count(text[:over], []byte("\n"))
 			text = append(text[:0], text[over:]...)
 		}
 	}
@@ -234,8 +235,8 @@ func (f *follower) tail(ctx context.Context, job string) {
 	if n := len(lines) - 1; strings.Contains(lines[n], "roost: job failed") {
 		lines = lines[:n]
 	}
-	if over := len(lines) - failedLines; over > 0 {
-		f.jobLine(job, "| (%d lines before; roost run --logs prints all, and the status page of roost up)", over)
+	if over := max(0, len(lines)-failedLines); over+before > 0 {
+		f.jobLine(job, "| (%d lines before; roost run --logs prints all, and the status page of roost up)", over+before)
 		lines = lines[over:]
 	}
 	for _, l := range lines {

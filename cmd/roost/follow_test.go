@@ -23,6 +23,8 @@ func TestEventsSayEachThingOnce(t *testing.T) {
 		{Job: "日本", Status: api.StatusQueued, Code: api.WaitSlot, Text: "host-a could run it and is full"},
 		{Job: "日本", Status: api.StatusQueued, Code: api.WaitHost, Text: "no host has the tags gpu"},
 		{Job: "日本", Status: api.StatusAssigned, Text: "assigned to host-a: it has the files"},
+		{Job: "日本", Status: api.StatusQueued, Code: api.WaitSlot, Text: "host-lost on host-a: its lease ended; tried again"},
+		{Job: "日本", Status: api.StatusAssigned, Text: "assigned to host-b: it is there"},
 		{Job: "日本", Status: api.StatusRunning, Text: "running on a FULL workspace: output of x"},
 		{Job: "日本", Status: api.StatusSuccess, Text: "success", TimeMS: 2500},
 		{Job: "日本", Status: api.StatusSkipped, Text: "waits for \"x\", which failed"},
@@ -39,6 +41,8 @@ func TestEventsSayEachThingOnce(t *testing.T) {
 	require.Equal(t, []string{
 		"日本               queued    no host has the tags gpu",
 		"日本               assigned  to host-a: it has the files",
+		"日本               queued    host-lost on host-a: its lease ended; tried again",
+		"日本               assigned  to host-b: it is there",
 		"日本               running   on a FULL workspace: output of x",
 		"日本               success   in 2.5s",
 		"日本               skipped   waits for \"x\", which failed",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -108,6 +109,11 @@ func (o *runOptions) prepare(cmd *cobra.Command, file string) (*api.Submit, erro
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, usageError(fmt.Errorf("pipeline file: %w", err), "")
+	}
+	if o.report != "" {
+		if fi, err := os.Stat(filepath.Dir(o.report)); err != nil || !fi.IsDir() { // or it is told after the run
+			return nil, usageError(fmt.Errorf("--report %s: %s is not a directory", o.report, filepath.Dir(o.report)), "")
+		}
 	}
 	vars, err := parseVars(o.vars)
 	if err != nil {

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -62,12 +65,19 @@ func (r *remote) reader(ctx context.Context, errw io.Writer) (*api.Client, func(
 	if err != nil || ok {
 		return c, func() {}, err
 	}
+	if _, err := os.Stat(filepath.Join(r.state, "coordinator")); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, noPipeline()
+	}
 	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: errw})
 	cl, err := startCluster(ctx, clusterOptions{state: r.state, listen: "127.0.0.1:0", log: log})
 	if err != nil {
 		return nil, nil, err
 	}
 	return cl.client, cl.Close, nil
+}
+
+func noPipeline() error {
+	return usageError(errors.New("no pipeline has run here"), "another place: --state DIR or --coordinator URL")
 }
 
 // findJob looks a job up by id, or by name in one pipeline.
@@ -81,11 +91,14 @@ func findJob(ctx context.Context, c *api.Client, number, name string) (*api.JobD
 			return nil, apiError(ctx, "pipelines", err)
 		}
 		if len(newest) == 0 {
-			return nil, usageError(errors.New("no pipeline has run here"), "another place: --state DIR or --coordinator URL")
+			return nil, noPipeline()
 		}
 		number = newest[0].ID
 	}
 	p, err := c.Pipeline(ctx, number)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return nil, usageError(fmt.Errorf("there is no pipeline %s", number), "")
+	}
 	if err != nil {
 		return nil, apiError(ctx, "pipeline "+number, err)
 	}

@@ -51,6 +51,8 @@ const (
 	VariableSize = "VARIABLE_SIZE"
 	// VariableReserved is a warning: the value has no effect.
 	VariableReserved = "VARIABLE_RESERVED"
+	// VariableSelf is a warning: a value refers to the variable that it is of.
+	VariableSelf = "VARIABLE_SELF"
 
 	// Stages and needs (SEMANTICS B1).
 	StageUnknown   = "STAGE_UNKNOWN"

@@ -42,6 +42,9 @@ func (p *parser) variables(v *value, where string) map[string]string {
 			continue
 		}
 		p.special(e.val.at, where+": "+e.key, e.key, text)
+		if !literal && namesItself(e.key, text) {
+			p.warnf(e.val.at, VariableSelf, "%s: %s refers to itself, which stays as written; let before_script export it, where the shell knows its value before", where, e.key)
+		}
 		if literal {
 			text = strings.ReplaceAll(text, "$", "$$")
 		}
@@ -119,6 +122,19 @@ func (p *parser) special(at pos, where, name, text string) {
 		p.warnf(at, Unsupported, "%s is known, but not supported yet, and has no effect on the checkout; do it in before_script", where)
 	}
 }
+
+// namesItself reports whether a value has a reference to its own variable.
+func namesItself(name, text string) bool {
+	for _, ref := range variableReference.FindAllStringSubmatch(text, -1) {
+		if ref[1] == name || ref[2] == name {
+			return true
+		}
+	}
+	return false
+}
+
+// variableReference is what is expanded in a value; two dollars are no reference.
+var variableReference = regexp.MustCompile(`\$\$|\$([A-Za-z_][A-Za-z0-9_]*)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 
 // reservedVariable tells what a job can't have another value of: where it is, and
 // what it is told of its workspace. The agent holds the same rule.
