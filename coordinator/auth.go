@@ -49,12 +49,14 @@ func (s *Server) authenticate(r *http.Request) caller {
 }
 
 // bearer reads the token of a call: as a bearer, or as the password that git sends.
+// A browser remembers a password and sends it along with whatever another page
+// makes it ask for, so only an attempt's token, which nobody types in, may be one.
 func bearer(r *http.Request) string {
 	h := r.Header.Get("Authorization")
 	if t, ok := strings.CutPrefix(h, "Bearer "); ok {
 		return t
 	}
-	if _, password, ok := r.BasicAuth(); ok {
+	if _, password, ok := r.BasicAuth(); ok && strings.HasPrefix(password, attemptPrefix) {
 		return password
 	}
 	return ""

@@ -188,7 +188,9 @@ func (c *call) fail(err error) {
 			return
 		}
 		c.w.Header().Set("WWW-Authenticate", `Bearer realm="roost"`)
-		c.w.Header().Add("WWW-Authenticate", `Basic realm="roost"`)
+		if strings.HasPrefix(c.r.URL.Path, "/v1/git/") {
+			c.w.Header().Add("WWW-Authenticate", `Basic realm="roost"`)
+		}
 	}
 	c.json(e.HTTP, e) //nolint:errcheck // nobody is left to tell
 }

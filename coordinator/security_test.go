@@ -224,6 +224,30 @@ func TestLogin(t *testing.T) {
 	require.Equal(t, 401, res.StatusCode)
 }
 
+// A password is what a browser sends without being asked, also for the page of a
+// stranger: no person's token is taken for one.
+func TestNoPasswords(t *testing.T) {
+	b := newBench(t)
+	h := b.newHost("h", 1)
+	p := b.submit(single)
+	c := h.claim()
+	as := func(token string) func(*http.Request) {
+		return func(r *http.Request) { r.SetBasicAuth("anybody", token) }
+	}
+	for _, path := range []string{"/v1/pipelines/" + p.ID + ":cancel", "/v1/agents:register"} {
+		for _, token := range []string{userToken, agentToken} {
+			res, _ := b.try("POST", path, "", as(token))
+			require.Equal(t, 401, res.StatusCode)
+			require.Equal(t, []string{`Bearer realm="roost"`}, res.Header.Values("WWW-Authenticate"))
+		}
+	}
+	git := "/v1/git/" + string(c.Attempt) + "/info/refs?service=git-upload-pack"
+	res, _ := b.try("GET", git, "")
+	require.Contains(t, res.Header.Values("WWW-Authenticate"), `Basic realm="roost"`)
+	res, _ = b.try("GET", git, "", as(c.Token))
+	require.Equal(t, 404, res.StatusCode, "let in; there is no source")
+}
+
 // Whatever path comes, matching it neither panics nor finds two routes.
 func FuzzRouter(f *testing.F) {
 	for _, r := range api.Routes() {
