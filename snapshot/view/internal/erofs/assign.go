@@ -12,7 +12,8 @@ var ErrBase = errors.New("image of the base")
 
 // Bounds on the room that keeping places may leave unused: an image with more
 // slots than maxWaste for each one in use, and a megabyte, gets new places
-// throughout.
+// throughout. So does one whose root, having grown, finds none with a small
+// number.
 const (
 	maxWaste   = 4
 	wasteSlots = 1 << 20 / slotSize
@@ -42,7 +43,7 @@ func (w *writer) place(tree Tree) error {
 	if err := w.assign(p); err != nil {
 		return err
 	}
-	if w.area <= maxWaste*w.total+wasteSlots {
+	if w.area <= maxWaste*w.total+wasteSlots && w.nids[0] <= maxRootNID {
 		return nil
 	}
 	clear(w.nids)
@@ -124,22 +125,12 @@ func (w *writer) wish(base *Image, name string, e *snapshot.Entry) (uint32, base
 	return uint32(nid), d, nil
 }
 
-// assign turns wishes into places. The root goes first: its nid has only 16 bits
-// in the superblock.
+// assign turns wishes into places. Without any, the root gets the first one.
 func (w *writer) assign(p *placer) error {
-	w.keep(p, 0)
-	if w.nids[0] == 0 {
-		if err := w.take(p, 0); err != nil {
-			return err
-		}
-	}
-	if w.nids[0] > maxRootNID {
-		return fmt.Errorf("erofs: root at %d: %w", w.nids[0], ErrTooLarge)
-	}
-	for i := 1; i < len(w.nids); i++ {
+	for i := range w.nids {
 		w.keep(p, i)
 	}
-	for i := 1; i < len(w.nids); i++ {
+	for i := range w.nids {
 		if s := w.slots[i]; s&linkFlag != 0 {
 			w.nids[i] = w.nids[s&slotsMask] // the first name is before it
 		} else if w.nids[i] == 0 {

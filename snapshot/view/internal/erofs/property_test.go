@@ -185,6 +185,11 @@ func evolve(rt *rapid.T, t tester, base *world) *world {
 			w.objects[e.Path] = base.objects[old]
 		}
 	}
+	for i := range w.entries { // some grow, and must be the ones that move
+		if e := &w.entries[i]; e.Link == "" && e.Type == snapshot.TypeDir && len(e.Xattrs) == 0 && rapid.IntRange(0, 9).Draw(rt, "grows") == 0 {
+			e.Xattrs = []snapshot.Xattr{{Name: "user.grown", Value: make([]byte, 100)}}
+		}
+	}
 	for i := range rapid.IntRange(0, 5).Draw(rt, "new") {
 		w.file(fmt.Sprintf("zz-new-%d", i), bytesOf(testRand(uint64(i)), 100))
 		w.file(fmt.Sprintf("!new-%d", i), nil)

@@ -86,6 +86,28 @@ func TestShrunkTreeGetsNewPlaces(t *testing.T) {
 	require.NoError(t, verify(small))
 }
 
+// The root's number has 16 bits. When it grew and no small one is free, all move.
+func TestRootThatGrew(t *testing.T) {
+	o := Options{Devices: []string{"d"}}
+	grown := func(visit func(*snapshot.Entry, Content) error) error {
+		return synthetic(50_000, 1)(func(e *snapshot.Entry, c Content) error {
+			if e.Path == "" {
+				e.Xattrs = []snapshot.Xattr{{Name: "user.a", Value: make([]byte, 100)}}
+			}
+			return visit(e, c)
+		})
+	}
+	base, child := &memory{}, &memory{}
+	_, err := Write(t.Context(), base, o, synthetic(50_000, 1))
+	require.NoError(t, err)
+	o.Base = base
+	info, err := Write(t.Context(), child, o, grown)
+	require.NoError(t, err)
+	require.Zero(t, info.Kept)
+	require.NoError(t, verify(child))
+	require.Equal(t, uint64(firstNID), numbers(t, child)[""])
+}
+
 // Freed places are used again: an image does not grow from child to child.
 func TestPlacesAreUsedAgain(t *testing.T) {
 	o := Options{}
@@ -143,6 +165,44 @@ func TestIndexes(t *testing.T) {
 	require.ErrorIs(t, err, ErrTooLarge)
 }
 
+// A file keeps its number when it gets a name that sorts before its others, when
+// it loses its first name, and, under one of its names, when they part.
+func TestLinksKeepTheirNumber(t *testing.T) {
+	group := func(names ...string) *world {
+		w := newWorld(t, 1)
+		w.file("0", []byte("other"))
+		w.file(names[0], []byte("x"))
+		for _, n := range names[1:] {
+			w.link(n, names[0])
+		}
+		return w
+	}
+	base := group("b", "c", "d")
+	b, _ := base.written(base.options())
+	was := numbers(t, b)["b"]
+	parted := group("b")
+	parted.file("c", []byte("x"))
+	for name, w := range map[string]*world{
+		"a new first name": group("a", "b", "c"),
+		"first name gone":  group("c", "d"),
+		"the last remains": group("d"),
+		"parted":           parted,
+	} {
+		o := w.options()
+		o.Base = b
+		w.file("00", []byte("takes the first place that is free"))
+		m, _ := w.written(o)
+		nids := numbers(t, m)
+		require.Equal(t, was, nids[w.manifest().Entries[3].Path], name)
+		require.NotEqual(t, was, nids["0"], name)
+	}
+	o := parted.options()
+	o.Base = b
+	m, info := parted.written(o)
+	require.NotEqual(t, was, numbers(t, m)["c"])
+	require.Equal(t, int64(3), info.Kept) // root, 0, b
+}
+
 // The placer against a list of what is taken.
 func TestPlacer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -153,6 +213,13 @@ func TestPlacer(t *testing.T) {
 				require.False(t, taken[i], "slot %d", i)
 				taken[i] = true
 			}
+		}
+		free := func(uint32) bool { return true }
+		for range rapid.IntRange(0, 1).Draw(t, "root first") {
+			n := rapid.Uint32Range(1, 20).Draw(t, "slots")
+			nid, err := p.take(n, free)
+			require.NoError(t, err)
+			claim(nid, n)
 		}
 		wishes := rapid.SliceOfN(rapid.Uint32Range(0, 300), 0, 40).Draw(t, "wishes")
 		var wanted []uint32
