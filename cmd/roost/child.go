@@ -54,7 +54,7 @@ func (c *child) run(ctx context.Context, first chan<- error) {
 			return
 		}
 		first = nil
-		c.note.Warn("process died; starting it again", "process", c.name, "error", err, "log", c.log)
+		c.note.Warn(c.name+" died; starting it again", "how", howDied(err), "log", c.log)
 		if time.Since(began) > time.Minute {
 			pause = restartPause
 		}
@@ -141,6 +141,22 @@ func (e *childError) Error() string {
 }
 
 func (e *childError) Unwrap() error { return e.err }
+
+// howDied is the end of a process in few words: what it said last, if it said
+// why it gave up, else its status. The rest is in its log.
+func howDied(err error) string {
+	var e *childError
+	switch {
+	case err == nil:
+		return "exit status 0"
+	case !errors.As(err, &e):
+		return err.Error()
+	case strings.HasPrefix(e.said, "roost: "):
+		first, _, _ := strings.Cut(strings.TrimPrefix(e.said, "roost: "), "\n")
+		return first
+	}
+	return e.err.Error()
+}
 
 // exitCode is the status that the child ended with, so that ours can be the same.
 func (e *childError) exitCode() int {

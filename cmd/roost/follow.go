@@ -297,6 +297,18 @@ func (f *follower) line(format string, a ...any) {
 	fmt.Fprintf(f.out, "%6.1fs  %s\n", time.Since(f.began).Seconds(), strings.TrimRight(fmt.Sprintf(format, a...), " "))
 }
 
+// aboveStatus is a terminal for what others write while the status line stands.
+type aboveStatus struct{ w io.Writer }
+
+func (a *aboveStatus) Write(p []byte) (int, error) {
+	if isTerminal(a.w) {
+		if _, err := io.WriteString(a.w, "\r\x1b[K"); err != nil {
+			return 0, err
+		}
+	}
+	return a.w.Write(p)
+}
+
 // tick redraws the status line of a terminal until the returned function is called.
 func (f *follower) tick() func() {
 	if !f.tty {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,6 +68,17 @@ func TestStateThatCanNotBeLockedIsNotHeld(t *testing.T) {
 	err := (&cluster{state: state}).take()
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "held by")
+}
+
+func TestHowAProcessDied(t *testing.T) {
+	killed := errors.New("signal: killed")
+	for said, want := range map[string]string{
+		"2026 [INFO] served\n2026 [INFO] again": "signal: killed",
+		"roost: the port is taken\n   stop it":  "the port is taken",
+	} {
+		require.Equal(t, want, howDied(&childError{name: "c", said: said, err: killed}))
+	}
+	require.Equal(t, "signal: killed", howDied(killed))
 }
 
 func TestNoColoursWhereNobodySeesThem(t *testing.T) {

@@ -143,7 +143,7 @@ func (o *runOptions) client(ctx context.Context, cmd *cobra.Command) (*api.Clien
 		}
 		return c, func() {}, nil
 	}
-	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: cmd.ErrOrStderr()})
+	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: &aboveStatus{cmd.ErrOrStderr()}})
 	if o.hosts < 1 {
 		return nil, nil, usageError(errors.New("--hosts must be at least 1"), "")
 	}
