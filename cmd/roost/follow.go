@@ -140,7 +140,7 @@ func (f *follower) event(ctx context.Context, e api.Event, logs *sync.WaitGroup)
 		if id := f.attempt(ctx, e.Job); id != "" {
 			logs.Go(func() { f.stream(ctx, e.Job, id) })
 		}
-	case e.Status == api.StatusFailed && !f.logs:
+	case e.Status == api.StatusFailed && (!f.logs || was != api.StatusRunning):
 		f.tail(ctx, e.Job)
 	}
 }

@@ -57,7 +57,7 @@ func TestEventTextOfAConflictIsOneLine(t *testing.T) {
 		eventText(api.Event{Job: "j", Status: api.StatusFailed, Text: "failed: " + conflict}))
 	require.Equal(t, []string{
 		`merge conflict (modify/modify) at "f": jobs "a" and "b" disagree. Three ways out:`,
-		"  - let one write it", "  - say who wins", "  - or stop inheriting",
+		"  - let one write it", "  - say who wins", "  - stop inheriting",
 	}, strings.Split(reasonLines(conflict), "\n"))
 	require.Equal(t, "x; y", reasonLines("x; y"))
 }

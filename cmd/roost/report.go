@@ -177,7 +177,7 @@ func reasonLines(reason string) string {
 	if !ok {
 		return reason
 	}
-	return what + ". Three ways out:\n  - " + strings.Join(strings.Split(ways, "; "), "\n  - ")
+	return what + ". Three ways out:\n  - " + strings.ReplaceAll(strings.ReplaceAll(ways, "; or ", "; "), "; ", "\n  - ")
 }
 
 func savedLine(s saving) string {

@@ -46,7 +46,7 @@ follows it to its end. Without a configured coordinator it brings its own, with
 --state, so the next run starts from it.
 
 If FILE lies in a git work tree, jobs without parents start with its HEAD commit
-checked out. Ctrl-C cancels the pipeline and cleans up.` + exitHelp,
+checked out, or with that of --source. Ctrl-C cancels the pipeline and cleans up.` + exitHelp,
 		Example: `  roost run pipeline.yml
   roost run pipeline.yml --hosts 2 --report report.json
   roost run pipeline.yml --source https://example.org/game.git --ref main`,
