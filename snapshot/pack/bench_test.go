@@ -18,8 +18,10 @@ func benchManifest(n int) *snapshot.Manifest {
 		dir := fmt.Sprintf("src/module-%05d/internal", i)
 		m.Entries = append(m.Entries, snapshot.Entry{Path: dir, Type: snapshot.TypeDir, Mode: 0o755, MTime: int64(i) << 30})
 		for j := range 10 {
-			e := snapshot.Entry{Path: fmt.Sprintf("%s/file_%d.go", dir, j), Type: snapshot.TypeFile, Mode: 0o644,
-				MTime: int64(i)<<30 + int64(j)<<20, Size: 5000}
+			e := snapshot.Entry{
+				Path: fmt.Sprintf("%s/file_%d.go", dir, j), Type: snapshot.TypeFile, Mode: 0o644,
+				MTime: int64(i)<<30 + int64(j)<<20, Size: 5000,
+			}
 			e.Chunks = []snapshot.Chunk{{Len: 5000, ID: sha256.Sum256(fmt.Append(nil, i, j))}}
 			m.Entries = append(m.Entries, e)
 		}

@@ -20,8 +20,10 @@ const crashDir = "PACK_CRASH_DIR"
 // crashChanges are the same in every process.
 func crashChanges(dir string) (list []snapshot.Change) {
 	for _, name := range []string{"a", "b", "c"} {
-		list = append(list, snapshot.Change{Entry: snapshot.Entry{Path: name, Type: snapshot.TypeFile, Size: 9 << 20,
-			Source: filepath.Join(dir, "src", name)}})
+		list = append(list, snapshot.Change{Entry: snapshot.Entry{
+			Path: name, Type: snapshot.TypeFile, Size: 9 << 20,
+			Source: filepath.Join(dir, "src", name),
+		}})
 	}
 	return list
 }
@@ -40,8 +42,10 @@ func TestCrashChild(t *testing.T) {
 // After kill -9 at any step each pack in Dir is whole, and a repeat makes the same
 // index and no more packs.
 func TestCrash(t *testing.T) {
-	for _, point := range []string{"durable.synced", "durable.synced:3", "durable.renamed", "durable.renamed:2",
-		"pack.committed", "pack.committed:3", "pack.verified", "pack.encoded"} {
+	for _, point := range []string{
+		"durable.synced", "durable.synced:3", "durable.renamed", "durable.renamed:2",
+		"pack.committed", "pack.committed:3", "pack.verified", "pack.encoded",
+	} {
 		t.Run(point, func(t *testing.T) {
 			w := newWorld(t)
 			for i, c := range crashChanges(w.dir) {

@@ -59,7 +59,7 @@ var edits = []struct {
 	{"1% overwritten in pieces of 64 KiB", 2.6, overwrite(0.01)},
 	{"10% overwritten in pieces of 64 KiB", 22, overwrite(0.1)},
 	{"53 bytes put in", 0.6, func(b []byte) []byte { return slices.Insert(bytes.Clone(b), len(b)/3, noise(53, 9)...) }},
-	{"53 bytes put in in front", 0.6, func(b []byte) []byte { return append(noise(53, 9), b...) }},
+	{"53 bytes put before all", 0.6, func(b []byte) []byte { return append(noise(53, 9), b...) }},
 	{"53 bytes taken out", 0.6, func(b []byte) []byte { return slices.Delete(bytes.Clone(b), len(b)/3, len(b)/3+53) }},
 	{"1000 bytes appended", 0.3, func(b []byte) []byte { return append(bytes.Clone(b), noise(1000, 9)...) }},
 	{"1 MiB appended", 2, func(b []byte) []byte { return append(bytes.Clone(b), noise(1<<20, 9)...) }},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/roost-ci/roost/internal/fail"
@@ -23,8 +24,9 @@ type EncoderOptions struct {
 	// is called by one goroutine at a time.
 	Known func(snapshot.Digest) (Location, bool)
 	// Previous returns what the base has at a path, hashed, or nil. Large files are
-	// cut where those were, so that what did not change is not new. May be nil. It is
-	// called before Encode reads anything, by one goroutine.
+	// cut where those were, so that what did not change is not new. Its Source, if it
+	// has one, may save reading: it must hold what Chunks say. May be nil. It is called
+	// before Encode reads anything, by one goroutine.
 	Previous func(path string) *snapshot.Entry
 	// Now is the clock that Stats.Elapsed goes by; nil is the real one.
 	Now func() time.Time
@@ -110,6 +112,8 @@ type encoder struct {
 	stats Stats       // the sequencer's, Plain and New
 	bufs  buffers
 	open  openFiles
+
+	compared atomic.Int64 // bytes read to be compared with the base
 }
 
 // file is one content to store: a regular file, whatever number of names it has.

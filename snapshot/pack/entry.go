@@ -112,6 +112,7 @@ func (w *entryWriter) entry(b []byte, e *snapshot.Entry) ([]byte, error) {
 	case snapshot.TypeSymlink:
 		b = binary.AppendUvarint(b, uint64(len(e.Target)))
 		b = append(b, e.Target...)
+	case snapshot.TypeDir, snapshot.TypeFifo, snapshot.TypeSocket: // have nothing more
 	}
 	return b, nil
 }

@@ -75,6 +75,7 @@ func (r *entryReader) entry(c *cursor, e *snapshot.Entry) {
 	case snapshot.TypeSymlink:
 		n := c.uvarint("length of a symlink's target", snapshot.MaxTargetBytes)
 		e.Target = string(c.bytes(int(n)))
+	case snapshot.TypeDir, snapshot.TypeFifo, snapshot.TypeSocket: // have nothing more
 	}
 	if c.err == nil {
 		if err := checkEntry(e); err != nil {

@@ -51,8 +51,10 @@ func Extract(ctx context.Context, ix *Index, o ExtractOptions, write func(i int,
 	if err != nil {
 		return fmt.Errorf("extract: %w", err)
 	}
-	x := &extractor{ix: ix, o: o, p: p, write: write,
-		free: make(chan []byte, fetchers+o.Workers), ready: make(chan fetched, o.Workers)}
+	x := &extractor{
+		ix: ix, o: o, p: p, write: write,
+		free: make(chan []byte, fetchers+o.Workers), ready: make(chan fetched, o.Workers),
+	}
 	for range cap(x.free) {
 		x.free <- nil
 	}
@@ -190,8 +192,10 @@ func (x *extractor) worker(ctx context.Context) error {
 }
 
 func (x *extractor) corrupt(f *Frame, why string) error {
-	return &snapshot.CorruptError{What: "pack", Name: x.ix.Packs[f.Pack].Digest.String(),
-		Why: fmt.Sprintf("frame of %d bytes at %d: %s", f.Stored, f.Off, why)}
+	return &snapshot.CorruptError{
+		What: "pack", Name: x.ix.Packs[f.Pack].Digest.String(),
+		Why: fmt.Sprintf("frame of %d bytes at %d: %s", f.Stored, f.Off, why),
+	}
 }
 
 // chunk checks one chunk of a frame and writes it to every place that needs it.

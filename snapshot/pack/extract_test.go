@@ -142,11 +142,15 @@ func TestBombs(t *testing.T) {
 	require.Equal(t, byte(0xa0), huge[4], "single segment, 4 bytes of size")
 	for name, frame := range map[string][]byte{"honest": huge, "no size": noSize, "wide": wide, "lies": lies} {
 		t.Run(name, func(t *testing.T) {
-			ix := &Index{Packs: []Pack{{Digest: snapshot.Digest{1}, Bytes: packHeader + int64(len(frame)), Own: true}},
+			ix := &Index{
+				Packs:  []Pack{{Digest: snapshot.Digest{1}, Bytes: packHeader + int64(len(frame)), Own: true}},
 				Frames: []Frame{{Off: packHeader, Stored: uint32(len(frame)), Plain: 256 << 10, Codec: CodecZstd}},
 				Chunks: []ChunkRef{{ID: snapshot.Digest{2}, Len: 100}},
-				Changes: []snapshot.Change{{Entry: snapshot.Entry{Path: "f", Type: snapshot.TypeFile, Size: 100,
-					Chunks: []snapshot.Chunk{{Len: 100, ID: snapshot.Digest{2}}}}}}}
+				Changes: []snapshot.Change{{Entry: snapshot.Entry{
+					Path: "f", Type: snapshot.TypeFile, Size: 100,
+					Chunks: []snapshot.Chunk{{Len: 100, ID: snapshot.Digest{2}}},
+				}}},
+			}
 			m := &memory{packs: map[snapshot.Digest][]byte{{1}: append(make([]byte, packHeader), frame...)}}
 			before := allocated()
 			err := Extract(t.Context(), ix, ExtractOptions{Key: testKey, Open: m.open}, newSink(ix).write)
@@ -200,8 +204,10 @@ func TestRanges(t *testing.T) {
 	frame := func(pack int, off int64, n uint32) Frame {
 		return Frame{Pack: pack, Off: off, Stored: n, Plain: n}
 	}
-	ix := &Index{Frames: []Frame{frame(0, 8, 100), frame(0, 108, 100), frame(0, 208+maxGap, 100),
-		frame(0, 309+2*maxGap, 100), frame(1, 8, 100), frame(1, 108, maxRange), frame(1, 108+maxRange, 50)}}
+	ix := &Index{Frames: []Frame{
+		frame(0, 8, 100), frame(0, 108, 100), frame(0, 208+maxGap, 100),
+		frame(0, 309+2*maxGap, 100), frame(1, 8, 100), frame(1, 108, maxRange), frame(1, 108+maxRange, 50),
+	}}
 	p := &extractPlan{ix: ix, uses: make([][]use, len(ix.Frames))}
 	for i := range p.uses {
 		p.uses[i] = []use{{}}

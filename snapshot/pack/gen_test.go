@@ -60,8 +60,10 @@ func genEntry(rt *rapid.T, path string, chunk func(n int64) snapshot.Digest) sna
 		e.Type = snapshot.TypeDir
 	}
 	for i := range rapid.IntRange(0, 2).Draw(rt, "xattrs") {
-		e.Xattrs = append(e.Xattrs, snapshot.Xattr{Name: fmt.Sprintf("user.%d", i),
-			Value: rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(rt, "value")})
+		e.Xattrs = append(e.Xattrs, snapshot.Xattr{
+			Name:  fmt.Sprintf("user.%d", i),
+			Value: rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(rt, "value"),
+		})
 	}
 	if e.Type != snapshot.TypeDir && rapid.Bool().Draw(rt, "linked") {
 		e.Link = rapid.SampledFrom([]string{path, "a", path[:len(path)-1] + "\x01"}).Draw(rt, "link")
@@ -82,8 +84,10 @@ func genContent(rt *rapid.T, e *snapshot.Entry, chunk func(n int64) snapshot.Dig
 	e.Chunks = []snapshot.Chunk{}
 	var end int64
 	for range rapid.IntRange(0, 3).Draw(rt, "chunks") {
-		c := snapshot.Chunk{Off: end + rapid.SampledFrom([]int64{0, 0, 65536}).Draw(rt, "gap"),
-			Len: rapid.Int64Range(1, snapshot.MaxChunkBytes).Draw(rt, "len")}
+		c := snapshot.Chunk{
+			Off: end + rapid.SampledFrom([]int64{0, 0, 65536}).Draw(rt, "gap"),
+			Len: rapid.Int64Range(1, snapshot.MaxChunkBytes).Draw(rt, "len"),
+		}
 		c.ID = chunk(c.Len)
 		end = c.Off + c.Len
 		e.Chunks = append(e.Chunks, c)
@@ -105,8 +109,10 @@ func genIndex(rt *rapid.T) *Index {
 	for i := range rapid.IntRange(0, 3).Draw(rt, "packs") {
 		off := int64(packHeader)
 		for range rapid.IntRange(0, 3).Draw(rt, "frames") {
-			f := Frame{Pack: i, Off: off + rapid.Int64Range(0, 100).Draw(rt, "gap"),
-				Plain: rapid.Uint32Range(2, snapshot.MaxChunkBytes).Draw(rt, "plain")}
+			f := Frame{
+				Pack: i, Off: off + rapid.Int64Range(0, 100).Draw(rt, "gap"),
+				Plain: rapid.Uint32Range(2, snapshot.MaxChunkBytes).Draw(rt, "plain"),
+			}
 			f.Codec = rapid.SampledFrom([]byte{CodecRaw, CodecZstd}).Draw(rt, "codec")
 			if f.Stored = f.Plain; f.Codec == CodecZstd {
 				f.Stored = rapid.Uint32Range(1, f.Plain-1).Draw(rt, "stored")
@@ -114,8 +120,10 @@ func genIndex(rt *rapid.T) *Index {
 			off = f.Off + int64(f.Stored)
 			ix.Frames = append(ix.Frames, f)
 		}
-		ix.Packs = append(ix.Packs, Pack{Digest: sha256.Sum256([]byte{byte(i)}),
-			Bytes: max(off, packHeader+1), Own: rapid.Bool().Draw(rt, "own")})
+		ix.Packs = append(ix.Packs, Pack{
+			Digest: sha256.Sum256([]byte{byte(i)}),
+			Bytes:  max(off, packHeader+1), Own: rapid.Bool().Draw(rt, "own"),
+		})
 	}
 	chunk := func(n int64) snapshot.Digest {
 		id := sha256.Sum256(fmt.Appendf(nil, "%d %d", n, rapid.IntRange(0, 1).Draw(rt, "same")))

@@ -164,8 +164,10 @@ func TestIndexReferences(t *testing.T) {
 			Packs:  []Pack{{Digest: snapshot.Digest{1}, Bytes: 1000, Own: true}, {Digest: snapshot.Digest{2}, Bytes: 500}},
 			Frames: []Frame{{Pack: 0, Off: 8, Stored: 100, Plain: 200, Codec: CodecZstd}, {Pack: 1, Off: 20, Stored: 50, Plain: 50}},
 			Chunks: []ChunkRef{{ID: snapshot.Digest{3}, Frame: 0, Off: 10, Len: 20}, {ID: snapshot.Digest{4}, Frame: 1, Len: 50}},
-			Changes: []snapshot.Change{{Entry: snapshot.Entry{Path: "f", Type: snapshot.TypeFile, Size: 20,
-				Chunks: []snapshot.Chunk{{Len: 20, ID: snapshot.Digest{3}}}}}},
+			Changes: []snapshot.Change{{Entry: snapshot.Entry{
+				Path: "f", Type: snapshot.TypeFile, Size: 20,
+				Chunks: []snapshot.Chunk{{Len: 20, ID: snapshot.Digest{3}}},
+			}}},
 		}
 	}
 	encodeIndex(t, good())

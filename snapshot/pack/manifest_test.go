@@ -84,7 +84,7 @@ func TestManifestRefusesToWrite(t *testing.T) {
 		{"out of order", dir("b", "a"), "out of order"},
 		{"twice", dir("a", "a"), "out of order"},
 		{"order of paths is by component", dir("a", "a.b", "a/b"), "out of order"},
-		{"dot dot", dir("a/../b"), "not clean"},
+		{"two dots", dir("a/../b"), "not clean"},
 		{"absolute", dir("/a"), "empty component"},
 		{"trailing slash", dir("a/"), "empty component"},
 		{"NUL", dir("a\x00b"), "NUL"},
@@ -124,12 +124,18 @@ func smallManifest() *snapshot.Manifest {
 	return &snapshot.Manifest{Entries: []snapshot.Entry{
 		{Type: snapshot.TypeDir, Mode: 0o755, MTime: 1},
 		{Path: "bin", Type: snapshot.TypeDir, Mode: 0o755, MTime: -2},
-		{Path: "bin/tool", Type: snapshot.TypeFile, Mode: 0o755, MTime: 3, Size: 70000, Link: "bin/tool",
-			Chunks: []snapshot.Chunk{{Len: 65536, ID: sha256.Sum256([]byte("1"))}}},
-		{Path: "bin/tool2", Type: snapshot.TypeFile, Mode: 0o755, MTime: 3, Size: 70000, Link: "bin/tool",
-			Chunks: []snapshot.Chunk{{Len: 65536, ID: sha256.Sum256([]byte("1"))}}},
-		{Path: "link", Type: snapshot.TypeSymlink, Mode: 0o777, UID: 5, Target: "bin/tool",
-			Xattrs: []snapshot.Xattr{{Name: "user.x", Value: []byte("y")}}},
+		{
+			Path: "bin/tool", Type: snapshot.TypeFile, Mode: 0o755, MTime: 3, Size: 70000, Link: "bin/tool",
+			Chunks: []snapshot.Chunk{{Len: 65536, ID: sha256.Sum256([]byte("1"))}},
+		},
+		{
+			Path: "bin/tool2", Type: snapshot.TypeFile, Mode: 0o755, MTime: 3, Size: 70000, Link: "bin/tool",
+			Chunks: []snapshot.Chunk{{Len: 65536, ID: sha256.Sum256([]byte("1"))}},
+		},
+		{
+			Path: "link", Type: snapshot.TypeSymlink, Mode: 0o777, UID: 5, Target: "bin/tool",
+			Xattrs: []snapshot.Xattr{{Name: "user.x", Value: []byte("y")}},
+		},
 	}}
 }
 
@@ -232,8 +238,10 @@ func TestManifestOnlyCanonical(t *testing.T) {
 func TestManifestSize(t *testing.T) {
 	m := &snapshot.Manifest{Entries: []snapshot.Entry{{Type: snapshot.TypeDir}}}
 	for i := range 1000 {
-		m.Entries = append(m.Entries, snapshot.Entry{Path: fmt.Sprintf("some/directory/with/a/long/name/file-%04d", i),
-			Type: snapshot.TypeFile, Size: 1000, MTime: int64(i) * 1e6, Chunks: []snapshot.Chunk{{Len: 1000}}})
+		m.Entries = append(m.Entries, snapshot.Entry{
+			Path: fmt.Sprintf("some/directory/with/a/long/name/file-%04d", i),
+			Type: snapshot.TypeFile, Size: 1000, MTime: int64(i) * 1e6, Chunks: []snapshot.Chunk{{Len: 1000}},
+		})
 	}
 	b, _ := encodeManifest(t, m)
 	require.Less(t, len(b)/1000, 60, "bytes per entry, 32 of them the chunk's id")

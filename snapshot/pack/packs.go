@@ -58,8 +58,10 @@ func (w *packWriter) add(ctx context.Context, f *frame) error {
 			return err
 		}
 	}
-	w.frames = append(w.frames, Frame{Pack: len(w.list), Off: w.cur.size,
-		Stored: uint32(len(f.stored)), Plain: uint32(len(f.plain)), Codec: f.codec})
+	w.frames = append(w.frames, Frame{
+		Pack: len(w.list), Off: w.cur.size,
+		Stored: uint32(len(f.stored)), Plain: uint32(len(f.plain)), Codec: f.codec,
+	})
 	if err := w.cur.write(f.stored); err != nil {
 		return err
 	}
@@ -163,8 +165,10 @@ func readBack(name string, want Pack) error {
 		return fmt.Errorf("pack: read back: %w", err)
 	}
 	if got := snapshot.Digest(h.Sum(nil)); n != want.Bytes || got != want.Digest {
-		return &snapshot.CorruptError{What: "pack", Name: want.Digest.String(),
-			Why: fmt.Sprintf("reads back as %d bytes with digest %s", n, got)}
+		return &snapshot.CorruptError{
+			What: "pack", Name: want.Digest.String(),
+			Why: fmt.Sprintf("reads back as %d bytes with digest %s", n, got),
+		}
 	}
 	return nil
 }

@@ -113,15 +113,19 @@ func (e *encoder) read(u *unit, at int, pc *piece, k keyed) error {
 	if pc.f.hashed {
 		id := k.id(buf)
 		if id != pc.want {
-			return &snapshot.CorruptError{What: "file", Name: pc.f.source,
-				Why: fmt.Sprintf("%d bytes at %d are not what its manifest says", pc.n, pc.off)}
+			return &snapshot.CorruptError{
+				What: "file", Name: pc.f.source,
+				Why: fmt.Sprintf("%d bytes at %d are not what its manifest says", pc.n, pc.off),
+			}
 		}
 		u.chunks = append(u.chunks, found{f: pc.f, off: pc.off, start: at, end: at + pc.n, id: id})
 		return nil
 	}
 	cutSmall(buf, func(start, end int) {
-		u.chunks = append(u.chunks, found{f: pc.f, off: pc.off + int64(start),
-			start: at + start, end: at + end, id: k.id(buf[start:end])})
+		u.chunks = append(u.chunks, found{
+			f: pc.f, off: pc.off + int64(start),
+			start: at + start, end: at + end, id: k.id(buf[start:end]),
+		})
 	})
 	return nil
 }

@@ -43,8 +43,10 @@ func (w *world) file(path string, content []byte) snapshot.Change {
 	w.next++
 	src := filepath.Join(w.dir, "src", fmt.Sprint(w.next))
 	require.NoError(w.t, os.WriteFile(src, content, 0o600))
-	return snapshot.Change{Entry: snapshot.Entry{Path: path, Type: snapshot.TypeFile, Mode: 0o644,
-		Size: int64(len(content)), Source: src}}
+	return snapshot.Change{Entry: snapshot.Entry{
+		Path: path, Type: snapshot.TypeFile, Mode: 0o644,
+		Size: int64(len(content)), Source: src,
+	}}
 }
 
 // open serves packs from the directory.

@@ -54,8 +54,10 @@ func (t *table) add(c ChunkRef) {
 // sane says whether a location can be what it says. What is not is stored anew.
 func (l Location) sane() bool {
 	l.Frame.Pack = 0
-	return checkTables(&Index{Packs: []Pack{l.Pack}, Frames: []Frame{l.Frame},
-		Chunks: []ChunkRef{{Off: l.Off, Len: l.Len}}}) == nil
+	return checkTables(&Index{
+		Packs: []Pack{l.Pack}, Frames: []Frame{l.Frame},
+		Chunks: []ChunkRef{{Off: l.Off, Len: l.Len}},
+	}) == nil
 }
 
 // layout appends the reused packs and frames to ix, in order, and makes the final
