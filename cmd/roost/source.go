@@ -26,7 +26,7 @@ func (o *runOptions) findSource(cmd *cobra.Command, file string, s *api.Submit) 
 	if err != nil {
 		return usageError(err, "")
 	}
-	fallback := dir // the project's name, if nothing names it
+	var fallback string // the project's name, if --project does not say
 	switch {
 	case o.ref != "" && o.source == "":
 		return usageError(errors.New("--ref goes with --source"), "")
