@@ -267,7 +267,12 @@ func clean(b []byte, colours bool) string {
 			out.WriteByte(b[i])
 		}
 	}
-	return strings.ToValidUTF8(out.String(), "\ufffd")
+	return strings.Map(func(r rune) rune {
+		if 0x80 <= r && r < 0xa0 { // the same commands once more: U+009B is ESC [
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(out.String(), "\ufffd"))
 }
 
 // colourLen is the length of the colour sequence (ESC [ digits ; m) at the start

@@ -36,6 +36,7 @@ func TestCleanKeepsColoursAndNothingElse(t *testing.T) {
 		"windows\r":                              "windows",
 		"\x1b[" + strings.Repeat("1;", 40) + "m": "[" + strings.Repeat("1;", 40) + "m",
 		"caf\xc3\xa9":                            "café",
+		"\u009b2Jgone\u009d0;x\u0085":            "2Jgone0;x",
 	} {
 		require.Equal(t, want, clean([]byte(in), true), "%q", in)
 	}

@@ -157,7 +157,8 @@ func (o *runOptions) client(ctx context.Context, cmd *cobra.Command) (*api.Clien
 		fmt.Fprintf(cmd.ErrOrStderr(), "starting a coordinator and %d %s (state: %s)\n", o.hosts, plural(o.hosts, "agent"), o.state)
 		if os.Geteuid() != 0 {
 			fmt.Fprintln(cmd.ErrOrStderr(), "note: without root each job's workspace is a copy of its parent's; as root on Linux it is a mount of some "+
-				"milliseconds, at one path on every host (roost doctor tells more)")
+				"milliseconds, at one path on every host (roost doctor tells more). Jobs run as you: they can read what you can, other jobs' "+
+				"files and Roost's tokens included")
 		}
 	}
 	cl, err := startCluster(ctx, clusterOptions{
