@@ -50,6 +50,7 @@ func (d *decider) placed(j *Job, f fit, c Code) string {
 		return fmt.Sprintf("no other host may run it; %s", move)
 	case Overdue:
 		return fmt.Sprintf("waited %s, more than %s; %s", secs(j.Waited), secs(d.bound), move)
+	default: // Cheapest, in one of two ways
 	}
 	if f.alone {
 		return fmt.Sprintf("of all free hosts %s starts it soonest; %s", h, move)

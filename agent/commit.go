@@ -47,10 +47,9 @@ func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish
 	fail.Point("agent.sealed")
 	f.Workspace.SealMS = ms(elapsed() - begin)
 	f = a.judge(ctx, p.note, f, info)
-	switch {
-	case f.Output == "":
+	if f.Output == "" {
 		log.say("job success without output [%s]: %s", f.Code, f.Reason)
-	default:
+	} else {
 		log.say("job success; sealed as %s in %s (%s here)", f.Output,
 			short(time.Duration(f.Workspace.SealMS*float64(time.Millisecond))), humanize.IBytes(uint64(max(info.DiskBytes, 0))))
 	}

@@ -53,14 +53,14 @@ type fakeAgent struct {
 }
 
 type fakeAttempt struct {
-	claim                       api.Claim
-	host                        string
-	accepted                    bool
-	delivered                   time.Time
-	start                       *api.Start
-	finish                      *api.Finish
-	log                         []byte
-	cancel, fenced, mustSayLost bool
+	claim          api.Claim
+	host           string
+	accepted       bool
+	delivered      time.Time
+	start          *api.Start
+	finish         *api.Finish
+	log            []byte
+	cancel, fenced bool
 }
 
 func newFake(t *testing.T) *fake {

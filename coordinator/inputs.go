@@ -84,8 +84,9 @@ func passes(p *state.Job) (ins []api.Input, ok bool) {
 		return nil, false
 	case api.StatusFailed:
 		return p.Inputs, true
+	default: // skipped or canceled: nothing came of it
+		return nil, true
 	}
-	return nil, true
 }
 
 // maximal drops inputs that are ancestors of other ones: they are contained.

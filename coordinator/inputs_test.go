@@ -157,9 +157,9 @@ func TestHolderReturns(t *testing.T) {
 func TestUpload(t *testing.T) {
 	b := newBench(t)
 	a, z := b.newHost("a", 1), b.newHost("z", 1)
-	p := b.submit(linear)
-	other := b.submit(single)
-	out := a.run("build")
+	b.submit(linear)
+	b.submit(single)
+	a.run("build")
 	c := z.claim()
 	require.Equal(t, "job", c.Job.Name)
 	// z is busy, a takes something long; test can only wait for a.
@@ -167,16 +167,15 @@ func TestUpload(t *testing.T) {
 	require.Equal(t, "test", test.Job.Name)
 	a.begin(test)
 	a.succeed(test)
-	_ = other
 
-	p = b.submit(`
+	p := b.submit(`
 stages: [one, two]
 base: {stage: one, script: x}
 l: {stage: two, script: x}
 r: {stage: two, script: x}
 `)
 	z.begin(c)
-	out = a.run("base")
+	out := a.run("base")
 	l := a.claim()
 	a.begin(l)
 	z.succeed(c)

@@ -88,7 +88,9 @@ func (o Options) withDefaults() (Options, error) {
 		v *time.Duration
 		n time.Duration
 	}{
-		{&o.HostLease, 30 * time.Second}, {&o.AcceptTimeout, 10 * time.Second}, {&o.HolderGrace, 5 * time.Minute},
+		{&o.HostLease, 30 * time.Second},
+		{&o.AcceptTimeout, 10 * time.Second},
+		{&o.HolderGrace, 5 * time.Minute},
 		{&o.QueueTimeout, 24 * time.Hour},
 	}
 	for _, d := range durations {

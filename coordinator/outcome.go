@@ -132,8 +132,10 @@ func (t *txn) infra(a *state.Attempt, code api.Code, reason string, byHost bool)
 }
 
 // attachFault reports whether an attempt failed over the files that it was given.
+// A checkout counts: the seed's .git may be what git can't work with, and as only
+// green pipelines make new seeds, it would be in the way of each one from then on.
 func attachFault(c api.Code) bool {
-	return c == api.FailInput || c == api.FailFetch || c == api.FailCorrupt || c == api.FailAttach
+	return c == api.FailSource || c == api.FailInput || c == api.FailFetch || c == api.FailCorrupt || c == api.FailAttach
 }
 
 // again queues a job for another attempt.

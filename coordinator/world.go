@@ -209,8 +209,3 @@ func (w *world) dropSeed(s state.Seed) {
 		w.seeds[keyOf(s)][s.Fingerprint] = slices.Delete(slices.Clone(l), i, i+1)
 	}
 }
-
-// job finds a job of a pipeline by name, nil if there is none.
-func (w *world) job(pipeline, name string) *state.Job {
-	return w.jobs[w.byName[pipeline][name]]
-}

@@ -52,8 +52,13 @@ func TestBadFiles(t *testing.T) {
 func TestUsage(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
-		{"run"}, {"run", "none.yml"}, {"nonsense"}, {"run", "--nonsense"},
-		{"agent", "--slots", "x"}, {"coordinator", "--listen", "0.0.0.0:1"}, {"config", "check", "none.toml"},
+		{"run"},
+		{"run", "none.yml"},
+		{"nonsense"},
+		{"run", "--nonsense"},
+		{"agent", "--slots", "x"},
+		{"coordinator", "--listen", "0.0.0.0:1"},
+		{"config", "check", "none.toml"},
 	} {
 		r := roost(t, dir, args...)
 		require.Equal(t, 2, r.code, "%v: %s", args, r.errOut)

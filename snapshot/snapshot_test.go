@@ -102,7 +102,9 @@ func TestFindAndUnder(t *testing.T) {
 
 func TestBytesCountsALinkedFileOnce(t *testing.T) {
 	m := &Manifest{Entries: []Entry{
-		{Path: ""}, {Path: "a", Type: TypeFile, Size: 10, Link: "a"}, {Path: "b", Type: TypeFile, Size: 10, Link: "a"},
+		{Path: ""},
+		{Path: "a", Type: TypeFile, Size: 10, Link: "a"},
+		{Path: "b", Type: TypeFile, Size: 10, Link: "a"},
 		{Path: "c", Type: TypeFile, Size: 5},
 	}}
 	require.Equal(t, int64(15), m.Bytes())

@@ -333,8 +333,8 @@ func testOutage(t *testing.T, silent bool) {
 		require.Equal(t, int64(1), m.most.Load())
 		n := asked.Load()
 		require.InDelta(t, n, failing.Load(), 1) // one may be on its way
-		require.Greater(t, n, int64(100)) // at least each 32 s
-		require.Less(t, n, int64(300))    // and not much more often than each 16 s
+		require.Greater(t, n, int64(100))        // at least each 32 s
+		require.Less(t, n, int64(300))           // and not much more often than each 16 s
 		m.setFail(nil)
 		drain(t, u, 2*time.Minute)
 		stop()

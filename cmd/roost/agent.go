@@ -64,8 +64,13 @@ func (o *agentOptions) configure() (configs.Agent, error) {
 	}
 	a := &cfg.Agent
 	for _, f := range []struct{ to, from *string }{
-		{&a.Name, &o.set.Name}, {&a.Coordinator, &o.set.Coordinator}, {&a.TokenFile, &o.set.TokenFile},
-		{&a.StoreDir, &o.set.StoreDir}, {&a.Driver, &o.set.Driver}, {&a.BuildsDir, &o.set.BuildsDir}, {&a.RunAs, &o.set.RunAs},
+		{&a.Name, &o.set.Name},
+		{&a.Coordinator, &o.set.Coordinator},
+		{&a.TokenFile, &o.set.TokenFile},
+		{&a.StoreDir, &o.set.StoreDir},
+		{&a.Driver, &o.set.Driver},
+		{&a.BuildsDir, &o.set.BuildsDir},
+		{&a.RunAs, &o.set.RunAs},
 	} {
 		if *f.from != "" {
 			*f.to = *f.from

@@ -15,7 +15,7 @@ func diskSpace(dir string) (free, total int64, err error) {
 	for {
 		err := unix.Statfs(dir, &s)
 		if err == nil {
-			return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize), nil
+			return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize), nil //nolint:unconvert // differs by system
 		}
 		up := filepath.Dir(dir)
 		if up == dir {

@@ -21,8 +21,10 @@ var units = map[string]time.Duration{
 }
 
 // unitWords are those of units that a misspelt one is compared with.
-var unitWords = []string{"seconds", "minutes", "hours", "days", "weeks", "months", "second", "minute", "hour", "day", "week", "month",
-	"sec", "secs", "min", "mins", "hr", "hrs"}
+var unitWords = []string{
+	"seconds", "minutes", "hours", "days", "weeks", "months", "second", "minute", "hour", "day", "week", "month",
+	"sec", "secs", "min", "mins", "hr", "hrs",
+}
 
 var durationPart = regexp.MustCompile(`^(?:(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)|and)(?:\s*,\s*|\s+|$|)`)
 

@@ -20,14 +20,18 @@ var (
 
 	// reserved are words that can't name a job because they mean something else to
 	// GitLab, wherever they stand.
-	reserved = []string{"true", "false", "nil", "image", "services", "stages", "types", "before_script",
-		"after_script", "variables", "cache", "include", "default", "workflow", "spec"}
+	reserved = []string{
+		"true", "false", "nil", "image", "services", "stages", "types", "before_script",
+		"after_script", "variables", "cache", "include", "default", "workflow", "spec",
+	}
 )
 
 // Keys of a job.
 var (
-	jobKeys = []string{"stage", "script", "before_script", "after_script", "variables", "needs", "extends", "tags",
-		"timeout", "allow_failure", "when", "parallel", "retry", "workspace"}
+	jobKeys = []string{
+		"stage", "script", "before_script", "after_script", "variables", "needs", "extends", "tags",
+		"timeout", "allow_failure", "when", "parallel", "retry", "workspace",
+	}
 
 	jobLater = map[string]string{
 		"artifacts":           "the workspace carries files from job to job; see workspace",

@@ -107,6 +107,7 @@ func (v *value) what() string {
 		return "a list"
 	case dict:
 		return "a mapping"
+	default: // a scalar, by its tag
 	}
 	switch v.tag {
 	case "!!int", "!!float":

@@ -92,16 +92,22 @@ func (r *run) result(e ended, err error) plugin.Result {
 	case errors.Is(err, errCanceled):
 		return plugin.Result{Status: plugin.StatusCanceled, ExitCode: e.Code, Reason: "canceled"}
 	case errors.Is(err, errTimeout):
-		return plugin.Result{Status: plugin.StatusTimedOut, ExitCode: e.Code,
-			Reason: fmt.Sprintf("the script ran longer than %s", r.job.Timeout)}
+		return plugin.Result{
+			Status: plugin.StatusTimedOut, ExitCode: e.Code,
+			Reason: fmt.Sprintf("the script ran longer than %s", r.job.Timeout),
+		}
 	case err != nil:
 		return plugin.Result{Status: plugin.StatusSystemFailure, Reason: err.Error()}
 	case e.Signal != "":
-		return plugin.Result{Status: plugin.StatusFailed, ExitCode: e.Code,
-			Reason: fmt.Sprintf("the script's shell was killed (%s)", e.Signal)}
+		return plugin.Result{
+			Status: plugin.StatusFailed, ExitCode: e.Code,
+			Reason: fmt.Sprintf("the script's shell was killed (%s)", e.Signal),
+		}
 	case e.Code != 0:
-		return plugin.Result{Status: plugin.StatusFailed, ExitCode: e.Code,
-			Reason: fmt.Sprintf("the script failed with exit code %d", e.Code)}
+		return plugin.Result{
+			Status: plugin.StatusFailed, ExitCode: e.Code,
+			Reason: fmt.Sprintf("the script failed with exit code %d", e.Code),
+		}
 	}
 	return plugin.Result{Status: plugin.StatusSuccess}
 }

@@ -20,6 +20,11 @@ type ExtractOptions struct {
 	// Open returns n bytes of a pack from off. It is called by several goroutines.
 	// What it returns is closed after at most n bytes were read.
 	Open func(ctx context.Context, pack snapshot.Digest, off, n int64) (io.ReadCloser, error)
+	// Previous returns what the base has at a path, or nil. What that holds already
+	// is read from its Source and not fetched, so of a large file that changed a
+	// little only what is new. May be nil; what can't be read there is fetched. It is
+	// called by one goroutine.
+	Previous func(path string) *snapshot.Entry
 }
 
 // fetchers is how many ranges are open at once: enough to hide the wait for the
@@ -57,6 +62,9 @@ func Extract(ctx context.Context, ix *Index, o ExtractOptions, write func(i int,
 	}
 	for range cap(x.free) {
 		x.free <- nil
+	}
+	if err := x.local(ctx); err != nil {
+		return fmt.Errorf("extract: %w", err)
 	}
 	if err := x.run(ctx, p.ranges()); err != nil {
 		return fmt.Errorf("extract: %w", err)
@@ -198,13 +206,18 @@ func (x *extractor) corrupt(f *Frame, why string) error {
 	}
 }
 
-// chunk checks one chunk of a frame and writes it to every place that needs it.
+// chunk checks one chunk of a frame and writes it.
 func (x *extractor) chunk(f *Frame, u use, plain []byte, k keyed) error {
 	c := &x.ix.Chunks[u.chunk]
 	p := plain[c.Off:][:c.Len]
 	if k.id(p) != c.ID {
 		return x.corrupt(f, fmt.Sprintf("chunk %s: digest does not match", c.ID))
 	}
+	return x.put(u, p)
+}
+
+// put writes a chunk to every place that needs it.
+func (x *extractor) put(u use, p []byte) error {
 	for _, at := range u.places {
 		err := eachRun(p, func(start, end int) error {
 			return x.write(at.change, at.off+int64(start), p[start:end])

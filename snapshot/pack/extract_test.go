@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -323,4 +324,49 @@ func peakHeap(f func()) uint64 {
 	f()
 	close(done)
 	return <-peak
+}
+
+// What the base has on disk is not fetched; if it is not what it should be, it is.
+func TestExtractFromBase(t *testing.T) {
+	w := newWorld(t)
+	l := newLine(w)
+	content := noise(6<<20, 1)
+	small := w.file("s", text(5000, 1))
+	l.next(content)
+	base := *l.prev
+	base.Source = w.file("base", content).Entry.Source
+	content = append(noise(100, 2), content...)
+	content[3<<20] ^= 1
+	ix, stats := l.next(content)
+	require.Less(t, stats.New, int64(500<<10))
+	for name, c := range map[string]struct {
+		change func(prev *snapshot.Entry)
+		most   int64
+	}{
+		"as it is":      {func(*snapshot.Entry) {}, stats.New + 1000},
+		"gone":          {func(e *snapshot.Entry) { e.Source += "x" }, 7 << 20},
+		"no source":     {func(e *snapshot.Entry) { e.Source = "" }, 7 << 20},
+		"shorter":       {func(e *snapshot.Entry) { e.Source = small.Entry.Source }, 7 << 20},
+		"other content": {func(e *snapshot.Entry) { e.Source = w.file("o", noise(6<<20, 5)).Entry.Source }, 7 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			prev := base
+			c.change(&prev)
+			var fetched atomic.Int64
+			s := newSink(ix)
+			err := Extract(t.Context(), ix, ExtractOptions{
+				Key: testKey, Open: func(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
+					fetched.Add(n)
+					return w.open(ctx, d, off, n)
+				},
+				Previous: func(string) *snapshot.Entry { return &prev },
+			}, s.write)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(content, s.files[0]))
+			require.LessOrEqual(t, fetched.Load(), c.most)
+			if c.most > 6<<20 {
+				require.Greater(t, fetched.Load(), int64(6<<20))
+			}
+		})
+	}
 }

@@ -2,8 +2,11 @@ package store
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"math/rand/v2"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,8 +43,14 @@ func TestDeltaOfLargeFile(t *testing.T) {
 		}
 
 		dst, r := newBench(t, driver), newRemote(t)
-		for _, id := range []snapshot.ID{base.ID, child.ID, linked.ID} {
-			require.NoError(t, dst.Import(t.Context(), r.upload(b, id), r.open, nil))
+		for i, id := range []snapshot.ID{base.ID, child.ID, linked.ID} {
+			var moved int64
+			open := func(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
+				atomic.AddInt64(&moved, n)
+				return r.open(ctx, d, off, n)
+			}
+			require.NoError(t, dst.Import(t.Context(), r.upload(b, id), open, nil))
+			require.Less(t, moved, in[i].StoredBytes+100, "only what is new is fetched")
 			require.NoError(t, dst.Verify(t.Context(), id))
 		}
 		dst.job(func(dir string) {

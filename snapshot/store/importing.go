@@ -181,7 +181,9 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlob
 		})
 	}
 	fill := func(ctx context.Context, write view.WriteFunc) error {
-		return pack.Extract(ctx, ix, pack.ExtractOptions{Key: spec.DomainKey, Workers: s.o.Workers, Open: open}, write)
+		return pack.Extract(ctx, ix, pack.ExtractOptions{
+			Key: spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: previous(base),
+		}, write)
 	}
 	place, err := s.driver.Unpack(ctx, spec.ID, basePlace, ix.Changes, fill, m)
 	if err != nil {

@@ -36,6 +36,7 @@ func (m *merger) head(t *snapshot.Manifest, git string) (commit string, ok bool)
 		if commit, ref, ok = m.refFile(e); !ok || commit != "" {
 			return commit, ok
 		}
+	default: // names no commit
 	}
 	for range maxRefDepth {
 		if !strings.HasPrefix(ref, "refs/") {

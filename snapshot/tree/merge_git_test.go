@@ -80,7 +80,7 @@ func (r *repos) scan(dir string, base *snapshot.Manifest) *snapshot.Manifest {
 		text, err := os.ReadFile(e.Source)
 		require.NoError(r.t, err)
 		if r.hashed {
-			r.content[string(hash(text).String())] = text
+			r.content[hash(text).String()] = text
 			e.Source, e.Chunks = "", nil
 			if len(text) > 0 {
 				e.Chunks = []snapshot.Chunk{{Len: e.Size, ID: hash(text)}}

@@ -390,7 +390,9 @@ func TestMergeOrderOfParents(t *testing.T) {
 		two, err2 := Merge(base, []Parent{{"y", y}, {"x", x}}, MergeOptions{})
 		require.Equal(t, err1 == nil, err2 == nil)
 		if err1 != nil {
-			a, b := err1.(*snapshot.ConflictError), err2.(*snapshot.ConflictError)
+			var a, b *snapshot.ConflictError
+			require.ErrorAs(t, err1, &a)
+			require.ErrorAs(t, err2, &b)
 			require.Len(t, b.Conflicts, len(a.Conflicts))
 			for i := range a.Conflicts {
 				require.Equal(t, a.Conflicts[i].Path, b.Conflicts[i].Path)

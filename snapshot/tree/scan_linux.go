@@ -126,6 +126,7 @@ func (t *treeRoot) describe(it *Item, dirfd int, name, path, source string, o Sc
 		if e.Target, err = readlink(dirfd, name); err != nil {
 			return gone("read link", path, err)
 		}
+	default: // its metadata is all
 	}
 	return t.xattrs.read(it, dirfd, name)
 }

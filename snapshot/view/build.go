@@ -212,7 +212,8 @@ func (b *builder) apply(ctx context.Context, l layout, changes []snapshot.Change
 }
 
 func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Change, links linkGroups,
-	file func(i int, e *snapshot.Entry) error) error {
+	file func(i int, e *snapshot.Entry) error,
+) error {
 	e := &c.Entry
 	if e.Path == "" {
 		if c.Delete || e.Type != snapshot.TypeDir {

@@ -230,8 +230,10 @@ func (u *upperTree) entry(i int, name, origin string, has bool) (int, error) {
 			b, ok := u.man.Find(on)
 			stands = ok && b.Type == snapshot.TypeDir
 			if !stands && m.redirect != "" {
-				return 0, &snapshot.CorruptError{What: "layer", Name: it.Entry.Path,
-					Why: fmt.Sprintf("it was renamed from %q, which is no directory of its base", on)}
+				return 0, &snapshot.CorruptError{
+					What: "layer", Name: it.Entry.Path,
+					Why: fmt.Sprintf("it was renamed from %q, which is no directory of its base", on),
+				}
 			}
 		}
 		return u.dir(i, it.Entry.Path, on, stands)
@@ -240,8 +242,10 @@ func (u *upperTree) entry(i int, name, origin string, has bool) (int, error) {
 		if m.metacopy {
 			b, ok := u.man.Find(on)
 			if !stands || !ok || b.Type != snapshot.TypeFile || b.Size != e.Size {
-				return 0, &snapshot.CorruptError{What: "layer", Name: e.Path,
-					Why: fmt.Sprintf("its content is that of %q, which is no such file of its base", on)}
+				return 0, &snapshot.CorruptError{
+					What: "layer", Name: e.Path,
+					Why: fmt.Sprintf("its content is that of %q, which is no such file of its base", on),
+				}
 			}
 			e.Source, e.Chunks = b.Source, b.Chunks
 		}

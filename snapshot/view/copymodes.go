@@ -213,6 +213,7 @@ func unreadable(t snapshot.Type, mode uint32) (uint32, bool) {
 		want |= 0o700
 	case snapshot.TypeFile:
 		want |= 0o400
+	default: // what it says is in the directory
 	}
 	return want, want != mode
 }

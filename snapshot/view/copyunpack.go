@@ -12,7 +12,8 @@ import (
 
 // Unpack implements Driver.
 func (d *Copy) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
-	fill func(ctx context.Context, write WriteFunc) error, m *Meter) (_ *Layer, err error) {
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
+) (_ *Layer, err error) {
 	if _, err := snapshot.ParseID(string(id)); err != nil {
 		return nil, fmt.Errorf("unpack: %w", err)
 	}
@@ -47,7 +48,8 @@ func (d *Copy) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes 
 }
 
 func (d *Copy) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.Change,
-	fill func(ctx context.Context, write WriteFunc) error, m *Meter) error {
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
+) error {
 	dir := d.abs(l.Dir)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err

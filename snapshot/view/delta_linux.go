@@ -45,8 +45,10 @@ func newDelta(dir string, root snapshot.Entry, base func() (string, error)) (*de
 	if err != nil {
 		return nil, err
 	}
-	return &delta{p: p, base: base, dirs: map[string]bool{"": true},
-		opaque: map[string]bool{}, links: linkGroups{}, late: []snapshot.Entry{root}}, nil
+	return &delta{
+		p: p, base: base, dirs: map[string]bool{"": true},
+		opaque: map[string]bool{}, links: linkGroups{}, late: []snapshot.Entry{root},
+	}, nil
 }
 
 // write makes all entries. finish must follow.

@@ -17,7 +17,7 @@ import (
 // asNobody runs the named test of this binary as a user without any right.
 func asNobody(t *testing.T, name string) {
 	testenv.Require(t, testenv.Root)
-	dir, err := os.MkdirTemp("/tmp", "roost-nobody-")
+	dir, err := os.MkdirTemp("/tmp", "roost-nobody-") //nolint:usetesting // t.TempDir is closed to other users
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	self, err := os.ReadFile("/proc/self/exe")

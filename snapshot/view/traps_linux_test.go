@@ -200,8 +200,10 @@ func TestFaninCopiesNothing(t *testing.T) {
 		require.NoError(t, os.Chmod(filepath.Join(dir, "base"), 0o600))
 	})
 	meter := &Meter{}
-	v, err := h.d.Prepare(t.Context(), Spec{ID: newID(t), Base: b, Fanin: &Fanin{Changes: tree.Diff(am, cm)},
-		Target: filepath.Join(h.slot, "m"), Meter: meter})
+	v, err := h.d.Prepare(t.Context(), Spec{
+		ID: newID(t), Base: b, Fanin: &Fanin{Changes: tree.Diff(am, cm)},
+		Target: filepath.Join(h.slot, "m"), Meter: meter,
+	})
 	require.NoError(t, err)
 	require.Equal(t, strings.Repeat("c", 1<<20), h.get(v.Target, "d/from-c"))
 	require.Equal(t, "b", h.get(v.Target, "base"))
@@ -238,8 +240,10 @@ func TestDataOverLower(t *testing.T) {
 		}
 	}
 	meter := &Meter{}
-	v, err := h.d.Prepare(t.Context(), Spec{ID: newID(t), Base: b, Fanin: &Fanin{Changes: ch},
-		Target: filepath.Join(h.slot, "m"), Meter: meter})
+	v, err := h.d.Prepare(t.Context(), Spec{
+		ID: newID(t), Base: b, Fanin: &Fanin{Changes: ch},
+		Target: filepath.Join(h.slot, "m"), Meter: meter,
+	})
 	require.NoError(t, err)
 	require.Equal(t, "content", h.get(v.Target, "new"))
 	require.NoFileExists(t, filepath.Join(v.Target, "d/old"))
@@ -303,8 +307,10 @@ func TestNoStrayWhiteouts(t *testing.T) {
 	a, am := h.job(nil, nil, func(dir string) { h.put(dir, "f", "x"); h.put(dir, "was/x", "y") })
 	dirEntry := func(p string) snapshot.Entry { return snapshot.Entry{Path: p, Type: snapshot.TypeDir, Mode: 0o755} }
 	ch := []snapshot.Change{
-		{Entry: dirEntry("new")}, {Delete: true, Entry: snapshot.Entry{Path: "new/x"}},
-		{Replace: true, Entry: dirEntry("was")}, {Delete: true, Entry: snapshot.Entry{Path: "was/x"}},
+		{Entry: dirEntry("new")},
+		{Delete: true, Entry: snapshot.Entry{Path: "new/x"}},
+		{Replace: true, Entry: dirEntry("was")},
+		{Delete: true, Entry: snapshot.Entry{Path: "was/x"}},
 	}
 	v := h.prepare(a, &Fanin{Changes: ch})
 	want, err := tree.Apply(am, ch)

@@ -16,7 +16,8 @@ import (
 // Crash states: until it returns, views/<id> belongs to no layer that the store
 // knows, and Reconcile deletes it.
 func (d *Overlay) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
-	fill func(ctx context.Context, write WriteFunc) error, m *Meter) (_ *Layer, err error) {
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
+) (_ *Layer, err error) {
 	if _, err := snapshot.ParseID(string(id)); err != nil {
 		return nil, fmt.Errorf("unpack: %w", err)
 	}
@@ -59,7 +60,8 @@ func (d *Overlay) Unpack(ctx context.Context, id snapshot.ID, base *Layer, chang
 }
 
 func (d *Overlay) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.Change,
-	fill func(ctx context.Context, write WriteFunc) error, m *Meter) error {
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
+) error {
 	dir := d.abs(l.Dir)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err

@@ -142,9 +142,11 @@ func testErrors(t *testing.T, open Open) {
 		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: []string{"/etc"}}},
 		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: a.layer.Lowers, Data: []string{"views/.."}}},
 		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: []snapshot.Change{
-			{Entry: snapshot.Entry{Path: "f", Type: snapshot.TypeFile, Size: 3, Source: filepath.Join(h.root, "gone")}}}}},
+			{Entry: snapshot.Entry{Path: "f", Type: snapshot.TypeFile, Size: 3, Source: filepath.Join(h.root, "gone")}},
+		}}},
 		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: []snapshot.Change{
-			{Entry: snapshot.Entry{Path: "no/such/dir", Type: snapshot.TypeDir, Mode: 0o755}}}}},
+			{Entry: snapshot.Entry{Path: "no/such/dir", Type: snapshot.TypeDir, Mode: 0o755}},
+		}}},
 	}
 	for _, s := range bad {
 		_, err := h.d.Prepare(h.ctx(), s)

@@ -100,8 +100,17 @@ func testRanges(t *testing.T, s blob.Store) {
 	b, _ := Random(3, size)
 	d := Put(t, s, b)
 	for _, r := range []struct{ off, n int64 }{
-		{0, 0}, {0, 1}, {1, 1}, {0, size}, {0, -1}, {1, -1}, {size - 1, 1}, {size - 1, -1},
-		{size, 0}, {size, -1}, {777, 50_000},
+		{0, 0},
+		{0, 1},
+		{1, 1},
+		{0, size},
+		{0, -1},
+		{1, -1},
+		{size - 1, 1},
+		{size - 1, -1},
+		{size, 0},
+		{size, -1},
+		{777, 50_000},
 	} {
 		want := b[r.off:]
 		if r.n >= 0 {
@@ -112,8 +121,16 @@ func testRanges(t *testing.T, s blob.Store) {
 		require.True(t, bytes.Equal(want, got), "%+v: got %d bytes, want %d", r, len(got), len(want))
 	}
 	for _, r := range []struct{ off, n int64 }{
-		{0, size + 1}, {1, size}, {size, 1}, {size + 1, 0}, {size + 1, -1}, {size + 1, 1},
-		{-1, 1}, {-1, -1}, {1, 1<<63 - 1}, {1<<63 - 1, 1},
+		{0, size + 1},
+		{1, size},
+		{size, 1},
+		{size + 1, 0},
+		{size + 1, -1},
+		{size + 1, 1},
+		{-1, 1},
+		{-1, -1},
+		{1, 1<<63 - 1},
+		{1<<63 - 1, 1},
 	} {
 		_, err := Get(t.Context(), s, d, r.off, r.n)
 		var c *snapshot.CorruptError
