@@ -105,8 +105,10 @@ func (h *host) upload(id snapshot.ID, to blob.Store) {
 	in, err := h.s.Lookup(id)
 	require.NoError(h.t, err)
 	ctx, cancel := context.WithCancel(h.t.Context())
-	u := transfer.NewUploader(transfer.UploaderOptions{Source: h.s, Blobs: to,
-		Durable: func(context.Context, snapshot.ID) error { return nil }})
+	u := transfer.NewUploader(transfer.UploaderOptions{
+		Source: h.s, Blobs: to,
+		Durable: func(context.Context, snapshot.ID) error { return nil },
+	})
 	it := transfer.Item{ID: id}
 	for _, b := range in.Blobs {
 		it.Blobs = append(it.Blobs, transfer.Blob(b))

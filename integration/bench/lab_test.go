@@ -46,8 +46,10 @@ type lab struct {
 
 func newLab(t *testing.T, set settings, sh shape) *lab {
 	t.Helper()
-	l := &lab{t: t, set: set, shape: sh.name, dir: newDisk(t, set, sh.name), saved: map[string]string{},
-		workIs: map[fidelity]look{}}
+	l := &lab{
+		t: t, set: set, shape: sh.name, dir: newDisk(t, set, sh.name), saved: map[string]string{},
+		workIs: map[fidelity]look{},
+	}
 	mkdir(t, l.path("trash"))
 	l.src, l.archives = mkdir(t, l.path("src")), mkdir(t, l.path("archives"))
 	sh.make(t, l.src, set.scale)

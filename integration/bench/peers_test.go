@@ -25,14 +25,22 @@ type copier struct {
 // copiers are what people hand trees over with on one host. cp -u looks at times
 // alone and does not see deletions, which is to its advantage.
 var copiers = []copier{
-	{name: "cp -a", needs: "cp", copies: `cp -a --reflink=never "$1" "$2"`,
-		updates: `cp -au --reflink=never "$1"/. "$2"/`},
-	{name: "cp -a --reflink=auto", needs: "cp", copies: `cp -a --reflink=auto "$1" "$2"`,
-		updates: `cp -au --reflink=auto "$1"/. "$2"/`},
-	{name: "rsync -a", needs: "rsync", copies: `rsync -a "$1"/ "$2"/`,
-		updates: `rsync -a --delete "$1"/ "$2"/`},
-	{name: "hard-link farm", needs: "rsync", copies: `cp -al "$1" "$2"`,
-		updates: `rsync -a --delete --link-dest="$2" "$1"/ "$3"/`, elsewhere: true},
+	{
+		name: "cp -a", needs: "cp", copies: `cp -a --reflink=never "$1" "$2"`,
+		updates: `cp -au --reflink=never "$1"/. "$2"/`,
+	},
+	{
+		name: "cp -a --reflink=auto", needs: "cp", copies: `cp -a --reflink=auto "$1" "$2"`,
+		updates: `cp -au --reflink=auto "$1"/. "$2"/`,
+	},
+	{
+		name: "rsync -a", needs: "rsync", copies: `rsync -a "$1"/ "$2"/`,
+		updates: `rsync -a --delete "$1"/ "$2"/`,
+	},
+	{
+		name: "hard-link farm", needs: "rsync", copies: `cp -al "$1" "$2"`,
+		updates: `rsync -a --delete --link-dest="$2" "$1"/ "$3"/`, elsewhere: true,
+	},
 }
 
 // archiver stores a tree in one file and brings it back. It has no incremental
@@ -46,13 +54,15 @@ type archiver struct {
 }
 
 var archivers = []archiver{
-	{name: "tar, zstd -1", ext: ".tar.zst", needs: []string{"tar", "zstd"},
+	{
+		name: "tar, zstd -1", ext: ".tar.zst", needs: []string{"tar", "zstd"},
 		save: func(t *testing.T, dir, file string) {
 			shell(t, `tar -C "$1" -c . | zstd -q -1 -T0 -f -o "$2"`, dir, file)
 		},
 		restore: func(t *testing.T, file, dir string) {
 			shell(t, `zstd -q -d -c "$1" | tar -C "$2" -x -p`, file, dir)
-		}},
+		},
+	},
 	{name: "zip", ext: ".zip", save: saveZip, restore: restoreZip},
 }
 
