@@ -73,25 +73,25 @@ func TestAbsurdText(t *testing.T) {
 	require.Less(t, len(body), 64<<10)
 }
 
-// TestPoisonedSeed: a job leaves a .git with which no checkout works. The next
-// pipeline tries its seed once and then does without.
+// TestPoisonedSeed: a job leaves a .git with which no checkout works, or a root in
+// which no shell starts. The next pipeline tries its seed once and does without.
 func TestPoisonedSeed(t *testing.T) {
-	b := newBench(t)
-	h := b.newHost("h", 1)
-	b.submit(single)
-	h.run("job")
-	p := b.submit(single)
-	c := h.claim()
-	require.Equal(t, api.OriginSeed, c.Origin)
-	h.begin(c)
-	_, err := h.end(c, api.Finish{
-		Status: api.StatusFailed, Infrastructure: true, Code: api.FailSource, Reason: "checkout: git can't fetch it",
-	})
-	require.NoError(t, err)
-	c = h.claim()
-	require.Empty(t, c.Inputs)
-	require.Equal(t, api.WorkspaceSeedGone, c.Code)
-	h.begin(c)
-	h.succeed(c)
-	require.Equal(t, api.StatusSuccess, b.status(p))
+	for _, code := range []api.Code{api.FailSource, api.FailAdapter} {
+		b := newBench(t)
+		h := b.newHost("h", 1)
+		b.submit(single)
+		h.run("job")
+		p := b.submit(single)
+		c := h.claim()
+		require.Equal(t, api.OriginSeed, c.Origin)
+		h.begin(c)
+		_, err := h.end(c, api.Finish{Status: api.StatusFailed, Infrastructure: true, Code: code, Reason: "it can't be used"})
+		require.NoError(t, err)
+		c = h.claim()
+		require.Empty(t, c.Inputs)
+		require.Equal(t, api.WorkspaceSeedGone, c.Code)
+		h.begin(c)
+		h.succeed(c)
+		require.Equal(t, api.StatusSuccess, b.status(p))
+	}
 }

@@ -126,16 +126,22 @@ func (t *txn) infra(a *state.Attempt, code api.Code, reason string, byHost bool)
 		}
 		if j.Origin == api.OriginSeed && attachFault(code) {
 			// A seed is worth one attempt, not a job.
-			t.fix(j, given{origin: api.OriginNone, code: api.WorkspaceSeedGone, reason: "its seed could not be attached: " + reason})
+			t.fix(j, given{origin: api.OriginNone, code: api.WorkspaceSeedGone, reason: "its seed could not be used: " + reason})
 		}
 	})
 }
 
-// attachFault reports whether an attempt failed over the files that it was given.
-// A checkout counts: the seed's .git may be what git can't work with, and as only
-// green pipelines make new seeds, it would be in the way of each one from then on.
+// attachFault reports whether an attempt failed over the files that it was given,
+// or may have. The job that made a seed chose what is in it: a .git that git can't
+// work with, a directory that no shell can start in. As only green pipelines make
+// new seeds, such a one would be in the way of each pipeline from then on.
 func attachFault(c api.Code) bool {
-	return c == api.FailSource || c == api.FailInput || c == api.FailFetch || c == api.FailCorrupt || c == api.FailAttach
+	switch c {
+	case api.FailInput, api.FailFetch, api.FailCorrupt, api.FailAttach, api.FailSource, api.FailAdapter:
+		return true
+	default:
+		return false
+	}
 }
 
 // again queues a job for another attempt.
