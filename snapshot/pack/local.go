@@ -1,0 +1,97 @@
+package pack
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// had is where a file of the base has a chunk.
+type had struct {
+	file *snapshot.Entry
+	at   snapshot.Chunk
+}
+
+// local writes the chunks that files of the base have at the paths of the changes,
+// and takes them out of the plan. It is a short cut: each is checked like one that
+// was fetched, and what is not right stays in the plan.
+func (x *extractor) local(ctx context.Context) error {
+	have := x.have()
+	if len(have) == 0 {
+		return nil
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(x.o.Workers)
+	for i := range x.p.uses {
+		if len(x.p.uses[i]) == 0 {
+			continue
+		}
+		g.Go(func() error { return x.localFrame(gctx, i, have) })
+	}
+	return g.Wait()
+}
+
+// have lists what the base has of what is needed.
+func (x *extractor) have() map[snapshot.Digest]had {
+	if x.o.Previous == nil {
+		return nil
+	}
+	out := map[snapshot.Digest]had{}
+	for i := range x.ix.Changes {
+		e := &x.ix.Changes[i].Entry
+		if x.ix.Changes[i].Delete || e.Type != snapshot.TypeFile || len(e.Chunks) == 0 {
+			continue
+		}
+		prev := x.o.Previous(e.Path)
+		if prev == nil || prev.Type != snapshot.TypeFile || prev.Source == "" || checkContent(prev) != nil {
+			continue
+		}
+		for _, c := range prev.Chunks {
+			out[c.ID] = had{prev, c}
+		}
+	}
+	return out
+}
+
+// localFrame does it for the chunks of one frame.
+func (x *extractor) localFrame(ctx context.Context, frame int, have map[snapshot.Digest]had) error {
+	k := newKeyed(x.o.Key)
+	var buf []byte
+	left := x.p.uses[frame][:0]
+	for _, u := range x.p.uses[frame] {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		c := &x.ix.Chunks[u.chunk]
+		h, ok := have[c.ID]
+		if !ok || h.at.Len != int64(c.Len) {
+			left = append(left, u)
+			continue
+		}
+		if len(buf) < int(c.Len) {
+			buf = make([]byte, roundUp(int(c.Len)))
+		}
+		p := buf[:c.Len]
+		if err := h.read(p); err != nil || k.id(p) != c.ID {
+			left = append(left, u)
+			continue
+		}
+		if err := x.put(u, p); err != nil {
+			return err
+		}
+	}
+	x.p.uses[frame] = left
+	return nil
+}
+
+// read fills p with the chunk.
+func (h had) read(p []byte) error {
+	s, err := openSource(h.file.Source, h.file.Size)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.readAt(p, h.at.Off)
+}
