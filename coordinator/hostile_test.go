@@ -73,10 +73,10 @@ func TestAbsurdText(t *testing.T) {
 	require.Less(t, len(body), 64<<10)
 }
 
-// TestPoisonedSeed: a job leaves a .git with which no checkout works, or a root in
-// which no shell starts. The next pipeline tries its seed once and does without.
+// TestPoisonedSeed: a job leaves a .git or a root directory with which no checkout
+// works. The next pipeline tries its seed once and does without.
 func TestPoisonedSeed(t *testing.T) {
-	for _, code := range []api.Code{api.FailSource, api.FailAdapter} {
+	for _, code := range []api.Code{api.FailSource, api.FailAttach} {
 		b := newBench(t)
 		h := b.newHost("h", 1)
 		b.submit(single)

@@ -133,11 +133,11 @@ func (t *txn) infra(a *state.Attempt, code api.Code, reason string, byHost bool)
 
 // attachFault reports whether an attempt failed over the files that it was given,
 // or may have. The job that made a seed chose what is in it: a .git that git can't
-// work with, a directory that no shell can start in. As only green pipelines make
+// work with, a directory in which no checkout can start. As only green pipelines make
 // new seeds, such a one would be in the way of each pipeline from then on.
 func attachFault(c api.Code) bool {
 	switch c {
-	case api.FailInput, api.FailFetch, api.FailCorrupt, api.FailAttach, api.FailSource, api.FailAdapter:
+	case api.FailInput, api.FailFetch, api.FailCorrupt, api.FailAttach, api.FailSource:
 		return true
 	default:
 		return false
