@@ -40,6 +40,8 @@ func (d *Overlay) treeOf(ctx context.Context, l *Layer, base *snapshot.Manifest)
 	if len(u.items) == 0 || u.items[0].Entry.Path != "" {
 		return nil, fmt.Errorf("%s has no root", l.Dir)
 	}
+	u.out = make([]snapshot.Entry, 0, len(u.base)+len(u.items))
+	u.groups = make([]string, 0, cap(u.out))
 	if _, err := u.dir(0, "", "", true); err != nil {
 		return nil, err
 	}
