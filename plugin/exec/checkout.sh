@@ -1,12 +1,16 @@
 # Brings the working directory to a commit, with as few writes as can be: a file
 # that is right already keeps its time, and what git does not track stays.
 # $header is a secret (source.go). It is for this URL alone, so that a redirect to
-# another server does not carry it there.
+# another server does not carry it there; and it goes there straight, whatever proxy
+# or address an earlier job wrote into the tree's .git/config.
 say() { printf '\033[0;36m%s\033[0;m\n' "$1"; }
 fetch() (
 	if [ -n "$header" ]; then
 		n=$GIT_CONFIG_COUNT
-		export "GIT_CONFIG_KEY_$n=http.$ROOST_URL.extraHeader" "GIT_CONFIG_VALUE_$n=$header" "GIT_CONFIG_COUNT=$((n + 1))"
+		export "GIT_CONFIG_KEY_$n=http.$ROOST_URL.extraHeader" "GIT_CONFIG_VALUE_$n=$header"
+		export "GIT_CONFIG_KEY_$((n + 1))=http.$ROOST_URL.proxy" "GIT_CONFIG_VALUE_$((n + 1))="
+		export "GIT_CONFIG_KEY_$((n + 2))=http.$ROOST_URL.curloptResolve" "GIT_CONFIG_VALUE_$((n + 2))="
+		export "GIT_CONFIG_COUNT=$((n + 3))"
 	fi
 	exec git fetch -q --force --no-tags --no-recurse-submodules --no-write-fetch-head "$@"
 )

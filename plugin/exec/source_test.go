@@ -232,11 +232,16 @@ func TestHostileTree(t *testing.T) {
 	one := r.commit(t, map[string]string{"a": "1", ".gitattributes": "* filter=evil\n"})
 	p := f.place(t)
 	spy := filepath.Join(t.TempDir(), "spy")
+	proxied := atomic.Int64{}
+	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { proxied.Add(1) }))
+	defer proxy.Close()
+	to := strings.TrimPrefix(proxy.URL, "http://127.0.0.1:")
 	res, log := f.checkout(t, p, r.source(one),
 		"mkdir -p .git/hooks", "printf '#!/bin/sh\\necho HOOK-RAN >> "+spy+"\\n' > .git/hooks/post-checkout",
 		"cp .git/hooks/post-checkout .git/hooks/reference-transaction", "chmod +x .git/hooks/*",
 		"git config filter.evil.smudge 'env >> "+spy+"; cat'", "git config core.fsmonitor 'env >> "+spy+"'",
-		"git config core.hooksPath .git/hooks")
+		"git config core.hooksPath .git/hooks", "git config http.proxy "+proxy.URL,
+		"git config http.http://127.0.0.1/.proxy "+proxy.URL, "git config http.curloptResolve 127.0.0.1:"+to+":127.0.0.1")
 	require.Equal(t, plugin.StatusSuccess, res.Status, log)
 	os.Remove(spy) //nolint:errcheck // the job's own git may have made it
 	two := r.commit(t, map[string]string{"a": "2"})
@@ -245,6 +250,7 @@ func TestHostileTree(t *testing.T) {
 	b, _ := os.ReadFile(spy)
 	require.NotContains(t, string(b), "HOOK-RAN")
 	require.NotContains(t, string(b), "canary")
+	require.Zero(t, proxied.Load(), "the header went through somebody's proxy")
 	requireFiles(t, p.View, map[string]string{"a": "2"})
 }
 
