@@ -136,7 +136,7 @@ type proc struct {
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
-	stopIn io.Closer
+	stopIn io.WriteCloser
 	wait   chan struct{}
 	deaths int // by SIGKILL
 	ended  bool
@@ -221,6 +221,7 @@ func (p *proc) stop() {
 	p.ended = true
 	in, wait, cmd := p.stopIn, p.wait, p.cmd
 	p.mu.Unlock()
+	io.WriteString(in, "stop")
 	in.Close()
 	select {
 	case <-wait:

@@ -20,18 +20,33 @@ build: {stage: one, script: [echo built > file]}
 hang: {stage: two, script: [touch "$MARK", sleep 600]}
 `
 
-// startLong starts roost run on it and waits until the second job runs.
-func startLong(t *testing.T, dir, state string) (*exec.Cmd, *bytes.Buffer) {
-	mark := filepath.Join(dir, "mark")
+// longCommand is roost run on it.
+func longCommand(t *testing.T, dir, state string) *exec.Cmd {
+	t.Helper()
 	require.NoError(t, os.Chmod(dir, 0o777)) //nolint:gosec // jobs run as another user
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "long.yml"), []byte(long), 0o600))
-	cmd := exec.Command(roostBinary(t), "run", "long.yml", "--state", state, "--project", "p", "--var", "MARK="+mark)
+	cmd := exec.Command(roostBinary(t), "run", "long.yml", "--state", state, "--project", "p", "--var", "MARK="+filepath.Join(dir, "mark"))
 	cmd.Dir = dir
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	return cmd
+}
+
+// startMarked starts it and waits until its second job runs.
+func startMarked(t *testing.T, cmd *exec.Cmd, dir string) string {
+	t.Helper()
+	mark := filepath.Join(dir, "mark")
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
 	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 30*time.Second, 20*time.Millisecond)
+	return mark
+}
+
+// startLong does both and keeps what is said.
+func startLong(t *testing.T, dir, state string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	cmd := longCommand(t, dir, state)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	startMarked(t, cmd, dir)
 	return cmd, &out
 }
 
@@ -44,6 +59,7 @@ func TestRunKilled(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	cmd.Wait() //nolint:errcheck // it was killed
 	require.Eventually(t, func() bool { return len(processesOf(t, state)) == 0 }, 30*time.Second, 50*time.Millisecond, "%v", processesOf(t, state))
+	require.Empty(t, mountsBelow(t, state), "the agent outlives its parent for as long as cleaning up takes")
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "short.yml"), []byte("build: {script: ['true']}\n"), 0o600))
 	r := roost(t, dir, "run", "short.yml", "--state", state, "--project", "p")
@@ -69,4 +85,24 @@ func TestRunInterrupted(t *testing.T) {
 			require.Empty(t, mountsBelow(t, state))
 		})
 	}
+}
+
+// TestRunUnheard: nobody reads any more what roost run has to say. It goes on, and
+// still cleans up when it is interrupted.
+func TestRunUnheard(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Bash)
+	state, dir := stateDir(t), stateDir(t)
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	cmd := longCommand(t, dir, state)
+	cmd.Stdout, cmd.Stderr = w, w
+	mark := startMarked(t, cmd, dir)
+	require.NoError(t, w.Close())
+	require.NoError(t, r.Close())
+	require.FileExists(t, mark)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	cmd.Wait() //nolint:errcheck // its status is looked at
+	require.Equal(t, 130, cmd.ProcessState.ExitCode())
+	require.Empty(t, processesOf(t, state))
+	require.Empty(t, mountsBelow(t, state))
 }

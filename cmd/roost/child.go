@@ -87,12 +87,17 @@ func (c *child) once(ctx context.Context, first chan<- error) error {
 	if err != nil {
 		return err
 	}
-	tail := &tailBuffer{max: 4096}
+	from, err := logFile.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
 	c.mu.Lock()
 	url := c.url
 	c.mu.Unlock()
 	cmd := osexec.Command(self, c.args(url)...) //nolint:noctx // it is stopped by its standard input, in order
-	cmd.Stderr = io.MultiWriter(logFile, tail)
+	// The file itself, not a pipe to us: a child whose parent was killed cleans up,
+	// and must not die of what it has to say.
+	cmd.Stderr = logFile
 	ownGroup(cmd)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -106,6 +111,7 @@ func (c *child) once(ctx context.Context, first chan<- error) error {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() {
+		io.WriteString(in, stopWord) //nolint:errcheck // it may be gone
 		in.Close()
 		time.AfterFunc(c.stopAfter, func() { cmd.Process.Kill() }) //nolint:errcheck // it may be gone
 	})()
@@ -124,10 +130,35 @@ func (c *child) once(ctx context.Context, first chan<- error) error {
 		}
 	}
 	err = cmd.Wait()
-	if said := strings.TrimSpace(tail.String()); err != nil && said != "" {
+	if said := lastWords(c.log, from); err != nil && said != "" {
 		return &childError{name: c.name, said: said, err: err}
 	}
 	return err
+}
+
+// maxWords bounds what is read of a child's log when it has died.
+const maxWords = 4096
+
+// lastWords is what a child wrote last to its log, which began at from: the lines
+// from the last "roost:" on, if there is one.
+func lastWords(log string, from int64) string {
+	f, err := os.Open(log)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil {
+		from = max(from, fi.Size()-maxWords)
+	}
+	b, err := io.ReadAll(io.NewSectionReader(f, from, maxWords))
+	if err != nil {
+		return ""
+	}
+	s := string(b)
+	if i := strings.LastIndex(s, "roost: "); i >= 0 {
+		s = s[i:]
+	}
+	return strings.TrimSpace(s)
 }
 
 // childError is the death of a child that had something to say.
@@ -165,32 +196,4 @@ func (e *childError) exitCode() int {
 		return x.ExitCode()
 	}
 	return exitUnreachable
-}
-
-// tailBuffer keeps the last bytes written to it.
-type tailBuffer struct {
-	mu  sync.Mutex
-	b   []byte
-	max int
-}
-
-func (t *tailBuffer) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if over := len(t.b) - t.max; over > 0 {
-		t.b = append(t.b[:0], t.b[over:]...)
-	}
-	return len(p), nil
-}
-
-// String returns what a person should read: the lines from the last "roost:" on.
-func (t *tailBuffer) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := string(t.b)
-	if i := strings.LastIndex(s, "roost: "); i >= 0 {
-		s = s[i:]
-	}
-	return s
 }

@@ -35,6 +35,7 @@ the configuration file.` + exitHelp,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	o.flags(c)
+	o.outlive = 5 * time.Second
 	f := c.Flags()
 	f.StringVar(&o.listen, "listen", "", "address to listen on (coordinator.listen)")
 	f.StringVar(&o.stateDir, "state-dir", "", "directory of its state (coordinator.state_dir)")
@@ -113,10 +114,14 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	if retries == 0 {
 		retries = -1 // none; zero means the default there
 	}
+	var heartbeat time.Duration // the default
+	if o.localSource {
+		heartbeat = time.Second // a few agents on this machine: Ctrl-C is heard soon
+	}
 	blobs := blob.Handler(dir, blob.HandlerOptions{Log: log})
 	return coordinator.Options{
 			Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken, Blobs: blobs,
-			AllowLocalSource: o.localSource, HostLease: lease, MaxInfraRetries: retries, Version: version,
+			AllowLocalSource: o.localSource, HostLease: lease, Heartbeat: heartbeat, MaxInfraRetries: retries, Version: version,
 		}, func() {
 			if err := dir.Close(); err != nil {
 				log.Warn("closing the blob store", "error", err)

@@ -46,6 +46,9 @@ func interruptible(errw io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	sig := make(chan os.Signal, 2)
 	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
+	// Whoever reads our output may go; what we have begun is still brought to an
+	// end. (Not ignored: jobs would inherit that.)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if !signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(sig, syscall.SIGHUP)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
@@ -24,7 +25,13 @@ type service struct {
 	config     string
 	logLevel   string
 	withParent bool
+	// outlive is for how long it stays when its parent ended without a word: a
+	// coordinator is needed until the agents beside it have cleaned up.
+	outlive time.Duration
 }
+
+// stopWord on standard input, before its end, is the parent's wish to stop now.
+const stopWord = "stop"
 
 func (s *service) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.config, "config", "", "configuration file (TOML)")
@@ -45,7 +52,10 @@ func (s *service) start(cmd *cobra.Command, name string) (context.Context, hclog
 		var cancel context.CancelCauseFunc
 		ctx, cancel = context.WithCancelCause(ctx)
 		go func() {
-			io.Copy(io.Discard, cmd.InOrStdin()) //nolint:errcheck // any end is the end
+			said, _ := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 64)) //nolint:errcheck // any end is the end
+			if string(said) != stopWord {
+				time.Sleep(s.outlive)
+			}
 			cancel(errors.New("the parent process has ended"))
 		}()
 	}
