@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -73,6 +74,10 @@ func TestRunKilled(t *testing.T) {
 // TestRunInterrupted: Ctrl-C and the end of the terminal cancel the pipeline.
 func TestRunInterrupted(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Bash)
+	// Below nohup the signal would be ignored here, and in what we start.
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP)
+	defer signal.Stop(heard)
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP} {
 		t.Run(sig.String(), func(t *testing.T) {
 			state, dir := stateDir(t), stateDir(t)
