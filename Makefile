@@ -25,8 +25,8 @@ test: build ## all tests, without the race detector; no C compiler needed
 short: ## the tests that take no more than seconds
 	$(GO) test -short ./...
 
-race: ## the tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short ./...
+race: ## the tests under the race detector (needs a C compiler); integration drives processes that would not have it
+	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -v /integration)
 
 crash: ## kill -9 of agent and coordinator at every named step (root for overlay)
 	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob -run 'Crash|AllPoints|Kill'
