@@ -31,11 +31,13 @@ func (r *rate) perSecond() float64 {
 	return r.plain / r.ms * 1000
 }
 
-// layerRef is what the coordinator wants to know of a packed layer.
+// layerRef is what the coordinator wants to know of a packed layer. It weighs
+// moving by StoredBytes, so that is all that a host with Base would fetch: of a
+// layer against nothing the whole tree, though little of it was stored with it.
 func layerRef(in store.Info, durable bool) api.LayerRef {
 	return api.LayerRef{
-		ID: in.ID, Base: in.Base, Index: in.Index, IndexBytes: in.IndexBytes, Manifest: in.Manifest,
-		StoredBytes: in.StoredBytes, TreeBytes: in.TreeBytes, Entries: in.Entries,
+		ID: in.ID, Base: in.WireBase, Index: in.Index, IndexBytes: in.IndexBytes, Manifest: in.Manifest,
+		StoredBytes: in.FetchBytes, TreeBytes: in.TreeBytes, Entries: in.Entries,
 		PlainBytes: in.PlainBytes, EncodeMS: in.EncodeMS, Durable: durable,
 	}
 }

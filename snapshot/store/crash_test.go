@@ -64,15 +64,15 @@ func TestDeathInPrepare(t *testing.T) {
 func TestDeathInPacking(t *testing.T) {
 	for name, die := range map[string]func(b *bench, l *layer){
 		"after the packs": func(b *bench, l *layer) {
-			_, _, err := b.encode(ctxOf(b.t), l)
+			_, err := b.encode(ctxOf(b.t), l)
 			require.NoError(b.t, err)
 		},
 		"before the row": func(b *bench, l *layer) {
-			ix, stats, err := b.encode(ctxOf(b.t), l)
+			e, err := b.encode(ctxOf(b.t), l)
 			require.NoError(b.t, err)
 			_, err = b.db.Exec("CREATE TRIGGER die BEFORE UPDATE ON layers BEGIN SELECT RAISE(ABORT, 'dead'); END")
 			require.NoError(b.t, err)
-			require.ErrorContains(b.t, b.savePacked(ctxOf(b.t), l, ix, stats), "dead")
+			require.ErrorContains(b.t, b.savePacked(ctxOf(b.t), l, e), "dead")
 			_, err = b.db.Exec("DROP TRIGGER die")
 			require.NoError(b.t, err)
 		},

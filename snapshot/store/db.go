@@ -20,8 +20,8 @@ import (
 // appID marks a database as a store's ("roST"); user_version is its schema.
 const (
 	appID = 0x726f5354
-	// schema 1: the first.
-	schema = 1
+	// schema 1: the first; 2: layers know what they are against where they travel.
+	schema = 2
 )
 
 // The rows. Every column that could be computed from the files is there so that
@@ -53,6 +53,16 @@ CREATE TABLE packs (
 ) WITHOUT ROWID;
 CREATE TABLE intents (id TEXT PRIMARY KEY, place TEXT NOT NULL) WITHOUT ROWID;
 `
+
+// Before schema 2 every index was against its layer's base.
+const schema2 = `
+ALTER TABLE layers ADD COLUMN wire_base TEXT NOT NULL DEFAULT '';
+ALTER TABLE layers ADD COLUMN fetch_bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE layers SET wire_base=base, fetch_bytes=stored_bytes WHERE idx IS NOT NULL;
+`
+
+// migrations[n] makes schema n+1 of schema n.
+var migrations = [schema]string{schema1, schema2}
 
 // openDB opens or makes the database. One connection: SQLite has one writer, and
 // all that is read often is in memory. The exclusive locking mode keeps the index
@@ -122,8 +132,10 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
-	if _, err := tx.ExecContext(ctx, schema1); err != nil {
-		return err
+	for _, m := range migrations[max(version, 0):] {
+		if _, err := tx.ExecContext(ctx, m); err != nil {
+			return err
+		}
 	}
 	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id=%d", appID)); err != nil {
 		return err

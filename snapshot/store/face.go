@@ -37,6 +37,9 @@ type Options struct {
 	// CacheEntries bounds the trees kept in memory, by their entries; 0 means
 	// 400,000 (about 150 MB).
 	CacheEntries int
+	// MaxChain bounds how many layers stand on each other where they are fetched:
+	// the layer beyond names its whole tree in its index. 0 means 32.
+	MaxChain int
 }
 
 // LockedError says that another process owns the store.
@@ -149,15 +152,19 @@ type Blob struct {
 // Info is what the store knows of one layer.
 type Info struct {
 	ID      snapshot.ID
-	Base    snapshot.ID   // the changes are against its tree; "" for none
+	Base    snapshot.ID   // whose tree the view showed first; "" for none
 	Parents []snapshot.ID // all inputs of the job that made it
 	State   State
 	Synced  bool
+	// WireBase is what the changes in the index are against, so what another host
+	// must have before it: Base, or "" for none. "" until packed.
+	WireBase snapshot.ID
 	// Manifest and Index are zero until packed.
 	Manifest    snapshot.Digest
 	Index       snapshot.Digest
 	IndexBytes  int64
 	StoredBytes int64 // own packs and index, as they are sent
+	FetchBytes  int64 // about what a host that has no more than WireBase fetches
 	PlainBytes  int64 // content that the layer brings, before compression
 	TreeBytes   int64 // of all files of the snapshot
 	Entries     int64 // of the snapshot's manifest
@@ -177,7 +184,7 @@ type OpenBlobFunc = func(ctx context.Context, blob snapshot.Digest, off, n int64
 // ImportSpec is a snapshot that another host packed. Its base must be held.
 type ImportSpec struct {
 	ID         snapshot.ID
-	Base       snapshot.ID // "" for none
+	Base       snapshot.ID // Info.WireBase there; "" for none
 	Parents    []snapshot.ID
 	Index      snapshot.Digest
 	IndexBytes int64

@@ -268,7 +268,7 @@ func (r *remote) upload(b *bench, id snapshot.ID) ImportSpec {
 		r.blobs[bl.Digest] = data
 	}
 	return ImportSpec{
-		ID: id, Base: in.Base, Parents: in.Parents, Index: in.Index, IndexBytes: in.IndexBytes,
+		ID: id, Base: in.WireBase, Parents: in.Parents, Index: in.Index, IndexBytes: in.IndexBytes,
 		Manifest: in.Manifest, DomainKey: domainKey,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
@@ -180,9 +181,13 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlob
 			Why: fmt.Sprintf("it makes the tree %s, want %s", d, spec.Manifest),
 		})
 	}
+	have := base
+	if spec.Base == "" {
+		have = s.alike(ctx, spec, got)
+	}
 	fill := func(ctx context.Context, write view.WriteFunc) error {
 		return pack.Extract(ctx, ix, pack.ExtractOptions{
-			Key: spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: previous(base),
+			Key: spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: previous(have),
 		}, write)
 	}
 	place, err := s.driver.Unpack(ctx, spec.ID, basePlace, ix.Changes, fill, m)
@@ -220,6 +225,41 @@ func (s *Store) importBase(ctx context.Context, spec *ImportSpec) (*snapshot.Man
 	}
 	m, err := s.Tree(ctx, spec.Base)
 	return m, &l.place, err
+}
+
+// alike returns the tree of a held snapshot that may have much of the content of
+// one that stands on nothing, such as an older one of its line; nil if there is
+// none. What its files hold is copied and not fetched. It is a parent, or the
+// newest of those nearest in their number of entries. Should it be removed
+// meanwhile, the rest is fetched.
+func (s *Store) alike(ctx context.Context, spec *ImportSpec, m *snapshot.Manifest) *snapshot.Manifest {
+	var best *layer
+	var bestParent bool
+	var bestFar int64
+	s.mu.Lock()
+	for id, l := range s.layers {
+		if _, err := s.usableLocked(id); err != nil || l.info.Index.IsZero() || !bytes.Equal(l.key, spec.DomainKey) {
+			continue
+		}
+		parent := slices.Contains(spec.Parents, id)
+		far := max(l.info.Entries-int64(len(m.Entries)), int64(len(m.Entries))-l.info.Entries)
+		switch {
+		case best == nil, parent && !bestParent:
+		case parent != bestParent, far > bestFar, far == bestFar && l.seq < best.seq:
+			continue
+		}
+		best, bestParent, bestFar = l, parent, far
+	}
+	s.mu.Unlock()
+	if best == nil {
+		return nil
+	}
+	t, err := s.Tree(ctx, best.info.ID)
+	if err != nil {
+		s.log.Debug("a snapshot like the one to import can't be used", "snapshot", best.info.ID, "error", err)
+		return nil
+	}
+	return t
 }
 
 // fetchIndex brings the index blob into a temporary file, checks it and reads it.
@@ -287,7 +327,7 @@ func (s *Store) importedLayer(spec *ImportSpec, ix *pack.Index, place *view.Laye
 	l := &layer{
 		seq: s.nextSeq, place: *place, boot: s.o.BootID, key: bytes.Clone(spec.DomainKey), imported: true,
 		packs: ix.Packs, info: Info{
-			ID: spec.ID, Base: spec.Base, Parents: spec.Parents, State: Durable, Synced: true,
+			ID: spec.ID, Base: spec.Base, WireBase: spec.Base, Parents: spec.Parents, State: Durable, Synced: true,
 			Manifest: spec.Manifest, Index: spec.Index, IndexBytes: spec.IndexBytes, StoredBytes: spec.IndexBytes,
 		},
 	}
@@ -297,6 +337,7 @@ func (s *Store) importedLayer(spec *ImportSpec, ix *pack.Index, place *view.Laye
 			l.info.StoredBytes += p.Bytes
 		}
 	}
+	l.info.weigh(ix)
 	return l
 }
 

@@ -52,9 +52,9 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 		sql  string
 		want func(t *testing.T, err error)
 	}{
-		"newer": {"PRAGMA user_version=2", func(t *testing.T, err error) {
+		"newer": {"PRAGMA user_version=3", func(t *testing.T, err error) {
 			require.ErrorIs(t, err, snapshot.ErrNewerFormat)
-			require.ErrorContains(t, err, "schema 2, this version of roost knows up to 1")
+			require.ErrorContains(t, err, "schema 3, this version of roost knows up to 2")
 		}},
 		"foreign": {"PRAGMA application_id=77", func(t *testing.T, err error) {
 			require.ErrorContains(t, err, "not a store's database")

@@ -28,13 +28,13 @@ import (
 //     Open deletes them and packing begins again.
 //  2. after the row: PACKED. From now on the digests say what the snapshot is.
 func (s *Store) pack(ctx context.Context, l *layer) error {
-	ix, stats, err := s.encode(ctx, l)
+	e, err := s.encode(ctx, l)
 	if err != nil {
 		return err
 	}
-	if err := s.savePacked(ctx, l, ix, stats); err != nil {
+	if err := s.savePacked(ctx, l, e); err != nil {
 		s.mu.Lock()
-		for _, p := range ix.Packs {
+		for _, p := range e.ix.Packs {
 			if p.Own {
 				s.stale = append(s.stale, p.Digest)
 			}
@@ -46,43 +46,61 @@ func (s *Store) pack(ctx context.Context, l *layer) error {
 	return nil
 }
 
+// encoded is a layer whose content is in packs.
+type encoded struct {
+	ix    *pack.Index
+	tree  *snapshot.Manifest // the whole snapshot, hashed
+	base  snapshot.ID        // what the index's changes are against
+	stats pack.Stats
+}
+
 // encode hashes and packs what the layer changed against its base's manifest.
-func (s *Store) encode(ctx context.Context, l *layer) (*pack.Index, pack.Stats, error) {
+func (s *Store) encode(ctx context.Context, l *layer) (*encoded, error) {
 	var base *snapshot.Manifest
 	var baseDigest snapshot.Digest
 	if l.info.Base != "" {
 		var err error
 		if base, err = s.Tree(ctx, l.info.Base); err != nil {
-			return nil, pack.Stats{}, err
+			return nil, err
 		}
 		in, err := s.Lookup(l.info.Base)
 		if err != nil {
-			return nil, pack.Stats{}, err
+			return nil, err
 		}
 		baseDigest = in.Manifest
 	}
 	m, err := s.Tree(ctx, l.info.ID)
 	if err != nil {
-		return nil, pack.Stats{}, err
+		return nil, err
 	}
 	changes := tree.Diff(base, m)
 	if err := s.fillKnown(ctx, l, changes); err != nil {
-		return nil, pack.Stats{}, err
+		return nil, err
 	}
 	known, err := s.known(l)
 	if err != nil {
-		return nil, pack.Stats{}, err
+		return nil, err
 	}
-	ix, stats, err := pack.Encode(ctx, pack.EncoderOptions{
+	o := pack.EncoderOptions{
 		Dir: filepath.Join(s.dir, "packs"), Tmp: filepath.Join(s.dir, "tmp"),
 		Key: l.key, Workers: s.o.Workers, Known: known, Previous: previous(base),
-	}, changes)
-	if err != nil {
-		return nil, stats, err
+	}
+	e := &encoded{base: l.info.Base}
+	if e.ix, e.stats, err = pack.Encode(ctx, o, changes); err != nil {
+		return nil, err
 	}
 	fail.Point("store.pack.encoded")
-	ix.Base = baseDigest
-	return ix, stats, nil
+	e.ix.Base = baseDigest
+	if e.tree, err = tree.Apply(base, e.ix.Changes); err != nil {
+		return nil, err
+	}
+	if s.chainLen(l.info.Base) >= s.o.MaxChain {
+		if err := beginAnew(ctx, o, e); err != nil {
+			return nil, err
+		}
+	}
+	e.ix.Manifest, err = pack.ManifestDigest(e.tree)
+	return e, err
 }
 
 // previous finds what a base (nil: nothing) has at a path, so that of large files
@@ -189,21 +207,8 @@ func (s *Store) ancestors(l *layer) []Info {
 }
 
 // savePacked writes index, manifest and sources, then the row.
-func (s *Store) savePacked(ctx context.Context, l *layer, ix *pack.Index, stats pack.Stats) error {
-	var base *snapshot.Manifest
-	if l.info.Base != "" {
-		var err error
-		if base, err = s.Tree(ctx, l.info.Base); err != nil {
-			return err
-		}
-	}
-	m, err := tree.Apply(base, ix.Changes)
-	if err != nil {
-		return err
-	}
-	if ix.Manifest, err = pack.ManifestDigest(m); err != nil {
-		return err
-	}
+func (s *Store) savePacked(ctx context.Context, l *layer, e *encoded) error {
+	ix, m := e.ix, e.tree
 	index, indexBytes, err := s.writeIndex(ix)
 	if err != nil {
 		return err
@@ -218,10 +223,12 @@ func (s *Store) savePacked(ctx context.Context, l *layer, ix *pack.Index, stats 
 			return fmt.Errorf("snapshot %s became %s meanwhile", in.ID, in.State)
 		}
 		in.State, in.Err = Packed, ""
+		in.WireBase = e.base
 		in.Manifest, in.Index, in.IndexBytes = ix.Manifest, index, indexBytes
-		in.PlainBytes, in.StoredBytes = stats.Plain, stats.Stored+indexBytes
+		in.PlainBytes, in.StoredBytes = e.stats.Plain, e.stats.Stored+indexBytes
+		in.weigh(ix)
 		in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
-		in.EncodeMS = stats.Elapsed.Seconds() * 1000
+		in.EncodeMS = e.stats.Elapsed.Seconds() * 1000
 		in.DiskBytes = s.ownBytes(&l.place, ix) + in.StoredBytes
 		return nil
 	})

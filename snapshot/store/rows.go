@@ -61,8 +61,8 @@ func (s *Store) loadViews(ctx context.Context) error {
 
 func (s *Store) loadLayers(ctx context.Context) error {
 	const q = `SELECT seq, id, base, parents, place, fanin, imported, state, synced, boot, domain_key,
-		manifest, idx, index_bytes, stored_bytes, plain_bytes, tree_bytes, entries, disk_bytes, encode_ms, err
-		FROM layers ORDER BY seq`
+		manifest, idx, index_bytes, stored_bytes, plain_bytes, tree_bytes, entries, disk_bytes, encode_ms, err,
+		wire_base, fetch_bytes FROM layers ORDER BY seq`
 	return s.each(ctx, q, func(r *sql.Rows) error {
 		l := &layer{}
 		in := &l.info
@@ -70,7 +70,7 @@ func (s *Store) loadLayers(ctx context.Context) error {
 		var manifest, index []byte
 		if err := r.Scan(&l.seq, &in.ID, &in.Base, &parents, &place, &l.fanin, &l.imported, &in.State, &in.Synced,
 			&l.boot, &l.key, &manifest, &index, &in.IndexBytes, &in.StoredBytes, &in.PlainBytes, &in.TreeBytes,
-			&in.Entries, &in.DiskBytes, &in.EncodeMS, &in.Err); err != nil {
+			&in.Entries, &in.DiskBytes, &in.EncodeMS, &in.Err, &in.WireBase, &in.FetchBytes); err != nil {
 			return err
 		}
 		if _, err := snapshot.ParseID(string(in.ID)); err != nil {
@@ -135,10 +135,11 @@ func (s *Store) insertLayer(ctx context.Context, tx *sql.Tx, l *layer) error {
 	}
 	_, err = tx.ExecContext(ctx, `INSERT OR REPLACE INTO layers (seq, id, base, parents, place, fanin, imported, state, synced,
 		boot, domain_key, manifest, idx, index_bytes, stored_bytes, plain_bytes, tree_bytes, entries, disk_bytes,
-		encode_ms, err, made) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+		encode_ms, err, made, wire_base, fetch_bytes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		l.seq, string(in.ID), string(in.Base), string(parents), string(place), l.fanin, l.imported, string(in.State),
 		in.Synced, l.boot, l.key, bytesOf(in.Manifest), bytesOf(in.Index), in.IndexBytes, in.StoredBytes, in.PlainBytes,
-		in.TreeBytes, in.Entries, in.DiskBytes, in.EncodeMS, in.Err, s.o.Now().UnixNano())
+		in.TreeBytes, in.Entries, in.DiskBytes, in.EncodeMS, in.Err, s.o.Now().UnixNano(),
+		string(in.WireBase), in.FetchBytes)
 	if err != nil {
 		return err
 	}
@@ -148,9 +149,11 @@ func (s *Store) insertLayer(ctx context.Context, tx *sql.Tx, l *layer) error {
 // updateLayer writes what changes in the life of a layer.
 func updateLayer(ctx context.Context, tx *sql.Tx, in *Info) error {
 	_, err := tx.ExecContext(ctx, `UPDATE layers SET state=?, synced=?, manifest=?, idx=?, index_bytes=?,
-		stored_bytes=?, plain_bytes=?, tree_bytes=?, entries=?, disk_bytes=?, encode_ms=?, err=? WHERE id=?`,
+		stored_bytes=?, plain_bytes=?, tree_bytes=?, entries=?, disk_bytes=?, encode_ms=?, err=?,
+		wire_base=?, fetch_bytes=? WHERE id=?`,
 		string(in.State), in.Synced, bytesOf(in.Manifest), bytesOf(in.Index), in.IndexBytes, in.StoredBytes,
-		in.PlainBytes, in.TreeBytes, in.Entries, in.DiskBytes, in.EncodeMS, in.Err, string(in.ID))
+		in.PlainBytes, in.TreeBytes, in.Entries, in.DiskBytes, in.EncodeMS, in.Err, string(in.WireBase),
+		in.FetchBytes, string(in.ID))
 	return err
 }
 

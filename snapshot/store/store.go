@@ -126,6 +126,9 @@ func newStore(dir string, o Options) *Store {
 	if o.CacheEntries == 0 {
 		o.CacheEntries = 400_000
 	}
+	if o.MaxChain <= 0 {
+		o.MaxChain = 32
+	}
 	s := &Store{
 		o: o, dir: dir, log: o.Log, reserve: newReserve(dir, o.ReserveBytes),
 		views: map[snapshot.ID]*openView{}, layers: map[snapshot.ID]*layer{}, nextSeq: 1,

@@ -70,12 +70,35 @@ func (s *Store) verify(ctx context.Context, l *layer, in *Info) error {
 	if err := s.verifyNames(ctx, l, m); err != nil {
 		return err
 	}
+	var base *snapshot.Manifest
+	if in.WireBase != in.Base { // the index has all, also what the base brought
+		if base, err = s.Tree(ctx, in.Base); err != nil {
+			return err
+		}
+	}
 	for i := range ix.Changes {
+		if sameFile(base, m, ix.Changes[i].Entry.Path) {
+			continue
+		}
 		if err := s.verifyFile(ctx, l, m, &ix.Changes[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// sameFile reports whether a path is the very same file in both trees; a nil one
+// has none.
+func sameFile(base, m *snapshot.Manifest, path string) bool {
+	if base == nil {
+		return false
+	}
+	b, ok := base.Find(path)
+	if !ok {
+		return false
+	}
+	e, ok := m.Find(path)
+	return ok && b.Source != "" && b.Source == e.Source
 }
 
 // needs reports whether a pack must be here.
