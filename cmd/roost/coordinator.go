@@ -118,15 +118,16 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	if o.localSource {
 		heartbeat = time.Second // a few agents on this machine: Ctrl-C is heard soon
 	}
-	blobs := blob.Handler(dir, blob.HandlerOptions{Log: log})
+	closeBlobs := func() {
+		if err := dir.Close(); err != nil {
+			log.Warn("closing the blob store", "error", err)
+		}
+	}
 	return coordinator.Options{
-			Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken, Blobs: blobs,
-			AllowLocalSource: o.localSource, HostLease: lease, Heartbeat: heartbeat, MaxInfraRetries: retries, Version: version,
-		}, func() {
-			if err := dir.Close(); err != nil {
-				log.Warn("closing the blob store", "error", err)
-			}
-		}, nil
+		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken,
+		Blobs:            blob.Handler(dir, blob.HandlerOptions{Log: log}),
+		AllowLocalSource: o.localSource, HostLease: lease, Heartbeat: heartbeat, MaxInfraRetries: retries, Version: version,
+	}, closeBlobs, nil
 }
 
 func coordinatorError(cfg configs.Coordinator, err error) error {
