@@ -37,6 +37,7 @@ right:
   needs: [first]
   script: ["echo right > right.txt", "echo more >> d/f40"]
 dropped: {stage: two, needs: [first], allow_failure: true, script: ["rm -r d", "false"]}
+idle: {stage: two, needs: [first], workspace: {commit: if-changed}, script: ["true"]}
 empty: {stage: two, workspace: false, script: ["test -z \"$(ls)\"", "echo x > x"]}
 join:
   stage: three
@@ -85,8 +86,6 @@ var elsewhere = map[string]string{
 	"erofs.mount.attached": "snapshot/view/internal/erofs: no driver stands on it yet",
 	"erofs.mount.detached": "snapshot/view/internal/erofs: no driver stands on it yet",
 	"erofs.write.super":    "snapshot/view/internal/erofs: no driver stands on it yet",
-	"store.remove.row":     "snapshot/store: nothing evicts yet",
-	"store.removed":        "snapshot/store: nothing evicts yet",
 }
 
 // TestKillAtNamedSteps kills an agent or the coordinator, as kill -9 does, at the
