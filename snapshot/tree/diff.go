@@ -2,6 +2,7 @@ package tree
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
@@ -10,8 +11,13 @@ import (
 // Diff lists what turns base (nil: nothing) into t. Both are valid manifests. It
 // lists every entry that is not Equal, so also a name whose group of hard links
 // got another first name, and it never says Replace.
+//
+// A group of hard links in t of which it lists any name is listed whole. Who
+// writes a layer from the list alone can't link a new name to a file that lies in
+// the layers below: all names of the file have to be made anew, beside each other.
 func Diff(base, t *snapshot.Manifest) []snapshot.Change {
 	var out []snapshot.Change
+	var linked []int // places in t of hard links that are Equal in both
 	b, n := entries(base), entries(t)
 	for len(b) > 0 || len(n) > 0 {
 		switch c := compareHeads(b, n); {
@@ -24,6 +30,8 @@ func Diff(base, t *snapshot.Manifest) []snapshot.Change {
 		default:
 			if !b[0].Equal(&n[0]) {
 				out = append(out, snapshot.Change{Entry: n[0]})
+			} else if n[0].Link != "" {
+				linked = append(linked, len(t.Entries)-len(n))
 			}
 			if b[0].Type == snapshot.TypeDir && n[0].Type != snapshot.TypeDir {
 				b = after(b)
@@ -33,7 +41,31 @@ func Diff(base, t *snapshot.Manifest) []snapshot.Change {
 			n = n[1:]
 		}
 	}
-	return out
+	return wholeGroups(out, t, linked)
+}
+
+// wholeGroups adds to a list of changes those of t's entries at linked, which did
+// not change, whose file has another name among the changes.
+func wholeGroups(changes []snapshot.Change, t *snapshot.Manifest, linked []int) []snapshot.Change {
+	if len(linked) == 0 {
+		return changes
+	}
+	touched := map[string]bool{}
+	for i := range changes {
+		if link := changes[i].Entry.Link; link != "" {
+			touched[link] = true
+		}
+	}
+	n := len(changes)
+	for _, at := range linked {
+		if e := &t.Entries[at]; touched[e.Link] {
+			changes = append(changes, snapshot.Change{Entry: *e})
+		}
+	}
+	if len(changes) > n {
+		slices.SortFunc(changes, func(a, b snapshot.Change) int { return comparePaths(a.Entry.Path, b.Entry.Path) })
+	}
+	return changes
 }
 
 // Apply returns base (nil: nothing) with changes made to it. Both are left as

@@ -55,7 +55,10 @@ func TestDiff(t *testing.T) {
 		{"a file became a directory", list{"d=1"}, list{"d/e=1"}, list{"d/", "d/e=1"}},
 		{"a directory's mode", list{"d/e=1"}, list{"d/ 0700", "d/e=1"}, list{"d/ 0700"}},
 		{"a new first name", list{"b=1 &g", "c=1 &g"}, list{"a=1 &g", "b=1 &g", "c=1 &g"}, list{"a=1 &a", "b=1 &a", "c=1 &a"}},
-		{"a new last name", list{"a=1 &g", "b=1 &g"}, list{"a=1 &g", "b=1 &g", "c=1 &g"}, list{"c=1 &a"}},
+		{"a new last name", list{"a=1 &g", "b=1 &g"}, list{"a=1 &g", "b=1 &g", "c=1 &g"}, list{"a=1 &a", "b=1 &a", "c=1 &a"}},
+		{"another last name", list{"a=1 &g", "b=1 &g"}, list{"a=1 &g", "b=1", "c=1 &g"}, list{"a=1 &a", "b=1", "c=1 &a"}},
+		{"a last name less", list{"a=1 &g", "b=1 &g", "c=1 &g"}, list{"a=1 &g", "b=1 &g", "c=2"}, list{"c=2"}},
+		{"another group", list{"a=1 &g", "b=1 &g"}, list{"a=1 &g", "b=1 &g", "c=1 &h", "d=1 &h"}, list{"c=1 &c", "d=1 &c"}},
 		{"a lost first name", list{"a=1 &g", "b=1 &g"}, list{"b=1"}, list{"-a", "b=1"}},
 		{"order of - and /", list{"a/b=1", "a-b=1"}, list{"a/b=2", "a-b=2"}, list{"a/b=2", "a-b=2"}},
 	} {
