@@ -62,7 +62,7 @@ cross: ## what has to build besides this machine
 docs: build ## regenerate docs/configuration.md from the code
 	$(BIN) config reference > docs/configuration.md
 
-demo: build ## a real pipeline on two hosts, with sticky workspaces; twice as fast the second time
+demo: build ## a real pipeline on two hosts, with sticky workspaces; run it twice
 	@mkdir -p .demo
 	$(BIN) run configs/examples/demo.yml --hosts 2 --state .demo --report .demo/report.json \
 	  --var GOPROXY="$$($(GO) env GOPROXY)" --var GOSUMDB="$$($(GO) env GOSUMDB)"
