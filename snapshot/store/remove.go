@@ -17,6 +17,9 @@ import (
 // ErrOnlyCopy says that removing a layer would lose the snapshot.
 var ErrOnlyCopy = errors.New("there may be no other copy of it")
 
+// errPacking passes.
+var errPacking = fmt.Errorf("%w: it is being packed", snapshot.ErrBusy)
+
 // Remove deletes a layer. It is refused with snapshot.ErrBusy while something
 // stands on it, and with ErrOnlyCopy unless it is Durable, suspect or broken. A
 // layer that is not held is removed. No space is needed on the disk.
@@ -28,8 +31,27 @@ var ErrOnlyCopy = errors.New("there may be no other copy of it")
 //  3. after the intent is gone: not held.
 func (s *Store) Remove(ctx context.Context, id snapshot.ID) error { return s.removeID(ctx, id, false) }
 
-// Drop is Remove also for a layer of which there may be no other copy.
-func (s *Store) Drop(ctx context.Context, id snapshot.ID) error { return s.removeID(ctx, id, true) }
+// Drop is Remove also for a layer of which there may be no other copy. If it is
+// being packed just then, Drop waits for the end of that.
+func (s *Store) Drop(ctx context.Context, id snapshot.ID) error {
+	for {
+		s.mu.Lock()
+		changed, packing := s.changed, s.packing == id
+		s.mu.Unlock()
+		if !packing {
+			err := s.removeID(ctx, id, true)
+			if !errors.Is(err, errPacking) {
+				return err
+			}
+			continue // it has begun meanwhile
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("remove snapshot %s: %w", id, context.Cause(ctx))
+		}
+	}
+}
 
 func (s *Store) removeID(ctx context.Context, id snapshot.ID, force bool) error {
 	end, err := s.begin(id, "remove")
@@ -64,8 +86,7 @@ func (s *Store) remove(ctx context.Context, l *layer, force bool) error {
 	delete(s.layers, l.info.ID)
 	delete(s.views, l.info.ID)                    // of a sealed one that nobody will report now
 	l.info.State, l.info.Err = Suspect, "removed" // for who still waits for it
-	close(s.changed)
-	s.changed = make(chan struct{})
+	s.wakeLocked()
 	s.mu.Unlock()
 	s.trees.drop(l.info.ID)
 	s.located.drop(l.info.ID)
@@ -85,7 +106,7 @@ func (s *Store) markRemoving(l *layer, force bool) error {
 		return fmt.Errorf("%w: %s %s stands on it", snapshot.ErrBusy, what, on)
 	}
 	if s.packing == l.info.ID {
-		return fmt.Errorf("%w: it is being packed", snapshot.ErrBusy)
+		return errPacking
 	}
 	if st := l.info.State; !force && (st == Sealed || st == Packed) {
 		return ErrOnlyCopy

@@ -174,9 +174,7 @@ func (s *Store) packLoop(ctx context.Context, synced <-chan struct{}) {
 		}
 		id := l.info.ID
 		err := s.pack(ctx, l)
-		s.mu.Lock()
-		s.packing = ""
-		s.mu.Unlock()
+		s.packed()
 		if err == nil || ctx.Err() != nil {
 			delete(later, id)
 			continue
@@ -191,6 +189,14 @@ func (s *Store) packLoop(ctx context.Context, synced <-chan struct{}) {
 		}
 		r.at = s.o.Now().Add(r.wait)
 	}
+}
+
+// packed says that no layer is being packed now, to whom wants to remove it.
+func (s *Store) packed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.packing = ""
+	s.wakeLocked()
 }
 
 // after is time.After, never for 0.

@@ -269,9 +269,14 @@ var errClosed = errors.New("store is closed")
 // The caller calls tell when it has let go of mu.
 func (s *Store) announceLocked(l *layer) {
 	s.news = append(s.news, s.infoLocked(l))
+	s.wakeLocked()
+	s.pokeLocked()
+}
+
+// wakeLocked makes those who wait for a change look again.
+func (s *Store) wakeLocked() {
 	close(s.changed)
 	s.changed = make(chan struct{})
-	s.pokeLocked()
 }
 
 // tell hands out what is queued, in order. If somebody is at it already, be it

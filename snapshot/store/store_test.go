@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -343,4 +344,24 @@ func TestUrgentIsPackedFirst(t *testing.T) {
 	b.packed(lone...)
 	b.crash()
 	require.Equal(t, append([]snapshot.ID{base, top}, lone...), order)
+}
+
+// A job's layer can turn out to be of no use just when it is being packed.
+func TestDropWaitsForPacking(t *testing.T) {
+	b := newBench(t, overlayOrCopy(t))
+	one := b.job(func(dir string) { write(t, dir+"/f", "x") })
+	b.mu.Lock()
+	b.packing = one.ID
+	b.mu.Unlock()
+	require.ErrorIs(t, b.Remove(t.Context(), one.ID), snapshot.ErrBusy)
+	done := make(chan error, 1)
+	go func() { done <- b.Drop(t.Context(), one.ID) }()
+	select {
+	case err := <-done:
+		require.Fail(t, "dropped while it is being packed", "%v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	b.Store.packed()
+	require.NoError(t, <-done)
+	require.Empty(t, b.List())
 }
