@@ -87,6 +87,10 @@ type Entry struct {
 	// now, "" when it is known by Chunks alone. It is never stored in a manifest,
 	// never sent, and takes no part in Equal.
 	Source string
+	// SourceAt is where in Source the content begins. 0 says that Source is the file
+	// itself; greater, that it is a bundle, which holds this content, as one run of
+	// Size bytes, among others.
+	SourceAt int64
 }
 
 // Hashed reports whether e's content is known by digest: it is not a file, or
@@ -119,7 +123,7 @@ func (e *Entry) SameContent(o *Entry) bool {
 	if e.Hashed() && o.Hashed() {
 		return slices.Equal(e.Chunks, o.Chunks)
 	}
-	return e.Source != "" && e.Source == o.Source
+	return e.Source != "" && e.Source == o.Source && e.SourceAt == o.SourceAt
 }
 
 // KnownToDiffer reports whether e and o are known to hold other bytes: by their

@@ -70,7 +70,7 @@ func Hash(ctx context.Context, key []byte, e *snapshot.Entry) error {
 	if e.Source == "" {
 		return fmt.Errorf("%q: %w, and nowhere to read it", e.Path, errUnhashed)
 	}
-	s, err := openSource(e.Source, e.Size)
+	s, err := openSource(whereIs(e), e.Size)
 	if err != nil {
 		return fmt.Errorf("hash %q: %w", e.Path, err)
 	}
@@ -111,7 +111,7 @@ func Hash(ctx context.Context, key []byte, e *snapshot.Entry) error {
 // unchanged says whether the file is as it was when it was opened.
 func (s *source) unchanged() error {
 	size, mtime, err := s.stat()
-	if err == nil && (size != s.size || mtime != s.mtime) {
+	if err == nil && (size != s.whole || mtime != s.mtime) {
 		err = fmt.Errorf("%s: changed while it was read", s.path)
 	}
 	return err

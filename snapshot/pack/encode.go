@@ -119,7 +119,7 @@ type encoder struct {
 // file is one content to store: a regular file, whatever number of names it has.
 type file struct {
 	path   string // for errors
-	source string
+	source where
 	size   int64
 	names  []int // indexes of the changes that are its names
 	hashed bool
@@ -152,7 +152,7 @@ func (e *encoder) plan(changes []snapshot.Change) error {
 			}
 			continue
 		}
-		f := &file{path: en.Path, source: en.Source, size: en.Size, names: []int{i}, hashed: en.Hashed(), chunks: en.Chunks}
+		f := &file{path: en.Path, source: whereIs(en), size: en.Size, names: []int{i}, hashed: en.Hashed(), chunks: en.Chunks}
 		e.files = append(e.files, f)
 		if en.Link != "" {
 			linked[en.Link] = f
@@ -160,14 +160,14 @@ func (e *encoder) plan(changes []snapshot.Change) error {
 	}
 	reading := map[snapshot.Digest]bool{}
 	for _, f := range e.files {
-		if f.source == "" && !f.hashed {
+		if f.source.path == "" && !f.hashed {
 			return fmt.Errorf("%q: %w, and nowhere to read it", f.path, errUnhashed)
 		}
 		if !f.hashed && f.size >= largeBytes {
 			f.prev = e.previous(f, changes)
 		}
 		for _, c := range f.chunks {
-			if !e.has(c.ID, c.Len) && f.source != "" && !reading[c.ID] {
+			if !e.has(c.ID, c.Len) && f.source.path != "" && !reading[c.ID] {
 				f.todo = append(f.todo, c)
 				reading[c.ID] = true
 			}
@@ -206,8 +206,8 @@ func (f *file) addName(i int, en *snapshot.Entry) error {
 	if !f.hashed && en.Hashed() {
 		f.hashed, f.chunks = true, en.Chunks
 	}
-	if f.source == "" {
-		f.source = en.Source
+	if f.source.path == "" {
+		f.source = whereIs(en)
 	}
 	return nil
 }

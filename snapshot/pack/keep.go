@@ -62,7 +62,7 @@ func markShared(s *source, prev *snapshot.Entry, chunks []keep) {
 	if prev.Source == "" {
 		return
 	}
-	old, err := openSource(prev.Source, prev.Size)
+	old, err := openSource(whereIs(prev), prev.Size)
 	if err != nil {
 		return // it is a short cut only
 	}
@@ -194,7 +194,7 @@ func (e *encoder) reread(c *found) ([]byte, error) {
 	}
 	if newKeyed(e.o.Key).id(p) != c.id {
 		return nil, &snapshot.CorruptError{
-			What: "file", Name: c.f.source,
+			What: "file", Name: c.f.source.path,
 			Why: fmt.Sprintf("%d bytes at %d are not what they were", c.kept, c.off),
 		}
 	}

@@ -88,7 +88,7 @@ func (x *extractor) localFrame(ctx context.Context, frame int, have map[snapshot
 
 // read fills p with the chunk.
 func (h had) read(p []byte) error {
-	s, err := openSource(h.file.Source, h.file.Size)
+	s, err := openSource(whereIs(h.file), h.file.Size)
 	if err != nil {
 		return err
 	}

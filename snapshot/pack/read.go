@@ -114,7 +114,7 @@ func (e *encoder) read(u *unit, at int, pc *piece, k keyed) error {
 		id := k.id(buf)
 		if id != pc.want {
 			return &snapshot.CorruptError{
-				What: "file", Name: pc.f.source,
+				What: "file", Name: pc.f.source.path,
 				Why: fmt.Sprintf("%d bytes at %d are not what its manifest says", pc.n, pc.off),
 			}
 		}

@@ -33,7 +33,7 @@ func Same(ctx context.Context, key []byte, a, b *snapshot.Entry) (bool, error) {
 }
 
 func same(ctx context.Context, key []byte, a, b *snapshot.Entry) (bool, error) {
-	s, err := openSource(a.Source, a.Size)
+	s, err := openSource(whereIs(a), a.Size)
 	if err != nil {
 		return false, err
 	}
@@ -43,7 +43,7 @@ func same(ctx context.Context, key []byte, a, b *snapshot.Entry) (bool, error) {
 		is, err = holds(ctx, key, s, b.Chunks, a.Chunks)
 	} else {
 		var o *source
-		if o, err = openSource(b.Source, b.Size); err != nil {
+		if o, err = openSource(whereIs(b), b.Size); err != nil {
 			return false, err
 		}
 		defer o.Close()

@@ -12,24 +12,26 @@ import (
 type source struct {
 	path  string
 	f     *os.File
-	size  int64
+	at    int64 // where the content begins, 0 unless path is a bundle
+	size  int64 // of the content
+	whole int64 // size of path
 	mtime int64
 }
 
-// openSource opens a regular file of size bytes.
-func openSource(path string, size int64) (*source, error) {
-	if fi, err := os.Lstat(path); err != nil {
+// openSource opens a regular file of size bytes, or that run of a bundle.
+func openSource(w where, size int64) (*source, error) {
+	if fi, err := os.Lstat(w.path); err != nil {
 		return nil, err
 	} else if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
+		return nil, fmt.Errorf("%s: not a regular file", w.path)
 	}
-	f, err := os.Open(path)
+	f, err := os.Open(w.path)
 	if err != nil {
 		return nil, err
 	}
-	s := &source{path: path, f: f}
-	if s.size, s.mtime, err = s.stat(); err == nil && s.size != size {
-		err = fmt.Errorf("%s: has %d bytes and should have %d", path, s.size, size)
+	s := &source{path: w.path, f: f, at: w.at, size: size}
+	if s.whole, s.mtime, err = s.stat(); err == nil {
+		err = w.check(s.whole, size)
 	}
 	if err != nil {
 		s.Close()
@@ -51,7 +53,7 @@ func (s *source) stat() (size, mtime int64, err error) {
 
 // readAt fills p from off.
 func (s *source) readAt(p []byte, off int64) error {
-	if n, err := s.f.ReadAt(p, off); n < len(p) {
+	if n, err := s.f.ReadAt(p, s.at+off); n < len(p) {
 		if err == io.EOF { //nolint:errorlint // ReadAt returns it bare
 			err = io.ErrUnexpectedEOF
 		}

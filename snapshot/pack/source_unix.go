@@ -16,22 +16,24 @@ import (
 type source struct {
 	path  string
 	fd    int
-	size  int64
+	at    int64 // where the content begins, 0 unless path is a bundle
+	size  int64 // of the content
+	whole int64 // size of path
 	mtime int64
 }
 
-// openSource opens a regular file of size bytes. It never follows a link and never
-// waits, whatever path has become.
-func openSource(path string, size int64) (*source, error) {
+// openSource opens a regular file of size bytes, or that run of a bundle. It never
+// follows a link and never waits, whatever w has become.
+func openSource(w where, size int64) (*source, error) {
 	fd, err := retry(func() (int, error) {
-		return unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return unix.Open(w.path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		return nil, &fs.PathError{Op: "open", Path: w.path, Err: err}
 	}
-	s := &source{path: path, fd: fd}
-	if s.size, s.mtime, err = s.stat(); err == nil && s.size != size {
-		err = fmt.Errorf("%s: has %d bytes and should have %d", path, s.size, size)
+	s := &source{path: w.path, fd: fd, at: w.at, size: size}
+	if s.whole, s.mtime, err = s.stat(); err == nil {
+		err = w.check(s.whole, size)
 	}
 	if err != nil {
 		s.Close()
@@ -53,7 +55,7 @@ func (s *source) stat() (size, mtime int64, err error) {
 
 // readAt fills p from off.
 func (s *source) readAt(p []byte, off int64) error {
-	for len(p) > 0 {
+	for off += s.at; len(p) > 0; {
 		n, err := retry(func() (int, error) { return unix.Pread(s.fd, p, off) })
 		if err != nil {
 			return &fs.PathError{Op: "read", Path: s.path, Err: err}

@@ -8,8 +8,11 @@ import (
 )
 
 // nextData returns the first place at or behind off that is no hole; ok is false
-// if there is none. A file system that knows no holes has none.
+// if there is none. A file system that knows no holes has none, nor has a bundle.
 func (s *source) nextData(off int64) (next int64, ok bool, err error) {
+	if s.at > 0 {
+		return off, off < s.size, nil
+	}
 	next, err = unix.Seek(s.fd, off, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, unix.ENXIO):

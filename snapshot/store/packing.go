@@ -131,7 +131,7 @@ func (s *Store) fillKnown(ctx context.Context, l *layer, changes []snapshot.Chan
 		if err != nil {
 			return err
 		}
-		if o, ok := m.Find(path); ok && o.Source == e.Source && o.Size == e.Size && o.Hashed() {
+		if o, ok := m.Find(path); ok && o.Source == e.Source && o.SourceAt == e.SourceAt && o.Size == e.Size && o.Hashed() {
 			e.Chunks = o.Chunks
 		}
 	}

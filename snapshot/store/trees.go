@@ -177,7 +177,7 @@ func (s *Store) findSources(ctx context.Context, l *layer, m *snapshot.Manifest)
 				Why: fmt.Sprintf("has %q where its manifest has %q", found.Entries[i].Path, m.Entries[i].Path),
 			}
 		}
-		m.Entries[i].Source = found.Entries[i].Source
+		m.Entries[i].Source, m.Entries[i].SourceAt = found.Entries[i].Source, found.Entries[i].SourceAt
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func sameFile(base, m *snapshot.Manifest, path string) bool {
 		return false
 	}
 	e, ok := m.Find(path)
-	return ok && b.Source != "" && b.Source == e.Source
+	return ok && b.Source != "" && b.Source == e.Source && b.SourceAt == e.SourceAt
 }
 
 // needs reports whether a pack must be here.

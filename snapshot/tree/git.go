@@ -115,7 +115,7 @@ func (m *merger) read(e *snapshot.Entry, limit int64) ([]byte, error) {
 	err := fmt.Errorf("%s: no content at hand", e.Path)
 	if e.Source != "" {
 		var b []byte
-		if b, err = readSource(e.Source, e.Size); err == nil {
+		if b, err = readSource(e); err == nil {
 			return b, nil
 		}
 	}

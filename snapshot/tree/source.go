@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/roost-ci/roost/snapshot"
 )
 
-// readSource returns the size bytes of the regular file at path. A fifo does not
-// hold it up, and a symlink is not followed.
-func readSource(path string, size int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|openNoFollow, 0)
+// readSource returns the content of e from the regular file that has it. A fifo
+// does not hold it up, and a symlink is not followed.
+func readSource(e *snapshot.Entry) ([]byte, error) {
+	f, err := os.OpenFile(e.Source, os.O_RDONLY|openNoFollow, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -18,10 +20,10 @@ func readSource(path string, size int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !fi.Mode().IsRegular() || fi.Size() != size {
-		return nil, fmt.Errorf("%s: not the file of %d bytes that it was", path, size)
+	if !fi.Mode().IsRegular() || e.SourceAt == 0 && fi.Size() != e.Size {
+		return nil, fmt.Errorf("%s: not the file of %d bytes that it was", e.Source, e.Size)
 	}
-	b := make([]byte, size)
-	_, err = io.ReadFull(f, b)
+	b := make([]byte, e.Size)
+	_, err = io.ReadFull(io.NewSectionReader(f, e.SourceAt, e.Size), b)
 	return b, err
 }

@@ -249,7 +249,7 @@ func (u *upperTree) entry(i int, name, origin string, has bool) (int, error) {
 					Why: fmt.Sprintf("its content is that of %q, which is no such file of its base", on),
 				}
 			}
-			e.Source, e.Chunks = b.Source, b.Chunks
+			e.Source, e.SourceAt, e.Chunks = b.Source, b.SourceAt, b.Chunks
 		}
 		group := ""
 		if it.Inode.Nlink > 1 {

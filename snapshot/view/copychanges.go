@@ -86,7 +86,7 @@ func (d *Copy) Changes(ctx context.Context, l *Layer, base *snapshot.Manifest) (
 		if e.Type == snapshot.TypeFile {
 			if s, ok := m.stamps[it.Inode.Ino]; ok && s.ctime == it.Inode.CTime {
 				if b, ok := base.Find(s.path); ok && b.Type == e.Type && b.Size == e.Size {
-					e.Source, e.Chunks = b.Source, b.Chunks
+					e.Source, e.SourceAt, e.Chunks = b.Source, b.SourceAt, b.Chunks
 				}
 			}
 			if it.Inode.Nlink > 1 {

@@ -38,6 +38,9 @@ func copySource(ctx context.Context, f *os.File, e *snapshot.Entry, m *Meter) er
 		return err
 	}
 	defer src.Close() //nolint:errcheck // only read from
+	if e.SourceAt > 0 {
+		return copyRun(f, src, e, m)
+	}
 	return copyContent(ctx, f, src, e.Size, m)
 }
 

@@ -1,0 +1,26 @@
+package pack
+
+import (
+	"fmt"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// where is a place to read a file's content: a whole file, or a run in a bundle.
+type where struct {
+	path string
+	at   int64
+}
+
+func whereIs(e *snapshot.Entry) where { return where{path: e.Source, at: e.SourceAt} }
+
+// check reports whether a file of whole bytes can have size bytes there.
+func (w where) check(whole, size int64) error {
+	if w.at == 0 && whole != size {
+		return fmt.Errorf("%s: has %d bytes and should have %d", w.path, whole, size)
+	}
+	if w.at < 0 || w.at > 0 && (w.at > whole || size > whole-w.at) {
+		return fmt.Errorf("%s: has %d bytes, not %d from %d on", w.path, whole, size, w.at)
+	}
+	return nil
+}
