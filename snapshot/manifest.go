@@ -90,7 +90,7 @@ type Entry struct {
 	// SourceAt is where in Source the content begins. 0 says that Source is the file
 	// itself; greater, that it is a bundle, which holds this content, as one run of
 	// Size bytes, among others.
-	SourceAt int64
+	SourceAt int64 `json:",omitempty"`
 }
 
 // Hashed reports whether e's content is known by digest: it is not a file, or

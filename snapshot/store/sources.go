@@ -5,12 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/gob"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
@@ -22,9 +20,13 @@ import (
 //
 // manifests/<id>.src says where each file of a tree is:
 //
-//	magic "RSTSRC\x00\x01" | manifest digest [32] | n dirs | n × (len, bytes)
+//	magic "RSTSRC\x00\x02" | manifest digest [32] | n places | n × (kind, len, bytes)
+//	   kind 0: a directory · kind 1: a bundle
 //	runs until all entries are covered: (count, ref)
-//	   ref 0: no source · ref 1..n: dirs[ref-1]/<path of the entry>
+//	   ref 0: no source
+//	   ref 1..n of a directory: <place>/<path of the entry>
+//	   ref 1..n of a bundle: count × gap, between the end of the content before it
+//	      in this bundle (at first 0) and the begin of the entry's, in zigzag form
 //	   ref n+1: (len, bytes) the source itself, count is 1
 //	SHA-256 [32]
 //
@@ -34,7 +36,7 @@ import (
 // manifests/<id>.fanin holds the changes that a merge made to a view's base, with
 // relative sources: magic "RSTFAN\x00\x01" | gob of []snapshot.Change | SHA-256.
 const (
-	srcMagic   = "RSTSRC\x00\x01"
+	srcMagic   = "RSTSRC\x00\x02"
 	faninMagic = "RSTFAN\x00\x01"
 )
 
@@ -54,56 +56,6 @@ func (s *Store) writeSources(id snapshot.ID, d snapshot.Digest, m *snapshot.Mani
 	return writeSummed(s.srcPath(id), b)
 }
 
-func (s *Store) encodeSources(d snapshot.Digest, m *snapshot.Manifest) ([]byte, error) {
-	type run struct {
-		count  uint64
-		ref    uint64
-		source string // for ref explicit
-	}
-	const explicit = ^uint64(0)
-	dirs := map[string]uint64{}
-	var names []string
-	var runs []run
-	for i := range m.Entries {
-		e := &m.Entries[i]
-		r := run{count: 1}
-		if e.Source != "" {
-			src, ok := s.rel(e.Source)
-			if !ok {
-				return nil, fmt.Errorf("%q lies outside of the store", e.Source)
-			}
-			if dir, ok := strings.CutSuffix(src, "/"+e.Path); ok {
-				if dirs[dir] == 0 {
-					names = append(names, dir)
-					dirs[dir] = uint64(len(names))
-				}
-				r.ref = dirs[dir]
-			} else {
-				r.ref, r.source = explicit, src
-			}
-		}
-		if n := len(runs); n > 0 && r.ref != explicit && runs[n-1].ref == r.ref {
-			runs[n-1].count++
-			continue
-		}
-		runs = append(runs, r)
-	}
-	b := append([]byte(srcMagic), d[:]...)
-	b = binary.AppendUvarint(b, uint64(len(names)))
-	for _, n := range names {
-		b = appendString(b, n)
-	}
-	for _, r := range runs {
-		b = binary.AppendUvarint(b, r.count)
-		if r.ref != explicit {
-			b = binary.AppendUvarint(b, r.ref)
-			continue
-		}
-		b = appendString(binary.AppendUvarint(b, uint64(len(names))+1), r.source)
-	}
-	return b, nil
-}
-
 // readSources fills in the Source of m's entries. On error m is half filled.
 func (s *Store) readSources(id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest) error {
 	b, err := readSummed(s.srcPath(id), srcMagic)
@@ -111,47 +63,6 @@ func (s *Store) readSources(id snapshot.ID, d snapshot.Digest, m *snapshot.Manif
 		return err
 	}
 	return s.decodeSources(b, d, m)
-}
-
-var errSources = errors.New("sources: bad contents")
-
-func (s *Store) decodeSources(b []byte, d snapshot.Digest, m *snapshot.Manifest) error {
-	if len(b) < len(d) || !bytes.Equal(b[:len(d)], d[:]) {
-		return fmt.Errorf("%w: of another manifest", errSources)
-	}
-	c := reader{b: b[len(d):]}
-	n := c.number()
-	if n > uint64(len(c.b)) {
-		return errSources
-	}
-	dirs := make([]string, n)
-	for i := range dirs {
-		dirs[i] = c.text()
-	}
-	for i := 0; i < len(m.Entries) && !c.bad; {
-		count, ref := c.number(), c.number()
-		if count == 0 || count > uint64(len(m.Entries)-i) || ref > n+1 || (ref == n+1 && count != 1) {
-			return errSources
-		}
-		src := ""
-		if ref == n+1 {
-			src = c.text()
-		}
-		for ; count > 0; count-- {
-			e := &m.Entries[i]
-			i++
-			switch {
-			case ref == n+1:
-				e.Source = s.dir + "/" + src
-			case ref > 0:
-				e.Source = s.dir + "/" + dirs[ref-1] + "/" + e.Path
-			}
-		}
-	}
-	if c.bad || len(c.b) > 0 {
-		return errSources
-	}
-	return nil
 }
 
 // reader takes numbers and strings from bytes; bad is set when they run out.
@@ -162,6 +73,16 @@ type reader struct {
 
 func (c *reader) number() uint64 {
 	v, n := binary.Uvarint(c.b)
+	if n <= 0 {
+		c.b, c.bad = nil, true
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *reader) signed() int64 {
+	v, n := binary.Varint(c.b)
 	if n <= 0 {
 		c.b, c.bad = nil, true
 		return 0

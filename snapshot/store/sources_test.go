@@ -28,7 +28,12 @@ func TestSourcesRoundTrip(t *testing.T) {
 		for i := range n {
 			e := snapshot.Entry{Path: fmt.Sprintf("p\xff%d", i), Type: snapshot.TypeFile}
 			bare.Entries = append(bare.Entries, e)
-			switch rapid.IntRange(0, 3).Draw(t, "kind") {
+			size := rapid.Int64Range(0, 1000).Draw(t, "size")
+			bare.Entries[i].Size, e.Size = size, size
+			switch rapid.IntRange(0, 5).Draw(t, "kind") {
+			case 4, 5: // wherever it is: a bundle may hold what stands elsewhere in the tree
+				e.Source = s.dir + "/views/c/uc/bundle"
+				e.SourceAt = rapid.Int64Range(1, 1<<40).Draw(t, "at")
 			case 1:
 				e.Source = s.dir + "/views/a/" + e.Path
 			case 2:
@@ -56,6 +61,23 @@ func TestSourcesAreSmall(t *testing.T) {
 	b, err := s.encodeSources(snapshot.Digest{}, m)
 	require.NoError(t, err)
 	require.Less(t, len(b), 100)
+}
+
+// A bundle is filled in the order of the tree.
+func TestSourcesInABundleAreSmall(t *testing.T) {
+	s := bareStore(t)
+	m := &snapshot.Manifest{}
+	at := int64(512)
+	for i := range 100_000 {
+		size := int64(i % 1000)
+		m.Entries = append(m.Entries, snapshot.Entry{
+			Path: fmt.Sprintf("dir%d/file%d", i/100, i), Size: size, Source: s.dir + "/views/a/ua/bundle", SourceAt: at,
+		})
+		at += (size + 511) / 512 * 512
+	}
+	b, err := s.encodeSources(snapshot.Digest{}, m)
+	require.NoError(t, err)
+	require.Less(t, len(b), 200_100)
 }
 
 func TestSourcesOutsideAreRefused(t *testing.T) {
@@ -102,7 +124,7 @@ func FuzzSources(f *testing.F) {
 	}
 	x := m()
 	x.Entries[1].Source = s.dir + "/d/a"
-	x.Entries[2].Source = s.dir + "/e/z"
+	x.Entries[2].Source, x.Entries[2].SourceAt = s.dir+"/e/z", 512
 	b, err := s.encodeSources(snapshot.Digest{}, x)
 	require.NoError(f, err)
 	f.Add(b[len(srcMagic):])

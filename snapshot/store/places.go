@@ -1,0 +1,163 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+var errSources = errors.New("sources: bad contents")
+
+// place is a directory or a bundle that has the content of many entries.
+type place struct {
+	path   string // relative to the store
+	bundle bool
+	end    int64 // of the content that was looked at last in a bundle
+}
+
+// sourceRun is entries of one place that stand together.
+type sourceRun struct {
+	count  uint64
+	ref    uint64
+	source string  // for explicit
+	gaps   []int64 // of a bundle
+}
+
+// explicit is the ref of a run whose source is written out.
+const explicit = math.MaxUint64
+
+// sourceList gathers the runs of a tree.
+type sourceList struct {
+	places []place
+	refs   map[place]uint64 // without end
+	runs   []sourceRun
+}
+
+func (l *sourceList) ref(p place) uint64 {
+	if l.refs[p] == 0 {
+		l.places = append(l.places, p)
+		l.refs[p] = uint64(len(l.places))
+	}
+	return l.refs[p]
+}
+
+// add appends an entry whose source is src, relative to the store, "" for none.
+func (l *sourceList) add(e *snapshot.Entry, src string) {
+	r := sourceRun{count: 1}
+	dir, plain := strings.CutSuffix(src, "/"+e.Path)
+	switch {
+	case src == "":
+	case e.SourceAt > 0:
+		r.ref = l.ref(place{path: src, bundle: true})
+		p := &l.places[r.ref-1]
+		r.gaps = []int64{e.SourceAt - p.end}
+		p.end = e.SourceAt + e.Size
+	case plain:
+		r.ref = l.ref(place{path: dir})
+	default:
+		r.ref, r.source = explicit, src
+	}
+	if n := len(l.runs); n > 0 && r.ref != explicit && l.runs[n-1].ref == r.ref {
+		l.runs[n-1].count++
+		l.runs[n-1].gaps = append(l.runs[n-1].gaps, r.gaps...)
+		return
+	}
+	l.runs = append(l.runs, r)
+}
+
+func (l *sourceList) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(l.places)))
+	for _, p := range l.places {
+		kind := uint64(0)
+		if p.bundle {
+			kind = 1
+		}
+		b = appendString(binary.AppendUvarint(b, kind), p.path)
+	}
+	for _, r := range l.runs {
+		b = binary.AppendUvarint(b, r.count)
+		if r.ref == explicit {
+			b = appendString(binary.AppendUvarint(b, uint64(len(l.places))+1), r.source)
+			continue
+		}
+		b = binary.AppendUvarint(b, r.ref)
+		for _, g := range r.gaps {
+			b = binary.AppendVarint(b, g)
+		}
+	}
+	return b
+}
+
+func (s *Store) encodeSources(d snapshot.Digest, m *snapshot.Manifest) ([]byte, error) {
+	l := sourceList{refs: map[place]uint64{}}
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		src := ""
+		if e.Source != "" {
+			var ok bool
+			if src, ok = s.rel(e.Source); !ok {
+				return nil, fmt.Errorf("%q lies outside of the store", e.Source)
+			}
+		}
+		l.add(e, src)
+	}
+	return l.append(append([]byte(srcMagic), d[:]...)), nil
+}
+
+// decodeSources fills in the Source of m's entries.
+func (s *Store) decodeSources(b []byte, d snapshot.Digest, m *snapshot.Manifest) error {
+	if len(b) < len(d) || !bytes.Equal(b[:len(d)], d[:]) {
+		return fmt.Errorf("%w: of another manifest", errSources)
+	}
+	c := reader{b: b[len(d):]}
+	n := c.number()
+	if n > uint64(len(c.b)) {
+		return errSources
+	}
+	places := make([]place, n)
+	for i := range places {
+		kind := c.number()
+		places[i] = place{path: s.dir + "/" + c.text(), bundle: kind == 1}
+		c.bad = c.bad || kind > 1
+	}
+	for left := m.Entries; len(left) > 0; {
+		count, ref := c.number(), c.number()
+		if c.bad || count == 0 || count > uint64(len(left)) || ref > n+1 || (ref == n+1 && count != 1) {
+			return errSources
+		}
+		run := left[:count]
+		left = left[count:]
+		switch {
+		case ref == n+1:
+			run[0].Source = s.dir + "/" + c.text()
+		case ref > 0:
+			c.bad = c.bad || !places[ref-1].give(run, &c)
+		}
+	}
+	if c.bad || len(c.b) > 0 {
+		return errSources
+	}
+	return nil
+}
+
+// give fills in the sources of a run; a false one is not as it was written.
+func (p *place) give(run []snapshot.Entry, c *reader) bool {
+	for i := range run {
+		e := &run[i]
+		if !p.bundle {
+			e.Source = p.path + "/" + e.Path
+			continue
+		}
+		at := p.end + c.signed()
+		if at <= 0 || e.Size < 0 || at > math.MaxInt64-e.Size {
+			return false
+		}
+		e.Source, e.SourceAt, p.end = p.path, at, at+e.Size
+	}
+	return true
+}
