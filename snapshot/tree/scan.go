@@ -2,6 +2,7 @@ package tree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,10 @@ type ScanOptions struct {
 	// Owners records uids and gids. Without it they are recorded as 0, which means
 	// "self": who runs without root can't set them and does not compare them.
 	Owners bool
+	// Skip, if set, is told of what a snapshot can't keep, and the scan goes on
+	// without it: a name is left out, an attribute too, its file then stays. It may
+	// be called from several goroutines. Walk and Lstat don't heed it.
+	Skip func(*snapshot.UnsupportedError)
 }
 
 // Inode is what Lstat knows of a name besides what a manifest keeps.
@@ -41,27 +46,40 @@ type Item struct {
 // snapshot can't keep is a *snapshot.UnsupportedError that names the first such
 // path. A tree that changes meanwhile gives an error or a mixture, never a hang.
 func Scan(ctx context.Context, root string, o ScanOptions) (*snapshot.Manifest, error) {
+	m, _, err := scan(ctx, root, o, false)
+	return m, err
+}
+
+// Survey is Scan, and tells of each entry which inode it is. From these, and sizes
+// and times, a later one knows which files nobody has written to meanwhile.
+func Survey(ctx context.Context, root string, o ScanOptions) (*snapshot.Manifest, []Inode, error) {
+	return scan(ctx, root, o, true)
+}
+
+func scan(ctx context.Context, root string, o ScanOptions, inodes bool) (*snapshot.Manifest, []Inode, error) {
 	t, err := openTree(root)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer t.close()
+	t.skipAttributes(o.Skip)
 	top, err := t.lstat("", o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := keepable(&top); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s := newSweep(t, o)
+	s.inodes = inodes
 	if err := s.run(ctx); err != nil {
-		return nil, fmt.Errorf("scan %s: %w", root, err)
+		return nil, nil, fmt.Errorf("scan %s: %w", root, err)
 	}
-	m, err := s.manifest(top.Entry)
+	m, ids, err := s.manifest(&top)
 	if err != nil {
-		return nil, fmt.Errorf("scan %s: %w", root, err)
+		return nil, nil, fmt.Errorf("scan %s: %w", root, err)
 	}
-	return m, nil
+	return m, ids, nil
 }
 
 // Walk calls fn for each entry of the tree at root in the order of a manifest,
@@ -126,6 +144,16 @@ func Lstat(root, rel string, o ScanOptions) (e snapshot.Entry, ino Inode, specia
 	defer t.close()
 	it, err := t.lstat(rel, o)
 	return it.Entry, it.Inode, it.Special, err
+}
+
+// skipped tells o.Skip of an error if it is about something that can be left out.
+func (o *ScanOptions) skipped(err error) bool {
+	var e *snapshot.UnsupportedError
+	if o.Skip == nil || !errors.As(err, &e) {
+		return false
+	}
+	o.Skip(e)
+	return true
 }
 
 // keepable refuses what only the overlay driver knows how to read.

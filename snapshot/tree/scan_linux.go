@@ -36,6 +36,9 @@ func openTree(root string) (*treeRoot, error) {
 
 func (t *treeRoot) close() { _ = unix.Close(t.fd) }
 
+// skipAttributes leaves out attributes that can't be kept, and tells skip of them.
+func (t *treeRoot) skipAttributes(skip func(*snapshot.UnsupportedError)) { t.xattrs.skip = skip }
+
 // lstat describes one name.
 func (t *treeRoot) lstat(rel string, o ScanOptions) (it Item, err error) {
 	if rel == "" {
@@ -78,7 +81,11 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 		items = append(items, Item{})
 		it := &items[len(items)-1]
 		if err := t.describe(it, fd, name, paths[i], sources[i], o); err != nil {
-			return items[:len(items)-1], err
+			items = items[:len(items)-1]
+			if o.skipped(err) {
+				continue
+			}
+			return items, err
 		}
 	}
 	return items, nil

@@ -32,6 +32,9 @@ func openTree(root string) (*treeRoot, error) {
 
 func (t *treeRoot) close() {}
 
+// skipAttributes has nothing to do: no attribute is read.
+func (t *treeRoot) skipAttributes(func(*snapshot.UnsupportedError)) {}
+
 func (t *treeRoot) lstat(rel string, o ScanOptions) (Item, error) {
 	var it Item
 	if rel == "" {
@@ -66,7 +69,11 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 	for i, name := range names {
 		items = append(items, Item{})
 		if err := describe(&items[len(items)-1], name, paths[i], sources[i], o); err != nil {
-			return items[:len(items)-1], err
+			items = items[:len(items)-1]
+			if o.skipped(err) {
+				continue
+			}
+			return items, err
 		}
 	}
 	return items, nil

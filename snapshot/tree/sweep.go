@@ -17,6 +17,7 @@ const maxScanners = 8
 type dir struct {
 	rel     string
 	entries []snapshot.Entry // sorted
+	inodes  []Inode          // of entries, if they are wanted
 	subs    []*dir           // one for each directory among entries, in their order
 	linked  []linked
 	err     error // why there is nothing behind the last of entries
@@ -34,7 +35,8 @@ type sweep struct {
 	t *treeRoot
 	o ScanOptions
 
-	top *dir
+	inodes bool // are wanted
+	top    *dir
 
 	// mu guards the fields below; it is never held across a system call.
 	mu   sync.Mutex
@@ -107,6 +109,9 @@ func (s *sweep) read(d *dir, items []Item) []Item {
 	for i := range items {
 		it := &items[i]
 		if err := keepable(it); err != nil {
+			if s.o.skipped(err) {
+				continue
+			}
 			d.err = err
 			break
 		}
@@ -117,20 +122,26 @@ func (s *sweep) read(d *dir, items []Item) []Item {
 			d.subs = append(d.subs, &dir{rel: it.Entry.Path})
 		}
 		d.entries = append(d.entries, it.Entry)
+		if s.inodes {
+			d.inodes = append(d.inodes, it.Inode)
+		}
 	}
 	return items
 }
 
 // manifest puts the pieces together. The first error in the order of a manifest
 // is the one that is returned.
-func (s *sweep) manifest(top snapshot.Entry) (*snapshot.Manifest, error) {
+func (s *sweep) manifest(top *Item) (*snapshot.Manifest, []Inode, error) {
 	a := assembly{links: map[[2]uint64]int{}}
-	a.entries = make([]snapshot.Entry, 0, 1+s.top.count())
-	a.entries = append(a.entries, top)
-	if err := a.add(s.top); err != nil {
-		return nil, err
+	n := 1 + s.top.count()
+	a.entries = append(make([]snapshot.Entry, 0, n), top.Entry)
+	if s.inodes {
+		a.inodes = append(make([]Inode, 0, n), top.Inode)
 	}
-	return &snapshot.Manifest{Entries: a.entries}, nil
+	if err := a.add(s.top); err != nil {
+		return nil, nil, err
+	}
+	return &snapshot.Manifest{Entries: a.entries}, a.inodes, nil
 }
 
 func (d *dir) count() int {
@@ -143,6 +154,7 @@ func (d *dir) count() int {
 
 type assembly struct {
 	entries []snapshot.Entry
+	inodes  []Inode
 	links   map[[2]uint64]int // (dev, ino) to the place of its first name
 }
 
@@ -152,6 +164,9 @@ func (a *assembly) add(d *dir) error {
 	subs, links := d.subs, d.linked
 	for i := range d.entries {
 		a.entries = append(a.entries, d.entries[i])
+		if d.inodes != nil {
+			a.inodes = append(a.inodes, d.inodes[i])
+		}
 		if len(links) > 0 && links[0].at == i {
 			a.link(links[0])
 			links = links[1:]
@@ -163,7 +178,7 @@ func (a *assembly) add(d *dir) error {
 			subs = subs[1:]
 		}
 	}
-	d.entries = nil // let go of the copy
+	d.entries, d.inodes = nil, nil // let go of the copies
 	return d.err
 }
 

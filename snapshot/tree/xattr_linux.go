@@ -17,7 +17,8 @@ import (
 // xattrReader lists and gets attributes of a name in a directory, without opening
 // the file and without following it.
 type xattrReader struct {
-	at bool // listxattrat(2), Linux 6.13; else by /proc/self/fd
+	at   bool // listxattrat(2), Linux 6.13; else by /proc/self/fd
+	skip func(*snapshot.UnsupportedError)
 }
 
 func newXattrReader(dirfd int) xattrReader {
@@ -43,7 +44,12 @@ func (r xattrReader) read(it *Item, dirfd int, name string) error {
 		names = rest
 		keep, special, what := judge(attr)
 		if what != "" {
-			return &snapshot.UnsupportedError{Path: it.Entry.Path, What: what}
+			err := &snapshot.UnsupportedError{Path: it.Entry.Path, What: what}
+			if r.skip == nil {
+				return err
+			}
+			r.skip(err)
+			continue
 		}
 		if !keep && !special {
 			continue
