@@ -1,6 +1,6 @@
 // Package view gives each job a private, writable view of sealed snapshots. A
-// driver is one way of doing it: overlay mounts, plain copies (and, later, EROFS
-// images, reflinks, containers/storage). All drivers pass the suite in viewtest
+// driver is one way of doing it: EROFS images below overlay mounts, overlay mounts
+// alone, copies. All drivers pass the suite in viewtest
 // and produce the same manifests, byte for byte.
 //
 // A view is prepared on layers, written to by one job, and then either sealed,
@@ -31,6 +31,11 @@ type Layer struct {
 	// Data are directories whose files are reached only by reference (overlay's
 	// data-only lowers), in no particular order.
 	Data []string `json:"data,omitempty"`
+	// Image is a file that shows a tree below Lowers, which are then what changed
+	// on top of it; there are none where it is the whole snapshot. "" for none.
+	Image string `json:"image,omitempty"`
+	// Devices are the bundles that the image has content in, in its order.
+	Devices []string `json:"devices,omitempty"`
 }
 
 // Fanin is a merge that a view must show: Changes turn the tree of the first
@@ -38,6 +43,9 @@ type Layer struct {
 // on this host.
 type Fanin struct {
 	Changes []snapshot.Change
+	// Tree is the merged tree itself, nil where the caller does not have it: an
+	// Imager may show it without making Changes. It is only read.
+	Tree *snapshot.Manifest
 }
 
 // Spec says what a new view shows and where.
@@ -117,11 +125,13 @@ type Driver interface {
 	// Unpack makes a sealed layer from changes against base (nil: the empty tree),
 	// for a snapshot that came from elsewhere. It makes the files, then calls fill
 	// once to have their content written, then sets modes, owners and times, and
-	// returns after syncing it all to disk. On error nothing of it is left.
+	// returns after syncing it all to disk. On error nothing of it is left. An
+	// Imager stores the content alone: nothing stands on the layer before Image.
 	Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
 		fill func(ctx context.Context, write WriteFunc) error, m *Meter) (*Layer, error)
 
-	// Locate returns the Source of each file among changes that Unpack was given.
+	// Locate sets Source and SourceAt of each file among changes, which are those
+	// that Unpack was given.
 	Locate(l *Layer, changes []snapshot.Change)
 
 	// Mount shows a sealed layer read-only at target until the closer is closed.
@@ -138,4 +148,17 @@ type Driver interface {
 	// the driver's root and removes what belongs to no known id. It returns what it
 	// had to clean, for the log.
 	Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]string, error)
+}
+
+// Imager is a driver that can show a whole tree from a manifest alone, without
+// creating a file per entry.
+type Imager interface {
+	// Image makes the image of l, also again: m is l's whole tree, in which every
+	// file with content has a Source in a layer of this root. base, if any, is the
+	// layer whose inode numbers are kept. It returns what l is from then on, with
+	// no Lowers, and Data and Devices exactly what the image refers to. l's own
+	// files stay, and views that stand on what l was go on. It is durable when it
+	// returns. *snapshot.UnsupportedError names an entry that no image can show;
+	// l is then as before.
+	Image(ctx context.Context, l, base *Layer, m *snapshot.Manifest) (*Layer, error)
 }

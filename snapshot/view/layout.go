@@ -20,6 +20,11 @@ import (
 //	views/<id>/w       overlay: the kernel's work directory while mounted
 //	views/<id>/b       a read-only mount of the base while a layer is built
 //	views/<id>/meta    copy: stamps and modes (copymeta.go)
+//	views/<id>/i<id>   erofs: the image of the layer
+//	views/<id>/s<id>   erofs: the image of the merge that the view started from
+//	views/<id>/o<id>   erofs: copies of what the images can't refer to
+//	views/<id>/packed  erofs: says that u<id> is not a tree (erofs_bundle.go)
+//	mnt/               erofs: images that are mounted
 //	trash/             what is being deleted
 //	empty              a directory with nothing in it, the lowest of every stack
 //
@@ -30,6 +35,7 @@ const (
 	viewsDir = "views"
 	trashDir = "trash"
 	emptyDir = "empty"
+	mntDir   = "mnt"
 
 	upperPrefix = "u"
 	fixupPrefix = "f"
@@ -37,6 +43,12 @@ const (
 	workName    = "w"
 	baseName    = "b"
 	metaName    = "meta"
+
+	imagePrefix  = "i"
+	startPrefix  = "s"
+	objectPrefix = "o"
+	bundleName   = "bundle"
+	packedName   = "packed"
 )
 
 // layout resolves the names below one driver's root.
@@ -74,9 +86,15 @@ func part(id snapshot.ID, prefix string) string {
 	return path.Join(viewsDir, string(id), prefix+string(id))
 }
 
-// owner checks that rel has the form views/<id>/<prefix><id> and returns the id.
-// Layers come back from a database: nothing in them becomes a path unchecked.
+// owner checks that rel is the directory of one layer of a stack, and returns
+// whose.
 func owner(rel string) (snapshot.ID, error) {
+	return partOwner(rel, upperPrefix+fixupPrefix+flatPrefix)
+}
+
+// partOwner checks that rel has the form views/<id>/<prefix><id> and returns the
+// id. Layers come back from a database: nothing in them becomes a path unchecked.
+func partOwner(rel, prefixes string) (snapshot.ID, error) {
 	p := strings.Split(rel, "/")
 	if len(p) != 3 || p[0] != viewsDir || len(p[2]) < 2 {
 		return "", fmt.Errorf("layer directory %q: want %s/<id>/<part>", rel, viewsDir)
@@ -85,7 +103,7 @@ func owner(rel string) (snapshot.ID, error) {
 	if err != nil {
 		return "", fmt.Errorf("layer directory %q: %w", rel, err)
 	}
-	if prefix := p[2][:1]; p[2][1:] != string(id) || !strings.Contains(upperPrefix+fixupPrefix+flatPrefix, prefix) {
+	if prefix := p[2][:1]; p[2][1:] != string(id) || !strings.Contains(prefixes, prefix) {
 		return "", fmt.Errorf("layer directory %q: %q is not a part of a layer", rel, p[2])
 	}
 	return id, nil
@@ -98,6 +116,18 @@ func dataOwner(rel string) (snapshot.ID, error) {
 		return "", fmt.Errorf("data directory %q: want %s/<id>", rel, viewsDir)
 	}
 	return snapshot.ParseID(name)
+}
+
+// bundleOf is the bundle of id, relative to the root.
+func bundleOf(id snapshot.ID) string { return path.Join(part(id, upperPrefix), bundleName) }
+
+// bundleOwner checks that rel is a bundle and returns whose.
+func bundleOwner(rel string) (snapshot.ID, error) {
+	id, err := partOwner(path.Dir(rel), upperPrefix)
+	if err == nil && rel != bundleOf(id) {
+		err = fmt.Errorf("bundle %q: want %s/<id>/%s<id>/%s", rel, viewsDir, upperPrefix, bundleName)
+	}
+	return id, err
 }
 
 // checkLayer refuses a layer whose paths lead anywhere but into the root.
@@ -120,6 +150,16 @@ func checkLayer(l *Layer) error {
 	}
 	for _, d := range l.Data {
 		if _, err := dataOwner(d); err != nil {
+			return err
+		}
+	}
+	for _, d := range l.Devices {
+		if _, err := bundleOwner(d); err != nil {
+			return err
+		}
+	}
+	if l.Image != "" {
+		if _, err := partOwner(l.Image, imagePrefix+startPrefix); err != nil {
 			return err
 		}
 	}
@@ -179,7 +219,7 @@ func locate(l layout, layer *Layer, changes []snapshot.Change) {
 	dir := l.abs(layer.Dir)
 	for i := range changes {
 		if e := &changes[i].Entry; !changes[i].Delete && e.Type == snapshot.TypeFile {
-			e.Source = filepath.Join(dir, filepath.FromSlash(e.Path))
+			e.Source, e.SourceAt = filepath.Join(dir, filepath.FromSlash(e.Path)), 0
 		}
 	}
 }
