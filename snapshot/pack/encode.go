@@ -28,6 +28,8 @@ type EncoderOptions struct {
 	// has one, may save reading: it must hold what Chunks say. May be nil. It is called
 	// before Encode reads anything, by one goroutine.
 	Previous func(path string) *snapshot.Entry
+	// Seen, if set, counts content bytes as they go by, for who waits.
+	Seen *atomic.Int64
 	// Now is the clock that Stats.Elapsed goes by; nil is the real one.
 	Now func() time.Time
 

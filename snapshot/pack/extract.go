@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +26,10 @@ type ExtractOptions struct {
 	// little only what is new. May be nil; what can't be read there is fetched. It is
 	// called by one goroutine.
 	Previous func(path string) *snapshot.Entry
+	// Done, if set, is called when all content of change i was written, by the
+	// goroutine that wrote the last of it; never for a file that has none. An error
+	// ends the extraction.
+	Done func(i int) error
 }
 
 // fetchers is how many ranges are open at once: enough to hide the wait for the
@@ -57,7 +62,7 @@ func Extract(ctx context.Context, ix *Index, o ExtractOptions, write func(i int,
 		return fmt.Errorf("extract: %w", err)
 	}
 	x := &extractor{
-		ix: ix, o: o, p: p, write: write,
+		ix: ix, o: o, p: p, write: write, left: p.countPlaces(o.Done != nil),
 		free: make(chan []byte, fetchers+o.Workers), ready: make(chan fetched, o.Workers),
 	}
 	for range cap(x.free) {
@@ -79,6 +84,7 @@ type extractor struct {
 	o     ExtractOptions
 	p     *extractPlan
 	write func(i int, off int64, p []byte) error
+	left  []atomic.Int32 // places to write, by change; nil if nobody asks
 	free  chan []byte
 	ready chan fetched
 }
@@ -224,6 +230,11 @@ func (x *extractor) put(u use, p []byte) error {
 		})
 		if err != nil {
 			return fmt.Errorf("%q: %w", x.ix.Changes[at.change].Entry.Path, err)
+		}
+		if x.left != nil && x.left[at.change].Add(-1) == 0 {
+			if err := x.o.Done(at.change); err != nil {
+				return fmt.Errorf("%q: %w", x.ix.Changes[at.change].Entry.Path, err)
+			}
 		}
 	}
 	return nil

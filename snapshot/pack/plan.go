@@ -2,6 +2,7 @@ package pack
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -69,6 +70,22 @@ func planExtract(ix *Index) (*extractPlan, error) {
 		}
 	}
 	return p, nil
+}
+
+// countPlaces counts what is to be written of each change; nil if it is not wanted.
+func (p *extractPlan) countPlaces(wanted bool) []atomic.Int32 {
+	if !wanted {
+		return nil
+	}
+	left := make([]atomic.Int32, len(p.ix.Changes))
+	for _, uses := range p.uses {
+		for _, u := range uses {
+			for _, at := range u.places {
+				left[at.change].Add(1)
+			}
+		}
+	}
+	return left
 }
 
 // span is a part of a pack that is fetched as one.

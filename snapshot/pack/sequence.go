@@ -44,6 +44,9 @@ func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
 	if c.kept > 0 {
 		n = c.kept
 	}
+	if s.e.o.Seen != nil {
+		s.e.o.Seen.Add(int64(n))
+	}
 	if !c.f.hashed {
 		c.f.chunks = append(c.f.chunks, snapshot.Chunk{Off: c.off, Len: int64(n), ID: c.id})
 		s.e.stats.Plain += int64(n)
