@@ -44,7 +44,7 @@ func TestDeathInPrepare(t *testing.T) {
 				p := b.spec(base.ID)
 				v := &openView{id: p.ID, target: p.Target, claim: p.Claim}
 				require.NoError(t, b.insertView(t.Context(), v))
-				die(b, v, view.Spec{ID: p.ID, Target: p.Target, Base: &b.layers[base.ID].place})
+				die(b, v, view.Spec{ID: p.ID, Target: p.Target, Base: b.layers[base.ID].place()})
 				b.reopen()
 				requireNoMounts(t, p.Target)
 				require.Equal(t, []OpenView{{ID: p.ID, Claim: p.Claim}}, openOnly(b.Views()))

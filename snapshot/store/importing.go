@@ -224,7 +224,7 @@ func (s *Store) importBase(ctx context.Context, spec *ImportSpec) (*snapshot.Man
 		}
 	}
 	m, err := s.Tree(ctx, spec.Base)
-	return m, &l.place, err
+	return m, l.place(), err
 }
 
 // alike returns the tree of a held snapshot that may have much of the content of
@@ -325,12 +325,13 @@ func (s *Store) importedLayer(spec *ImportSpec, ix *pack.Index, place *view.Laye
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &layer{
-		seq: s.nextSeq, place: *place, boot: s.o.BootID, key: bytes.Clone(spec.DomainKey), imported: true,
+		seq: s.nextSeq, boot: s.o.BootID, key: bytes.Clone(spec.DomainKey), imported: true,
 		packs: ix.Packs, info: Info{
 			ID: spec.ID, Base: spec.Base, WireBase: spec.Base, Parents: spec.Parents, State: Durable, Synced: true,
 			Manifest: spec.Manifest, Index: spec.Index, IndexBytes: spec.IndexBytes, StoredBytes: spec.IndexBytes,
 		},
 	}
+	l.at.Store(place)
 	s.nextSeq++
 	for _, p := range ix.Packs {
 		if p.Own {
@@ -344,9 +345,12 @@ func (s *Store) importedLayer(spec *ImportSpec, ix *pack.Index, place *view.Laye
 // keepImported writes the files beside the layer, then the row.
 func (s *Store) keepImported(ctx context.Context, l *layer, f *durable.File, base *snapshot.Manifest, ix *pack.Index) error {
 	in := &l.info
-	s.driver.Locate(&l.place, ix.Changes)
+	s.driver.Locate(l.place(), ix.Changes)
 	m, err := tree.Apply(base, ix.Changes)
 	if err != nil {
+		return err
+	}
+	if err := s.imageImported(ctx, l, m); err != nil {
 		return err
 	}
 	if err := f.Commit(s.indexPath(in.Index)); err != nil {
@@ -357,7 +361,7 @@ func (s *Store) keepImported(ctx context.Context, l *layer, f *durable.File, bas
 	}
 	fail.Point("store.import.written")
 	in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
-	in.PlainBytes = s.ownBytes(&l.place, ix)
+	in.PlainBytes = s.ownBytes(l.place(), ix)
 	in.DiskBytes = in.PlainBytes + in.IndexBytes
 	err = s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return s.insertLayer(ctx, tx, l) })
 	if err != nil {

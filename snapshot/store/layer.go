@@ -2,8 +2,10 @@ package store
 
 import (
 	"cmp"
+	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
@@ -16,7 +18,7 @@ import (
 type layer struct {
 	seq      int64
 	info     Info // without Blobs
-	place    view.Layer
+	at       atomic.Pointer[view.Layer]
 	boot     string // in which it was sealed
 	key      []byte
 	fanin    bool // its view showed a merge: base plus manifests/<id>.fanin
@@ -26,8 +28,12 @@ type layer struct {
 	// unsized says that TreeBytes is not known yet.
 	unsized  bool
 	removing bool
-	mounts   int // by Mount
+	mounts   []*view.Layer // what is shown by Mount
 }
+
+// place is where the driver has the layer. It changes when an image of it is made:
+// whoever stands on the layer keeps what it was given. Not to be changed.
+func (l *layer) place() *view.Layer { return l.at.Load() }
 
 func bySeq(a, b *layer) int { return cmp.Compare(a.seq, b.seq) }
 
@@ -63,11 +69,13 @@ func (s *Store) usableLocked(id snapshot.ID) (*layer, error) {
 	return l, nil
 }
 
-// standsOn reports whether place can't be shown without the files of l.
+// standsOn reports whether place can't be shown without the files of l: what is in
+// the directory that the driver has for it.
 func standsOn(place *view.Layer, l *view.Layer) bool {
-	for _, dirs := range [][]string{place.Lowers, place.Data} {
+	all := path.Dir(l.Dir)
+	for _, dirs := range [][]string{place.Lowers, place.Data, place.Devices, {place.Image}} {
 		for _, d := range dirs {
-			if overlaps(d, l.Dir) {
+			if overlaps(d, all) {
 				return true
 			}
 		}
@@ -94,7 +102,7 @@ func (s *Store) standingLocked(l *layer) (what string, on snapshot.ID) {
 		if o == l {
 			continue
 		}
-		if o.needs(id) || standsOn(&o.place, &l.place) {
+		if o.needs(id) || standsOn(o.place(), l.place()) {
 			return "layer", o.info.ID
 		}
 	}
@@ -103,12 +111,33 @@ func (s *Store) standingLocked(l *layer) (what string, on snapshot.ID) {
 			return "view", v.id
 		}
 	}
-	if l.mounts > 0 {
-		return "mount", id
+	if what, on := s.shownLocked(l); what != "" {
+		return what, on
 	}
 	for _, im := range s.imports {
 		if im.base == id {
 			return "import", im.id
+		}
+	}
+	return "", ""
+}
+
+// shownLocked returns something that is mounted and has directories of l in it,
+// be it by what a layer was before an image of it was made.
+func (s *Store) shownLocked(l *layer) (what string, on snapshot.ID) {
+	if len(l.mounts) > 0 {
+		return "mount", l.info.ID
+	}
+	for _, o := range s.layers {
+		for _, p := range o.mounts {
+			if standsOn(p, l.place()) {
+				return "mount", o.info.ID
+			}
+		}
+	}
+	for _, v := range s.views {
+		if !v.sealed && v.onto != nil && standsOn(v.onto, l.place()) {
+			return "view", v.id
 		}
 	}
 	return "", ""
@@ -129,6 +158,7 @@ type openView struct {
 	base    snapshot.ID
 	parents []snapshot.ID
 	stands  []snapshot.ID // layers that it shows files of
+	onto    *view.Layer   // what its base was when it was mounted
 	fanin   *fanin        // nil unless several inputs were merged
 	ready   chan struct{} // closed when the start tree was looked for
 }

@@ -142,13 +142,13 @@ func (s *Store) fillKnown(ctx context.Context, l *layer, changes []snapshot.Chan
 // that it has there, if it is not l itself.
 func (s *Store) ownerOf(l *layer, source string) (snapshot.ID, string) {
 	src, ok := s.rel(source)
-	if !ok || strings.HasPrefix(src, l.place.Dir+"/") {
+	if !ok || strings.HasPrefix(src, l.place().Dir+"/") {
 		return "", ""
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, o := range s.layers {
-		if path, ok := strings.CutPrefix(src, o.place.Dir+"/"); ok && !o.info.Index.IsZero() && o.info.State.Usable() {
+		if path, ok := strings.CutPrefix(src, o.place().Dir+"/"); ok && !o.info.Index.IsZero() && o.info.State.Usable() {
 			return id, path
 		}
 	}
@@ -229,7 +229,7 @@ func (s *Store) savePacked(ctx context.Context, l *layer, e *encoded) error {
 		in.weigh(ix)
 		in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
 		in.EncodeMS = e.stats.Elapsed.Seconds() * 1000
-		in.DiskBytes = s.ownBytes(&l.place, ix) + in.StoredBytes
+		in.DiskBytes = s.ownBytes(l.place(), ix) + in.StoredBytes
 		return nil
 	})
 }

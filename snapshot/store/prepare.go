@@ -66,6 +66,7 @@ func (s *Store) hurry() (done func()) {
 		s.mu.Lock()
 		s.sealing--
 		if s.sealing == 0 {
+			s.wakeLocked()
 			s.pokeLocked()
 		}
 		s.mu.Unlock()
@@ -91,11 +92,15 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 	}
 	spec := view.Spec{ID: p.ID, Target: p.Target, UID: p.UID, GID: p.GID, Meter: &view.Meter{}}
 	if pl.base != nil {
+		if err := s.lower(ctx, pl.base); err != nil {
+			return nil, err
+		}
 		v.base = pl.base.info.ID
-		spec.Base = &pl.base.place
+		v.onto = pl.base.place()
+		spec.Base = v.onto
 	}
 	if pl.fanin != nil {
-		spec.Fanin = &view.Fanin{Changes: pl.fanin.changes}
+		spec.Fanin = &view.Fanin{Changes: pl.fanin.changes, Tree: pl.merged}
 	}
 	if err := s.claim(v); err != nil {
 		return nil, err

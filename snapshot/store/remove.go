@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/roost-ci/roost/internal/fail"
@@ -32,13 +33,13 @@ var errPacking = fmt.Errorf("%w: it is being packed", snapshot.ErrBusy)
 func (s *Store) Remove(ctx context.Context, id snapshot.ID) error { return s.removeID(ctx, id, false) }
 
 // Drop is Remove also for a layer of which there may be no other copy. If it is
-// being packed just then, Drop waits for the end of that.
+// being packed just then, or an image of it made, Drop waits for the end of that.
 func (s *Store) Drop(ctx context.Context, id snapshot.ID) error {
 	for {
 		s.mu.Lock()
-		changed, packing := s.changed, s.packing == id
+		changed, busy := s.changed, s.packing == id || s.imaging[id]
 		s.mu.Unlock()
-		if !packing {
+		if !busy {
 			err := s.removeID(ctx, id, true)
 			if !errors.Is(err, errPacking) {
 				return err
@@ -91,7 +92,7 @@ func (s *Store) remove(ctx context.Context, l *layer, force bool) error {
 	s.trees.drop(l.info.ID)
 	s.located.drop(l.info.ID)
 	s.removeFiles(l)
-	if err := s.finishRemoval(ctx, l.info.ID, &l.place); err != nil {
+	if err := s.finishRemoval(ctx, l.info.ID, l.place()); err != nil {
 		return err
 	}
 	s.retakeReserve()
@@ -105,7 +106,7 @@ func (s *Store) markRemoving(l *layer, force bool) error {
 	if what, on := s.standingLocked(l); what != "" {
 		return fmt.Errorf("%w: %s %s stands on it", snapshot.ErrBusy, what, on)
 	}
-	if s.packing == l.info.ID {
+	if s.packing == l.info.ID || s.imaging[l.info.ID] {
 		return errPacking
 	}
 	if st := l.info.State; !force && (st == Sealed || st == Packed) {
@@ -116,7 +117,7 @@ func (s *Store) markRemoving(l *layer, force bool) error {
 }
 
 func (s *Store) removeRow(ctx context.Context, l *layer) error {
-	place, err := json.Marshal(&l.place)
+	place, err := json.Marshal(l.place())
 	if err != nil {
 		return err
 	}
@@ -185,8 +186,10 @@ func (s *Store) retakeReserve() {
 func (s *Store) Mount(ctx context.Context, id snapshot.ID, target string) (io.Closer, error) {
 	s.mu.Lock()
 	l, err := s.usableLocked(id)
+	var place view.Layer
 	if err == nil {
-		l.mounts++
+		place = *l.place()
+		l.mounts = append(l.mounts, &place)
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -194,10 +197,10 @@ func (s *Store) Mount(ctx context.Context, id snapshot.ID, target string) (io.Cl
 	}
 	release := func() {
 		s.mu.Lock()
-		l.mounts--
+		l.mounts = slices.DeleteFunc(l.mounts, func(p *view.Layer) bool { return p == &place })
 		s.mu.Unlock()
 	}
-	c, err := s.driver.Mount(ctx, &l.place, target)
+	c, err := s.driver.Mount(ctx, &place, target)
 	if err != nil {
 		release()
 		return nil, fmt.Errorf("mount snapshot %s: %w", id, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // loadID reads the store's id, and draws it the first time.
@@ -64,7 +65,8 @@ func (s *Store) loadLayers(ctx context.Context) error {
 		manifest, idx, index_bytes, stored_bytes, plain_bytes, tree_bytes, entries, disk_bytes, encode_ms, err,
 		wire_base, fetch_bytes FROM layers ORDER BY seq`
 	return s.each(ctx, q, func(r *sql.Rows) error {
-		l := &layer{}
+		l, at := &layer{}, &view.Layer{}
+		l.at.Store(at)
 		in := &l.info
 		var parents, place string
 		var manifest, index []byte
@@ -79,7 +81,7 @@ func (s *Store) loadLayers(ctx context.Context) error {
 		if err := json.Unmarshal([]byte(parents), &in.Parents); err != nil {
 			return fmt.Errorf("%s: parents: %w", in.ID, err)
 		}
-		if err := json.Unmarshal([]byte(place), &l.place); err != nil {
+		if err := json.Unmarshal([]byte(place), at); err != nil {
 			return fmt.Errorf("%s: place: %w", in.ID, err)
 		}
 		copy(in.Manifest[:], manifest)
@@ -129,7 +131,7 @@ func (s *Store) insertLayer(ctx context.Context, tx *sql.Tx, l *layer) error {
 	if err != nil {
 		return err
 	}
-	place, err := json.Marshal(&l.place)
+	place, err := json.Marshal(l.place())
 	if err != nil {
 		return err
 	}

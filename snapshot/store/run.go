@@ -21,7 +21,8 @@ const (
 )
 
 // Run does the background work until ctx ends: it brings sealed layers to disk for
-// good, then scans and packs them, a base before what stands on it. It returns nil
+// good, then scans and packs them, a base before what stands on it, and has images
+// made of what is stacked where the driver can. It returns nil
 // when ctx has ended and all that it started has too. A layer that can't be packed
 // keeps the reason in its Info and is tried again; Run goes on with the others.
 func (s *Store) Run(ctx context.Context) error {
@@ -33,6 +34,9 @@ func (s *Store) Run(ctx context.Context) error {
 	synced := make(chan struct{}, 1)
 	g.Go(func() error { s.syncLoop(ctx, synced); return nil })
 	g.Go(func() error { s.packLoop(ctx, synced); return nil })
+	if _, ok := s.driver.(imager); ok {
+		g.Go(func() error { s.imageLoop(ctx); return nil })
+	}
 	return g.Wait()
 }
 
@@ -59,7 +63,7 @@ func (s *Store) syncLoop(ctx context.Context, synced chan<- struct{}) {
 	}
 }
 
-func notify(c chan<- struct{}) {
+func notify(c chan<- struct{}) { // and never waits
 	select {
 	case c <- struct{}{}:
 	default:
@@ -85,12 +89,13 @@ func (s *Store) waitQuiet(ctx context.Context) {
 	for {
 		s.mu.Lock()
 		busy := s.sealing > 0
+		changed := s.changed
 		s.mu.Unlock()
 		if !busy {
 			return
 		}
 		select {
-		case <-s.wake:
+		case <-changed:
 		case <-patience.C:
 			return
 		case <-ctx.Done():
@@ -105,7 +110,7 @@ func (s *Store) waitQuiet(ctx context.Context) {
 // reboot SUSPECT although its bytes may be there; after it, it outlives power cuts.
 // An error is final, since a second sync can say yes to lost bytes: SUSPECT.
 func (s *Store) sync(ctx context.Context, l *layer) {
-	err := s.driver.Sync(ctx, &l.place)
+	err := s.driver.Sync(ctx, l.place())
 	if ctx.Err() != nil {
 		return
 	}

@@ -61,13 +61,13 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 	}
 	l = s.newLayer(v)
 	checked := make(chan error, 1)
-	if stacked(&l.place) {
+	if stacked(l.place()) {
 		if !s.spawn(func() { checked <- s.check(context.WithoutCancel(ctx), l) }) {
 			return Info{}, errClosed
 		}
 	}
 	err := s.driver.Seal(ctx, v.v)
-	if !stacked(&l.place) {
+	if !stacked(l.place()) {
 		checked <- s.checkTree(ctx, l, err)
 	}
 	if checkErr := <-checked; err == nil && checkErr != nil {
@@ -137,9 +137,10 @@ func (s *Store) newLayer(v *openView) *layer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &layer{
-		seq: s.nextSeq, place: v.v.Layer, boot: s.o.BootID, key: v.key, fanin: v.fanin != nil, unsized: true,
+		seq: s.nextSeq, boot: s.o.BootID, key: v.key, fanin: v.fanin != nil, unsized: true,
 		info: Info{ID: v.id, Base: v.base, Parents: v.parents, State: Sealed},
 	}
+	l.at.Store(&v.v.Layer)
 	s.nextSeq++
 	return l
 }

@@ -59,11 +59,14 @@ type Store struct {
 	stale   []snapshot.Digest            // packs that may have become useless
 	first   []snapshot.ID                // to pack before others
 	packing snapshot.ID                  // what the packer is at
+	imaging map[snapshot.ID]bool         // layers of which an image is being made
 	sealing int                          // seals and prepares under way: syncs wait
 	news    []Info                       // for OnChange, in order
 	telling bool                         // somebody hands out news
 	changed chan struct{}                // closed and replaced when a layer's state changes
 	wake    chan struct{}                // tells Run that there is work
+	// wakeImages tells the part of Run that makes images.
+	wakeImages chan struct{}
 	closed  bool
 }
 
@@ -132,8 +135,9 @@ func newStore(dir string, o Options) *Store {
 	s := &Store{
 		o: o, dir: dir, log: o.Log, reserve: newReserve(dir, o.ReserveBytes),
 		views: map[snapshot.ID]*openView{}, layers: map[snapshot.ID]*layer{}, nextSeq: 1,
-		busy: map[snapshot.ID]string{}, imports: map[snapshot.ID]*importing{},
+		busy: map[snapshot.ID]string{}, imports: map[snapshot.ID]*importing{}, imaging: map[snapshot.ID]bool{},
 		have: map[snapshot.Digest]blobFile{}, changed: make(chan struct{}), wake: make(chan struct{}, 1),
+		wakeImages: make(chan struct{}, 1),
 	}
 	s.trees = newTreeCache(o.CacheEntries)
 	s.located = newLocationCache(o.CacheEntries)
@@ -300,10 +304,8 @@ func (s *Store) tell() {
 
 // pokeLocked tells Run to look for work.
 func (s *Store) pokeLocked() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	notify(s.wake)
+	notify(s.wakeImages)
 }
 
 // rel makes a path relative to the store, and reports whether it is inside.

@@ -17,7 +17,7 @@ func stacked(l *view.Layer) bool { return len(l.Lowers) > 0 }
 // part of a snapshot, and adds up sizes: DiskBytes, and TreeBytes if it can.
 func (s *Store) check(ctx context.Context, l *layer) error {
 	z := s.newSizer(l)
-	dir := filepath.Join(s.dir, filepath.FromSlash(l.place.Dir))
+	dir := filepath.Join(s.dir, filepath.FromSlash(l.place().Dir))
 	err := tree.Walk(ctx, dir, tree.ScanOptions{Owners: s.o.Owners}, func(it *tree.Item) error {
 		z.see(it)
 		return nil

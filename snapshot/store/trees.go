@@ -101,7 +101,7 @@ func (s *Store) treeFromLayer(ctx context.Context, l *layer) (*snapshot.Manifest
 	if err != nil {
 		return nil, err
 	}
-	changes, err := s.driver.Changes(ctx, &l.place, start)
+	changes, err := s.driver.Changes(ctx, l.place(), start)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (s *Store) findSources(ctx context.Context, l *layer, m *snapshot.Manifest)
 		if err != nil {
 			return err
 		}
-		s.driver.Locate(&l.place, ix.Changes)
+		s.driver.Locate(l.place(), ix.Changes)
 		if found, err = tree.Apply(start, ix.Changes); err != nil {
 			return err
 		}

@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// maxStacked is how many layers a view may stand on before it waits for an image.
+const maxStacked = 24
+
+// imager is a driver that can show a whole tree from its manifest.
+type imager = view.Imager
+
+// imageLoop makes an image of each layer that is stacked on others, the oldest
+// first, so that what stands on it later stands on one thing. A layer of which none
+// can be made stays as it is until the store is opened again.
+func (s *Store) imageLoop(ctx context.Context) {
+	failed := map[snapshot.ID]bool{}
+	for {
+		l := s.nextImage(failed)
+		if l == nil {
+			select {
+			case <-s.wakeImages:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		s.waitQuiet(ctx)
+		err := s.image(ctx, l)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			failed[l.info.ID] = true
+			s.log.Warn("no image can be made of a layer, its views stand on a stack", "snapshot", l.info.ID, "error", err)
+		}
+	}
+}
+
+func (s *Store) nextImage(failed map[snapshot.ID]bool) *layer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var next *layer
+	for id, l := range s.layers {
+		if _, err := s.usableLocked(id); err != nil || failed[id] || s.imaging[id] || !stacked(l.place()) {
+			continue
+		}
+		if next == nil || l.seq < next.seq {
+			next = l
+		}
+	}
+	return next
+}
+
+// lower has an image made of a layer on which a view would stand too high.
+func (s *Store) lower(ctx context.Context, l *layer) error {
+	if _, ok := s.driver.(imager); !ok || len(l.place().Lowers) <= maxStacked {
+		return nil
+	}
+	err := s.image(ctx, l)
+	if ctx.Err() != nil {
+		return err
+	}
+	if err != nil { // the driver has its own ways, and limits
+		s.log.Warn("no image can be made of a high stack", "snapshot", l.info.ID, "error", err)
+	}
+	return nil
+}
+
+// image makes an image of l, and of what is stacked no more from then on.
+//
+// Crash states, in order:
+//  1. before the row is changed: a file that no row names, in the layer's own
+//     directory. It is made again.
+//  2. after it: the layer stands on its image. Views made before go on as they are.
+func (s *Store) image(ctx context.Context, l *layer) error {
+	ok, err := s.beginImage(ctx, l)
+	if !ok || err != nil {
+		return err
+	}
+	defer s.endImage(l)
+	m, err := s.Tree(ctx, l.info.ID)
+	if err != nil {
+		return err
+	}
+	var base *view.Layer
+	if b := s.heldBase(l); b != nil {
+		base = b.place()
+	}
+	im, ok := s.driver.(imager)
+	if !ok {
+		return errors.New("this driver makes no images")
+	}
+	place, err := im.Image(ctx, l.place(), base, m)
+	if err != nil {
+		return err
+	}
+	fail.Point("store.imaged")
+	b, err := json.Marshal(place)
+	if err != nil {
+		return err
+	}
+	err = s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=? WHERE id=?", string(b), string(l.info.ID))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	fail.Point("store.image.row")
+	l.at.Store(place)
+	return nil
+}
+
+// heldBase is the layer whose tree l's view showed first, nil for none.
+func (s *Store) heldBase(l *layer) *layer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.layers[l.info.Base]
+}
+
+// beginImage keeps l from being removed, and waits for whoever makes an image of it
+// already. It reports false if there is nothing to do.
+func (s *Store) beginImage(ctx context.Context, l *layer) (bool, error) {
+	for {
+		s.mu.Lock()
+		changed, busy := s.changed, s.imaging[l.info.ID]
+		_, err := s.usableLocked(l.info.ID)
+		todo := err == nil && stacked(l.place())
+		if todo && !busy {
+			s.imaging[l.info.ID] = true
+		}
+		s.mu.Unlock()
+		if !todo || !busy {
+			return todo, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Store) endImage(l *layer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.imaging, l.info.ID)
+	s.wakeLocked()
+}
+
+// imageImported makes the image of a layer that is not shown to anybody yet. m is
+// its tree.
+func (s *Store) imageImported(ctx context.Context, l *layer, m *snapshot.Manifest) error {
+	im, ok := s.driver.(imager)
+	if !ok {
+		return nil
+	}
+	var base *view.Layer
+	if b := s.heldBase(l); b != nil {
+		base = b.place()
+	}
+	place, err := im.Image(ctx, l.place(), base, m)
+	if err != nil {
+		return fmt.Errorf("image: %w", err)
+	}
+	l.at.Store(place)
+	return nil
+}
