@@ -65,7 +65,7 @@ func TestCrash(t *testing.T) {
 				require.NoError(t, err)
 				fi, err := e.Info()
 				require.NoError(t, err)
-				require.NoError(t, readBack(filepath.Join(w.dir, "packs", e.Name()), Pack{Digest: d, Bytes: fi.Size()}))
+				require.NoError(t, packIs(filepath.Join(w.dir, "packs", e.Name()), Pack{Digest: d, Bytes: fi.Size()}))
 			}
 			require.NoError(t, os.RemoveAll(filepath.Join(w.dir, "tmp"))) // what recovery does
 			require.NoError(t, os.Mkdir(filepath.Join(w.dir, "tmp"), 0o700))

@@ -236,7 +236,7 @@ func TestDeterministic(t *testing.T) {
 		require.Len(t, ix.Packs, 3)
 		for _, p := range ix.Packs {
 			require.Less(t, p.Bytes, int64(16<<20))
-			require.NoError(t, readBack(filepath.Join(o.Dir, p.Digest.String()), p))
+			require.NoError(t, packIs(filepath.Join(o.Dir, p.Digest.String()), p))
 		}
 	}
 	list, err := os.ReadDir(filepath.Join(w.dir, "packs"))

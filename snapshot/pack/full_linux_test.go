@@ -38,6 +38,6 @@ func TestFullDisk(t *testing.T) {
 	ix, _, err := Encode(t.Context(), o, changes)
 	require.NoError(t, err)
 	for _, p := range ix.Packs {
-		require.NoError(t, readBack(filepath.Join(o.Dir, p.Digest.String()), p))
+		require.NoError(t, packIs(filepath.Join(o.Dir, p.Digest.String()), p))
 	}
 }

@@ -3,8 +3,10 @@ package pack
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -31,6 +33,8 @@ const (
 	// committers is how many packs are synced or read back at a time: one can be
 	// read while the disk writes the other.
 	committers = 2
+	// readBackBytes is how much of a pack is read back at once.
+	readBackBytes = 256 << 10
 )
 
 // packWriter puts frames into packs. One goroutine adds, others commit.
@@ -48,9 +52,13 @@ type packWriter struct {
 type openPack struct {
 	f    *durable.File // nil when packs are only counted
 	h    hash.Hash
+	crc  uint32 // of what was written, for reading it back
 	size int64
 	pack Pack
 }
+
+// crcTable is CRC-32C, for which processors have an instruction.
+var crcTable = crc32.MakeTable(crc32.Castagnoli)
 
 func (w *packWriter) add(ctx context.Context, f *frame) error {
 	if w.cur == nil {
@@ -90,6 +98,7 @@ func (p *openPack) write(b []byte) error {
 	if p.f == nil {
 		return nil
 	}
+	p.crc = crc32.Update(p.crc, crcTable, b)
 	if _, err := p.f.Write(b); err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
@@ -117,12 +126,13 @@ func (w *packWriter) finish(ctx context.Context) error {
 
 // committer gives packs their names.
 func (w *packWriter) committer(ctx context.Context) error {
+	buf := make([]byte, readBackBytes)
 	for p := range w.closed {
 		if err := ctx.Err(); err != nil {
 			p.abort()
 			return err
 		}
-		if err := w.commit(p); err != nil {
+		if err := w.commit(p, buf); err != nil {
 			return err
 		}
 	}
@@ -130,8 +140,8 @@ func (w *packWriter) committer(ctx context.Context) error {
 }
 
 // commit makes the pack durable and reads it back. Nothing refers to it before
-// that; what reads back wrong is removed again.
-func (w *packWriter) commit(p *openPack) error {
+// that; what reads back wrong is removed again. buf is for reading.
+func (w *packWriter) commit(p *openPack, buf []byte) error {
 	if p.f == nil {
 		return nil
 	}
@@ -141,7 +151,7 @@ func (w *packWriter) commit(p *openPack) error {
 		return fmt.Errorf("pack: %w", err)
 	}
 	fail.Point("pack.committed")
-	if err := readBack(name, p.pack); err != nil {
+	if err := p.readBack(name, buf); err != nil {
 		os.Remove(name) //nolint:errcheck // the first error is the one to tell
 		return err
 	}
@@ -149,25 +159,36 @@ func (w *packWriter) commit(p *openPack) error {
 	return nil
 }
 
-// readBack checks that the file of that name is what was written. It sees what the
-// kernel has of it, mostly from memory: dropping that first, so that the disk must
-// say it, made encoding of incompressible data up to twice as slow, and what the
-// disk says later is checked at each later read anyway.
-func readBack(name string, want Pack) error {
+// readBack checks that the file of that name is what was written: as long, and with
+// the same CRC-32C. The digest was computed of the very bytes that were handed to
+// write, so this is about what went wrong behind that, by accident; who could change
+// the file on purpose could do so later as well, and every reader checks each chunk.
+//
+// It sees what the kernel has of it, mostly from memory: dropping that first, so
+// that the disk must say it, made encoding of incompressible data up to twice as
+// slow, and what the disk says later is checked at each later read anyway.
+func (p *openPack) readBack(name string, buf []byte) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // only read from
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	if err != nil {
-		return fmt.Errorf("pack: read back: %w", err)
+	var crc uint32
+	var size int64
+	for {
+		n, err := f.Read(buf)
+		crc, size = crc32.Update(crc, crcTable, buf[:n]), size+int64(n)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("pack: read back: %w", err)
+		}
 	}
-	if got := snapshot.Digest(h.Sum(nil)); n != want.Bytes || got != want.Digest {
+	if size != p.size || crc != p.crc {
 		return &snapshot.CorruptError{
-			What: "pack", Name: want.Digest.String(),
-			Why: fmt.Sprintf("reads back as %d bytes with digest %s", n, got),
+			What: "pack", Name: p.pack.Digest.String(),
+			Why: fmt.Sprintf("reads back as %d bytes with checksum %08x, %d with %08x were written", size, crc, p.size, p.crc),
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package pack
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -36,6 +37,18 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) options() EncoderOptions {
 	return EncoderOptions{Dir: filepath.Join(w.dir, "packs"), Tmp: filepath.Join(w.dir, "tmp"), Key: testKey}
+}
+
+// packIs checks that a file is the pack that it should be.
+func packIs(name string, want Pack) error {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if got := snapshot.Digest(sha256.Sum256(b)); got != want.Digest || int64(len(b)) != want.Bytes {
+		return fmt.Errorf("%s: %d bytes with digest %s", name, len(b), got)
+	}
+	return nil
 }
 
 // file makes a source and returns a change that puts it at path.
