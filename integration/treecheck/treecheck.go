@@ -25,6 +25,8 @@ import (
 
 // Options loosen the comparison.
 type Options struct {
+	// Seconds reads times without their nanoseconds, for formats that have none.
+	Seconds bool
 	// IgnoreOwners leaves out uids and gids. They are left out without root anyway,
 	// who alone can set them.
 	IgnoreOwners bool
@@ -40,42 +42,63 @@ func Compare(a, b string) ([]string, error) {
 
 // Compare is Compare, with options.
 func (o Options) Compare(a, b string) ([]string, error) {
+	x, err := o.Read(a)
+	if err != nil {
+		return nil, err
+	}
+	y, err := o.Read(b)
+	if err != nil {
+		return nil, err
+	}
+	return o.Differences(x, y), nil
+}
+
+// Tree is what was seen of one tree. It can be compared with any number of others.
+type Tree struct {
+	root  string
+	nodes map[string]*node
+}
+
+// Read looks at all of the tree at root.
+func (o Options) Read(root string) (*Tree, error) {
 	if os.Geteuid() != 0 {
 		o.IgnoreOwners = true
 	}
-	x, err := o.read(a)
+	nodes, err := o.read(root)
 	if err != nil {
 		return nil, err
 	}
-	y, err := o.read(b)
-	if err != nil {
-		return nil, err
-	}
-	paths := make([]string, 0, len(x))
-	for p := range x {
+	return &Tree{root: root, nodes: nodes}, nil
+}
+
+// Differences lists what differs between two trees that were read with the same
+// options, as Compare does.
+func (o Options) Differences(a, b *Tree) []string {
+	paths := make([]string, 0, len(a.nodes))
+	for p := range a.nodes {
 		paths = append(paths, p)
 	}
-	for p := range y {
-		if _, ok := x[p]; !ok {
+	for p := range b.nodes {
+		if _, ok := a.nodes[p]; !ok {
 			paths = append(paths, p)
 		}
 	}
 	sort.Strings(paths)
 	var out []string
 	for _, p := range paths {
-		l, r := x[p], y[p]
+		l, r := a.nodes[p], b.nodes[p]
 		switch {
 		case l == nil:
-			out = append(out, fmt.Sprintf("%q: only in %s", p, b))
+			out = append(out, fmt.Sprintf("%q: only in %s", p, b.root))
 		case r == nil:
-			out = append(out, fmt.Sprintf("%q: only in %s", p, a))
+			out = append(out, fmt.Sprintf("%q: only in %s", p, a.root))
 		default:
 			for _, d := range l.differences(r) {
 				out = append(out, fmt.Sprintf("%q: %s", p, d))
 			}
 		}
 	}
-	return out, nil
+	return out
 }
 
 // node is all that is compared of one path.
@@ -168,6 +191,9 @@ func (o Options) read(root string) (map[string]*node, error) {
 		}
 		if o.IgnoreOwners {
 			n.uid, n.gid = 0, 0
+		}
+		if o.Seconds {
+			n.nsec = 0
 		}
 		if n.kind == "file" {
 			if n.sum, err = sum(full); err != nil {
