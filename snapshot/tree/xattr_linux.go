@@ -39,9 +39,13 @@ func (r xattrReader) read(it *Item, dirfd int, name string) error {
 		}
 		return gone("list attributes", it.Entry.Path, err)
 	}
+	all := names
 	for len(names) > 0 {
 		attr, rest, _ := strings.Cut(names, "\x00")
 		names = rest
+		if acl, ok := xfsACL[attr]; ok && strings.Contains("\x00"+all, "\x00"+acl+"\x00") {
+			continue
+		}
 		keep, special, what := judge(attr)
 		if what != "" {
 			err := &snapshot.UnsupportedError{Path: it.Entry.Path, What: what}
@@ -74,6 +78,12 @@ func (r xattrReader) read(it *Item, dirfd int, name string) error {
 	slices.SortFunc(it.Entry.Xattrs, byName)
 	slices.SortFunc(it.Special, byName)
 	return nil
+}
+
+// xfsACL has the names under which XFS lists ACLs a second time, to root.
+var xfsACL = map[string]string{
+	"trusted.SGI_ACL_FILE":    "system.posix_acl_access",
+	"trusted.SGI_ACL_DEFAULT": "system.posix_acl_default",
 }
 
 // judge says what becomes of an attribute: it is kept, it is overlay's own, or it

@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/tree"
 )
 
 // cloneOptions of cloneTree.
@@ -20,14 +19,20 @@ type cloneOptions struct {
 	// mode says what a path's mode really is, where the copy on disk had to be
 	// given another. nil: as on disk.
 	mode func(path string, onDisk uint32) uint32
+	// content fills files. nil: by sharing extents where that works, else by copying.
+	content contentFunc
 }
 
 // builder fills a private directory with a tree. Directories stay open to us
 // (0700) and get their look at the end, when nothing touches their times any more.
 type builder struct {
-	p     *placer
-	meter *Meter
-	dirs  map[string]snapshot.Entry
+	p       *placer
+	meter   *Meter
+	dirs    map[string]snapshot.Entry
+	content contentFunc
+	// stamps, unless nil, is filled by clone with the stamps of the files it makes;
+	// a clone that can't do that sets it to nil.
+	stamps map[uint64]stamp
 	// hidden is filled with the modes of what its owner could not read; it is made
 	// readable on disk. nil: all looks on disk as it says.
 	hidden modes
@@ -76,7 +81,7 @@ func newBuilder(dir string, owners bool, m *Meter) (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &builder{p: p, meter: m, dirs: map[string]snapshot.Entry{}}, nil
+	return &builder{p: p, meter: m, dirs: map[string]snapshot.Entry{}, content: copyContent}, nil
 }
 
 // cloneTree copies a whole tree, looks of directories included.
@@ -86,6 +91,9 @@ func cloneTree(ctx context.Context, o cloneOptions) error {
 		return err
 	}
 	defer b.p.close()
+	if o.content != nil {
+		b.content = o.content
+	}
 	if err := b.clone(ctx, o.from, o.mode); err != nil {
 		return err
 	}
@@ -93,40 +101,6 @@ func cloneTree(ctx context.Context, o cloneOptions) error {
 }
 
 type inodeKey struct{ dev, ino uint64 }
-
-// clone copies the tree at from, but for the look of its directories.
-func (b *builder) clone(ctx context.Context, from string, mode func(string, uint32) uint32) error {
-	src, err := newPlacer(from, false)
-	if err != nil {
-		return err
-	}
-	defer src.close()
-	links := map[inodeKey]string{}
-	return tree.Walk(ctx, from, tree.ScanOptions{Owners: b.p.owners}, func(it *tree.Item) error {
-		e := it.Entry
-		if it.Inode.Char || len(it.Special) > 0 {
-			return &snapshot.UnsupportedError{Path: e.Path, What: "overlay mark in a tree that is no layer"}
-		}
-		if mode != nil {
-			e.Mode = mode(e.Path, e.Mode)
-		}
-		key := inodeKey{it.Inode.Dev, it.Inode.Ino}
-		if e.Type == snapshot.TypeFile && it.Inode.Nlink > 1 {
-			if first, ok := links[key]; ok {
-				return b.link(first, &e)
-			}
-			links[key] = e.Path
-		}
-		return b.place(&e, func(dst *os.File) error {
-			f, err := src.open(e.Path, os.O_RDONLY)
-			if err != nil {
-				return err
-			}
-			defer f.Close() //nolint:errcheck // only read from
-			return copyContent(ctx, dst, f, e.Size, b.meter)
-		})
-	})
-}
 
 // place makes one entry at a free name. content fills a file.
 func (b *builder) place(e *snapshot.Entry, content func(*os.File) error) error {

@@ -15,8 +15,9 @@ import (
 	"github.com/roost-ci/roost/snapshot/tree"
 )
 
-// Copy makes views of plain copies. Where the file system can share extents, a
-// copy costs an inode per file; elsewhere it costs the bytes too. A view is built
+// Copy makes views of plain copies, as driver "copy" or "reflink". Where the file
+// system can share extents, a copy costs an inode per file; elsewhere it costs the
+// bytes too, and "reflink" is refused. A view is built
 // in the store, moved to its target, and moved back when it is sealed.
 //
 // Without root it owns all it makes, owners are neither recorded nor restored, and
@@ -24,28 +25,36 @@ import (
 // real mode written beside it.
 type Copy struct {
 	layout
-	o      Options
-	owners bool
-	super  bool // may read and chmod everything
-	held   held
+	name    string
+	o       Options
+	owners  bool
+	super   bool // may read and chmod everything
+	content contentFunc
+	held    held
 }
 
 // NewCopy opens the copying driver for the store at root. It works on every
 // system and file system, and as any user. One process may use a root at a time.
 func NewCopy(root string, o Options) (Driver, error) {
+	d, err := newCopy(NameCopy, root, o, copyContent)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func newCopy(name, root string, o Options, content contentFunc) (*Copy, error) {
 	l, err := openLayout(root)
 	if err != nil {
 		return nil, err
 	}
 	o = o.withDefaults()
 	super := os.Geteuid() == 0
-	return &Copy{layout: l, o: o, owners: o.Owners && super, super: super}, nil
+	return &Copy{layout: l, name: name, o: o, owners: o.Owners && super, super: super, content: content}, nil
 }
 
-func probeCopy(string) Probed { return Probed{Name: NameCopy, OK: true} }
-
-// Name returns "copy".
-func (d *Copy) Name() string { return NameCopy }
+// Name returns "copy" or "reflink".
+func (d *Copy) Name() string { return d.name }
 
 // Prepare implements Driver.
 //
@@ -103,6 +112,10 @@ func (d *Copy) build(ctx context.Context, spec Spec, dir, target string) error {
 		return err
 	}
 	defer b.p.close()
+	b.content = d.content
+	if spec.Base != nil && spec.Fanin == nil {
+		b.stamps = map[uint64]stamp{}
+	}
 	if err := d.cloneBase(ctx, b, spec.Base, spec.UID, spec.GID); err != nil {
 		return err
 	}
@@ -115,14 +128,14 @@ func (d *Copy) build(ctx context.Context, spec Spec, dir, target string) error {
 				if e.Source == "" {
 					return &snapshot.CorruptError{What: "merged tree", Name: e.Path, Why: "its content is not on this host"}
 				}
-				return copySource(ctx, f, e, spec.Meter)
+				return d.source(ctx, f, e, spec.Meter)
 			})
 		})
 		if err != nil {
 			return fmt.Errorf("merged tree: %w", err)
 		}
 	}
-	m, err := d.stamp(ctx, spec.ID, dir)
+	m, err := d.stamp(ctx, spec.ID, dir, b.stamps)
 	if err != nil {
 		return err
 	}
@@ -131,6 +144,20 @@ func (d *Copy) build(ctx context.Context, spec Spec, dir, target string) error {
 		return err
 	}
 	return d.writeMeta(spec.ID, m)
+}
+
+// source fills f with the content of e. What lies in a bundle among others can't be
+// shared: its blocks are not its own.
+func (d *Copy) source(ctx context.Context, f *os.File, e *snapshot.Entry, m *Meter) error {
+	if e.SourceAt > 0 {
+		return copySource(ctx, f, e, m)
+	}
+	src, err := openRegular(e.Source)
+	if err != nil {
+		return err
+	}
+	defer src.Close() //nolint:errcheck // only read from
+	return d.content(ctx, f, src, e.Size, m)
 }
 
 // cloneBase starts a tree: the base's, or an empty one.
@@ -286,7 +313,7 @@ func (d *Copy) Mount(ctx context.Context, l *Layer, target string) (io.Closer, e
 		return nil, fmt.Errorf("mount %s: %w", l.ID, err)
 	}
 	undo := closer(func() error { return d.remove(context.WithoutCancel(ctx), t) })
-	if err := cloneTree(ctx, cloneOptions{from: d.abs(l.Dir), to: t, owners: d.owners, mode: real.real}); err != nil {
+	if err := cloneTree(ctx, cloneOptions{from: d.abs(l.Dir), to: t, owners: d.owners, mode: real.real, content: d.content}); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", l.ID, err), undo())
 	}
 	return undo, nil

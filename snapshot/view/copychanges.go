@@ -14,24 +14,28 @@ import (
 )
 
 // stamp records inode and ctime of every file, and returns when the clock of the
-// file system has moved on: what is written from now on gets another ctime.
-func (d *Copy) stamp(ctx context.Context, id snapshot.ID, dir string) (*copyMeta, error) {
-	m := &copyMeta{stamps: map[uint64]stamp{}}
+// file system has moved on: what is written from now on gets another ctime. have is
+// what is known already, nil if nothing is.
+func (d *Copy) stamp(ctx context.Context, id snapshot.ID, dir string, have map[uint64]stamp) (*copyMeta, error) {
+	m := &copyMeta{stamps: have}
+	if have == nil {
+		m.stamps = map[uint64]stamp{}
+		if err := m.walk(ctx, dir); err != nil {
+			return nil, err
+		}
+	}
+	_, ino, _, err := tree.Lstat(dir, "", tree.ScanOptions{})
+	var un *snapshot.UnsupportedError
+	if err != nil && !errors.As(err, &un) {
+		return nil, err
+	}
+	m.root = ino.Ino
 	latest := int64(0)
-	err := tree.Walk(ctx, dir, tree.ScanOptions{}, func(it *tree.Item) error {
-		if it.Entry.Path == "" {
-			m.root = it.Inode.Ino
-		}
-		if it.Entry.Type == snapshot.TypeFile && it.Inode.CTime != 0 {
-			if _, ok := m.stamps[it.Inode.Ino]; !ok {
-				m.stamps[it.Inode.Ino] = stamp{it.Inode.CTime, it.Entry.Path}
-			}
-			latest = max(latest, it.Inode.CTime)
-		}
-		return nil
-	})
-	if err != nil || latest == 0 {
-		return m, err
+	for _, s := range m.stamps {
+		latest = max(latest, s.ctime)
+	}
+	if latest == 0 {
+		return m, nil
 	}
 	probe := filepath.Join(d.dir(id), "clock")
 	defer os.Remove(probe) //nolint:errcheck // empty
@@ -50,6 +54,18 @@ func (d *Copy) stamp(ctx context.Context, id snapshot.ID, dir string) (*copyMeta
 	// A clock that stands still proves nothing: all files may have changed.
 	m.stamps = map[uint64]stamp{}
 	return m, nil
+}
+
+// walk takes the stamps of a tree that is there.
+func (m *copyMeta) walk(ctx context.Context, dir string) error {
+	return tree.Walk(ctx, dir, tree.ScanOptions{}, func(it *tree.Item) error {
+		if it.Entry.Type == snapshot.TypeFile && it.Inode.CTime != 0 {
+			if _, ok := m.stamps[it.Inode.Ino]; !ok {
+				m.stamps[it.Inode.Ino] = stamp{it.Inode.CTime, it.Entry.Path}
+			}
+		}
+		return nil
+	})
 }
 
 // Changes implements Driver. Files that have the stamp they were handed over with

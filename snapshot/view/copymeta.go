@@ -52,8 +52,12 @@ func (l layout) writeMeta(id snapshot.ID, m *copyMeta) error {
 	return durable.WriteFile(filepath.Join(l.dir(id), metaName), 0o600, func(w io.Writer) error {
 		b := bufio.NewWriterSize(w, 1<<16)
 		fmt.Fprintf(b, "%s\ntarget %q %d\n", copyHeader, m.target, m.root) //nolint:errcheck // Flush tells
+		line := make([]byte, 0, 256)
 		for ino, s := range m.stamps {
-			fmt.Fprintf(b, "s %d %d %q\n", ino, s.ctime, s.path) //nolint:errcheck // Flush tells
+			line = strconv.AppendUint(append(line[:0], "s "...), ino, 10)
+			line = strconv.AppendInt(append(line, ' '), s.ctime, 10)
+			line = strconv.AppendQuote(append(line, ' '), s.path)
+			b.Write(append(line, '\n')) //nolint:errcheck // Flush tells
 		}
 		return b.Flush()
 	})

@@ -59,6 +59,7 @@ func (d *Copy) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.
 		return err
 	}
 	defer b.p.close()
+	b.content = d.content
 	if !d.super {
 		b.hidden = modes{}
 	}

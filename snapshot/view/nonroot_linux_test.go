@@ -55,12 +55,18 @@ func TestNoOverlayForNobody(t *testing.T) {
 	}
 	_, err := view.NewOverlay(t.TempDir(), view.Options{})
 	require.ErrorIs(t, err, view.ErrUnavailable)
-	p := view.Probe(t.TempDir())
-	require.False(t, p[0].OK)
-	require.NotEmpty(t, p[0].Why)
-	require.NotEmpty(t, p[0].Fix)
-	require.True(t, p[1].OK)
+	for _, p := range view.Probe(t.TempDir()) {
+		switch p.Name {
+		case view.NameOverlay:
+			require.False(t, p.OK)
+			require.NotEmpty(t, p.Why)
+			require.NotEmpty(t, p.Fix)
+		case view.NameCopy:
+			require.True(t, p.OK)
+		default: // depends on the machine
+		}
+	}
 	d, err := view.Open("", t.TempDir(), view.Options{})
 	require.NoError(t, err)
-	require.Equal(t, view.NameCopy, d.Name())
+	require.Contains(t, []string{view.NameReflink, view.NameCopy}, d.Name())
 }

@@ -2,8 +2,6 @@ package view
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -11,7 +9,9 @@ import (
 
 // Names of the drivers.
 const (
+	NameErofs   = "erofs"
 	NameOverlay = "overlay"
+	NameReflink = "reflink"
 	NameCopy    = "copy"
 )
 
@@ -66,39 +66,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// Probed is what the probe found out about one driver.
-type Probed struct {
-	Name string
-	OK   bool
-	// Why it does not work here, or with what restriction it does.
-	Why string
-	// Fix says what to change so that it works; "" when nothing can be done.
-	Fix string
-}
-
-// ErrUnavailable says that a driver does not work on this machine.
-var ErrUnavailable = errors.New("view driver is not available here")
-
-// Open opens the named driver, or with name "" the best one that works for a
-// store at root. One process may own root at a time; the caller holds the lock.
-func Open(name, root string, o Options) (Driver, error) {
-	switch name {
-	case NameOverlay:
-		return NewOverlay(root, o)
-	case NameCopy:
-		return NewCopy(root, o)
-	case "":
-		if p := probeOverlay(root); p.OK {
-			return NewOverlay(root, o)
-		}
-		return NewCopy(root, o)
-	}
-	return nil, fmt.Errorf("view driver %q: want %q or %q", name, NameOverlay, NameCopy)
-}
-
-// Probe tries each driver below root, best first. It leaves nothing behind.
-func Probe(root string) []Probed {
-	return []Probed{probeOverlay(root), probeCopy(root)}
 }

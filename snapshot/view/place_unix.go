@@ -242,6 +242,13 @@ func (p *placer) meta(rel string, e *snapshot.Entry) error {
 	if err != nil {
 		return err
 	}
+	return p.metaAt(dir, name, e)
+}
+
+// metaAt is meta for what can't be opened: the name of a link, fifo or socket in
+// the directory dir.
+func (p *placer) metaAt(dir int, name string, e *snapshot.Entry) error {
+	rel := e.Path
 	if p.owners {
 		if err := unix.Fchownat(dir, name, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return p.wrap("chown", rel, err)

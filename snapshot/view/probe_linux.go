@@ -68,9 +68,15 @@ func tryOverlay(root string) (err error) {
 		return err
 	}
 	ctx := context.Background() //nolint:forbidigo // a probe takes milliseconds and has no caller to stop it
+	var ids []snapshot.ID
 	defer func() {
 		if _, rerr := drv.Reconcile(ctx, nil, nil); err == nil && rerr != nil {
 			err = rerr
+		}
+		for _, id := range ids {
+			if rerr := drv.Discard(ctx, &View{ID: id}); err == nil { // lets go of its files
+				err = rerr
+			}
 		}
 		if rerr := os.RemoveAll(dir); err == nil {
 			err = rerr
@@ -83,6 +89,7 @@ func tryOverlay(root string) (err error) {
 		if err != nil {
 			return err
 		}
+		ids = append(ids, id)
 		v, err := drv.Prepare(ctx, Spec{ID: id, Base: base, Target: target})
 		if err != nil {
 			return err

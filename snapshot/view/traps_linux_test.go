@@ -532,7 +532,11 @@ func TestProbe(t *testing.T) {
 	testenv.Require(t, testenv.Overlay)
 	dir := t.TempDir()
 	for _, p := range Probe(filepath.Join(dir, "store")) {
-		require.True(t, p.OK, "%+v", p)
+		if p.Name == NameOverlay || p.Name == NameCopy { // the others ask for more than testenv promises
+			require.True(t, p.OK, "%+v", p)
+		} else if !p.OK {
+			require.NotEmpty(t, p.Why)
+		}
 	}
 	left, err := readNames(dir)
 	require.NoError(t, err)

@@ -39,8 +39,3 @@ func TestOverlayFlat(t *testing.T) {
 func TestCopy(t *testing.T) {
 	viewtest.Run(t, openWith(view.NewCopy, view.Options{}))
 }
-
-func TestSame(t *testing.T) {
-	testenv.Require(t, testenv.Overlay)
-	viewtest.Same(t, openWith(view.NewOverlay, view.Options{}), openWith(view.NewCopy, view.Options{}))
-}

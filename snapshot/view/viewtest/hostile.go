@@ -18,10 +18,10 @@ import (
 
 // testHostile unpacks lists that no honest host sends. Whatever is refused must
 // leave nothing, and a tree beside the store must stay as it is.
-func testHostile(t *testing.T, open Open) {
-	h := newHouse(t, open)
+func testHostile(t *testing.T, s Suite) {
+	h := newHouse(t, s)
 	base := h.small()
-	outside := filepath.Join(filepath.Dir(h.root), "outside")
+	outside := filepath.Join(h.dir, "outside")
 	require.NoError(t, os.MkdirAll(outside, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(outside, "canary"), []byte("alive"), 0o644))
 	before := h.scan(outside)

@@ -31,6 +31,7 @@ type Open func(t testing.TB, root string) view.Driver
 type house struct {
 	t    testing.TB
 	open Open
+	dir  string // for everything
 	root string
 	d    view.Driver
 	far  *house // gets every layer by Unpack
@@ -48,11 +49,12 @@ type snap struct {
 	far   *view.Layer // the same, unpacked elsewhere
 }
 
-func newHouse(t testing.TB, open Open) *house {
-	h := &house{t: t, open: open, root: filepath.Join(t.TempDir(), "s")}
-	h.d = open(t, h.root)
-	h.far = &house{t: t, open: open, root: filepath.Join(t.TempDir(), "far")}
-	h.far.d = open(t, h.far.root)
+func newHouse(t testing.TB, s Suite) *house {
+	dir := s.temp(t)
+	h := &house{t: t, open: s.Open, dir: dir, root: filepath.Join(dir, "s")}
+	h.d = s.Open(t, h.root)
+	h.far = &house{t: t, open: s.Open, dir: dir, root: filepath.Join(dir, "far")}
+	h.far.d = s.Open(t, h.far.root)
 	t.Cleanup(func() {
 		for _, x := range []*house{h, h.far} {
 			_, err := x.d.Reconcile(context.Background(), nil, nil)
@@ -61,7 +63,7 @@ func newHouse(t testing.TB, open Open) *house {
 			require.NoError(t, err)
 			require.Empty(t, left, "left in the store")
 		}
-		require.Empty(t, mountsBelow(t, filepath.Dir(h.root)), "mounts left")
+		require.Empty(t, mountsBelow(t, dir), "mounts left")
 	})
 	return h
 }
@@ -76,7 +78,7 @@ func (h *house) id() snapshot.ID {
 }
 
 func (h *house) target(id snapshot.ID) string {
-	return filepath.Join(filepath.Dir(h.root), "slots", string(id[20:]))
+	return filepath.Join(h.dir, "slots", string(id[20:]))
 }
 
 func layerOf(s *snap) *view.Layer {
@@ -172,7 +174,7 @@ func (h *house) seal(v *view.View, base *snap, from *snapshot.Manifest, merged [
 // mounted checks that a layer, mounted for reading, shows exactly want.
 func (h *house) mounted(d view.Driver, l *view.Layer, want *snapshot.Manifest) {
 	h.t.Helper()
-	at := filepath.Join(filepath.Dir(h.root), "look")
+	at := filepath.Join(h.dir, "look")
 	c, err := d.Mount(h.ctx(), l, at)
 	require.NoError(h.t, err)
 	if readable(at) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,45 +16,85 @@ import (
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
+// Suite is one driver on one file system.
+type Suite struct {
+	Open Open
+	// Dir is where the stores are made: a directory on the file system that is
+	// meant. "" is the test's own.
+	Dir string
+}
+
 // Run is the whole suite for one driver.
-func Run(t *testing.T, open Open) {
-	for _, s := range scenarios {
-		t.Run(s.name, func(t *testing.T) {
-			if s.root && os.Geteuid() != 0 {
+func Run(t *testing.T, open Open) { Suite{Open: open}.Run(t) }
+
+// Run runs all of it. What the driver says of each scenario is compared with what
+// the suites before it in this process were told, byte for byte.
+func (s Suite) Run(t *testing.T) {
+	for _, c := range scenarios {
+		t.Run(c.name, func(t *testing.T) {
+			if c.root && os.Geteuid() != 0 {
 				t.Skip("needs root")
 			}
-			s.run(newHouse(t, open))
+			compare(t, c, c.run(newHouse(t, s)))
 		})
 	}
-	for name, f := range map[string]func(*testing.T, Open){
+	for name, f := range map[string]func(*testing.T, Suite){
 		"an entry that can't be kept":       testUnsupported,
 		"discard":                           testDiscard,
 		"crash with open views":             testCrash,
 		"errors leave nothing":              testErrors,
 		"unpack refuses what leads outside": testHostile,
 	} {
-		t.Run(name, func(t *testing.T) { f(t, open) })
+		t.Run(name, func(t *testing.T) { f(t, s) })
 	}
 }
 
-// Same checks that two drivers say the same of the same jobs, byte for byte.
-func Same(t *testing.T, one, two Open) {
-	for _, s := range scenarios {
-		t.Run(s.name, func(t *testing.T) {
-			if s.root && os.Geteuid() != 0 {
-				t.Skip("needs root")
-			}
-			a, b := s.run(newHouse(t, one)), s.run(newHouse(t, two))
-			require.Len(t, b, len(a))
-			for i := range a {
-				equal(t, lines(a[i].tree), lines(b[i].tree), fmt.Sprintf("snapshot %d", i))
-			}
-		})
+// temp is t.TempDir on the suite's file system.
+func (s Suite) temp(t testing.TB) string {
+	if s.Dir == "" {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(s.Dir, "suite-") //nolint:usetesting // t.TempDir is on another file system
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// first has what the first suite of this process was told of each scenario.
+var first = struct {
+	sync.Mutex // guards the map
+	m          map[string]told
+}{m: map[string]told{}}
+
+type told struct {
+	by    string
+	trees [][]string
+}
+
+// compare checks that every driver tells the same of the same jobs.
+func compare(t *testing.T, c scenario, got []*snap) {
+	t.Helper()
+	now := told{by: t.Name()}
+	for _, s := range got {
+		now.trees = append(now.trees, lines(s.tree))
+	}
+	first.Lock()
+	was, ok := first.m[c.name]
+	if !ok {
+		first.m[c.name] = now
+	}
+	first.Unlock()
+	if !ok {
+		return
+	}
+	require.Len(t, now.trees, len(was.trees))
+	for i := range now.trees {
+		equal(t, was.trees[i], now.trees[i], fmt.Sprintf("snapshot %d is another than that of %s", i, was.by))
 	}
 }
 
-func testUnsupported(t *testing.T, open Open) {
-	h := newHouse(t, open)
+func testUnsupported(t *testing.T, s Suite) {
+	h := newHouse(t, s)
 	for name, make := range map[string]func(p string) error{
 		"character device": func(p string) error { return mknod(p, charDevice, 1<<8|3) },
 		"block device":     func(p string) error { return mknod(p, blockDevice, 7<<8) },
@@ -80,8 +121,8 @@ func testUnsupported(t *testing.T, open Open) {
 	}
 }
 
-func testDiscard(t *testing.T, open Open) {
-	h := newHouse(t, open)
+func testDiscard(t *testing.T, s Suite) {
+	h := newHouse(t, s)
 	a := h.small()
 	v, _, _ := h.prepare(a, nil)
 	h.write(v.Target, "gone/soon", "x")
@@ -97,8 +138,8 @@ func testDiscard(t *testing.T, open Open) {
 }
 
 // testCrash drops the driver with views open and opens the store again.
-func testCrash(t *testing.T, open Open) {
-	h := newHouse(t, open)
+func testCrash(t *testing.T, s Suite) {
+	h := newHouse(t, s)
 	a := h.small()
 	known, from, _ := h.prepare(a, nil)
 	unknown, _, _ := h.prepare(a, nil)
@@ -109,7 +150,7 @@ func testCrash(t *testing.T, open Open) {
 	report, err := h.d.Reconcile(h.ctx(), []snapshot.ID{a.id}, []snapshot.ID{known.ID})
 	require.NoError(t, err)
 	require.NotEmpty(t, report)
-	require.Empty(t, mountsBelow(t, filepath.Dir(h.root)))
+	require.Empty(t, mountsBelow(t, h.dir))
 	require.NoFileExists(t, filepath.Join(unknown.Target, "a", "lost"))
 	require.NoDirExists(t, filepath.Join(h.root, "views", string(unknown.ID)))
 
@@ -128,8 +169,8 @@ func testCrash(t *testing.T, open Open) {
 	require.Empty(t, report, "the second time there is nothing to clean")
 }
 
-func testErrors(t *testing.T, open Open) {
-	h := newHouse(t, open)
+func testErrors(t *testing.T, s Suite) {
+	h := newHouse(t, s)
 	a := h.small()
 	id := h.id()
 	full := filepath.Join(t.TempDir(), "full")
@@ -152,7 +193,7 @@ func testErrors(t *testing.T, open Open) {
 		_, err := h.d.Prepare(h.ctx(), s)
 		require.Error(t, err, "%+v", s)
 		require.NoDirExists(t, filepath.Join(h.root, "views", string(id)))
-		require.Empty(t, mountsBelow(t, filepath.Dir(h.root)))
+		require.Empty(t, mountsBelow(t, h.dir))
 	}
 	v, _, _ := h.prepare(a, nil)
 	_, err := h.d.Prepare(h.ctx(), view.Spec{ID: v.ID, Base: a.layer, Target: h.target(h.id())})
