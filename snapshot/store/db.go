@@ -20,8 +20,9 @@ import (
 // appID marks a database as a store's ("roST"); user_version is its schema.
 const (
 	appID = 0x726f5354
-	// schema 1: the first; 2: layers know what they are against where they travel.
-	schema = 2
+	// schema 1: the first; 2: layers know what they are against where they travel;
+	// 3: when layers were used and checked, and what they were before they were suspect.
+	schema = 3
 )
 
 // The rows. Every column that could be computed from the files is there so that
@@ -61,8 +62,16 @@ ALTER TABLE layers ADD COLUMN fetch_bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE layers SET wire_base=base, fetch_bytes=stored_bytes WHERE idx IS NOT NULL;
 `
 
+// Before schema 3 nobody noted a use; the oldest go first.
+const schema3 = `
+ALTER TABLE layers ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN checked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN was TEXT NOT NULL DEFAULT '';
+`
+
 // migrations[n] makes schema n+1 of schema n.
-var migrations = [schema]string{schema1, schema2}
+var migrations = [schema]string{schema1, schema2, schema3}
 
 // openDB opens or makes the database. One connection: SQLite has one writer, and
 // all that is read often is in memory. The exclusive locking mode keeps the index
@@ -172,6 +181,7 @@ const checkpointAfter = 100
 
 // checkpoint writes the WAL back. Only Run calls it, when there is nothing to sync.
 func (s *Store) checkpoint(ctx context.Context) {
+	s.saveUse(ctx, useEvery)
 	if s.commits.Load() < checkpointAfter {
 		return
 	}

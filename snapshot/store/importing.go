@@ -371,6 +371,7 @@ func (s *Store) keepImported(ctx context.Context, l *layer, f *durable.File, bas
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.layers[in.ID] = l
+	s.touchLocked(in.ID)
 	s.have[in.Index] = blobFile{path: s.indexPath(in.Index), bytes: in.IndexBytes}
 	s.trees.put(in.ID, m, len(m.Entries))
 	s.announceLocked(l)

@@ -12,9 +12,8 @@ import (
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
-// layer is a row of layers in memory. All but info, unsized, removing and mounts
-//
-//	is fixed once the layer is in the map; those are guarded by Store.mu.
+// layer is a row of layers in memory. All but info, unsized, removing, mounts and
+// use is fixed once the layer is in the map; those are guarded by Store.mu.
 type layer struct {
 	seq      int64
 	info     Info // without Blobs
@@ -29,6 +28,7 @@ type layer struct {
 	unsized  bool
 	removing bool
 	mounts   []*view.Layer // what is shown by Mount
+	use      use
 }
 
 // place is where the driver has the layer. It changes when an image of it is made:
@@ -118,6 +118,9 @@ func (s *Store) standingLocked(l *layer) (what string, on snapshot.ID) {
 		if im.base == id {
 			return "import", im.id
 		}
+	}
+	if s.held[id] > 0 && l.info.State.Usable() { // a doubtful one may make room for a good copy
+		return "hold", id
 	}
 	return "", ""
 }

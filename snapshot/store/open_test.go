@@ -52,9 +52,9 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 		sql  string
 		want func(t *testing.T, err error)
 	}{
-		"newer": {"PRAGMA user_version=3", func(t *testing.T, err error) {
+		"newer": {fmt.Sprintf("PRAGMA user_version=%d", schema+1), func(t *testing.T, err error) {
 			require.ErrorIs(t, err, snapshot.ErrNewerFormat)
-			require.ErrorContains(t, err, "schema 3, this version of roost knows up to 2")
+			require.ErrorContains(t, err, fmt.Sprintf("schema %d, this version of roost knows up to %d", schema+1, schema))
 		}},
 		"foreign": {"PRAGMA application_id=77", func(t *testing.T, err error) {
 			require.ErrorContains(t, err, "not a store's database")

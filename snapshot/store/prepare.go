@@ -147,6 +147,7 @@ func (s *Store) claim(v *openView) error {
 		}
 	}
 	s.views[v.id] = v
+	s.touchLocked(v.stands...)
 	return nil
 }
 

@@ -18,6 +18,9 @@ import (
 // ErrOnlyCopy says that removing a layer would lose the snapshot.
 var ErrOnlyCopy = errors.New("there may be no other copy of it")
 
+// removing is what is under way on a layer that is being removed.
+const removing = "remove"
+
 // errPacking passes.
 var errPacking = fmt.Errorf("%w: it is being packed", snapshot.ErrBusy)
 
@@ -55,11 +58,16 @@ func (s *Store) Drop(ctx context.Context, id snapshot.ID) error {
 }
 
 func (s *Store) removeID(ctx context.Context, id snapshot.ID, force bool) error {
-	end, err := s.begin(id, "remove")
+	end, err := s.begin(id, removing)
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer func() {
+		end()
+		s.mu.Lock()
+		s.wakeLocked() // Hold may wait for it
+		s.mu.Unlock()
+	}()
 	s.mu.Lock()
 	l, ok := s.layers[id]
 	s.mu.Unlock()

@@ -43,6 +43,9 @@ func (s *Store) loadRows(ctx context.Context) error {
 	if err := s.loadPacks(ctx); err != nil {
 		return fmt.Errorf("packs: %w", err)
 	}
+	if err := s.loadUse(ctx); err != nil {
+		return fmt.Errorf("use of layers: %w", err)
+	}
 	return nil
 }
 

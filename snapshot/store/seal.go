@@ -159,6 +159,7 @@ func (s *Store) show(l *layer, v *openView, outcome []byte) Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.layers[l.info.ID] = l
+	s.touchLocked(l.info.ID)
 	v.sealed, v.outcome = true, bytes.Clone(outcome)
 	v.v, v.fanin = nil, nil
 	s.announceLocked(l)

@@ -57,6 +57,9 @@ type Store struct {
 	imports map[snapshot.ID]*importing
 	have    map[snapshot.Digest]blobFile // packs and indexes on disk
 	stale   []snapshot.Digest            // packs that may have become useless
+	held    map[snapshot.ID]int          // by Hold: not to be removed
+	useAt   time.Time                    // when uses were last written
+	useNews map[snapshot.ID]struct{}     // uses that no row has yet
 	first   []snapshot.ID                // to pack before others
 	packing snapshot.ID                  // what the packer is at
 	imaging map[snapshot.ID]bool         // layers of which an image is being made
@@ -67,7 +70,7 @@ type Store struct {
 	wake    chan struct{}                // tells Run that there is work
 	// wakeImages tells the part of Run that makes images.
 	wakeImages chan struct{}
-	closed  bool
+	closed     bool
 }
 
 // blobFile is a blob on disk.
@@ -135,6 +138,7 @@ func newStore(dir string, o Options) *Store {
 	s := &Store{
 		o: o, dir: dir, log: o.Log, reserve: newReserve(dir, o.ReserveBytes),
 		views: map[snapshot.ID]*openView{}, layers: map[snapshot.ID]*layer{}, nextSeq: 1,
+		held: map[snapshot.ID]int{}, useNews: map[snapshot.ID]struct{}{},
 		busy: map[snapshot.ID]string{}, imports: map[snapshot.ID]*importing{}, imaging: map[snapshot.ID]bool{},
 		have: map[snapshot.Digest]blobFile{}, changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		wakeImages: make(chan struct{}, 1),
@@ -185,6 +189,9 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	s.end()
 	s.background.Wait()
+	if s.db != nil {
+		s.saveUse(context.Background(), 0) //nolint:forbidigo // the last thing that is written
+	}
 	var errs []error
 	if c, ok := s.driver.(io.Closer); ok {
 		errs = append(errs, c.Close())
