@@ -80,7 +80,7 @@ func (s *Store) dropStale() {
 	if len(s.stale) > 0 {
 		for _, l := range s.layers {
 			for _, p := range l.packs {
-				needed[p.Digest] = needed[p.Digest] || l.info.State != Durable
+				needed[p.Digest] = needed[p.Digest] || l.info.State != Durable || l.stored()
 			}
 		}
 	}

@@ -156,6 +156,9 @@ type Info struct {
 	Parents []snapshot.ID // all inputs of the job that made it
 	State   State
 	Synced  bool
+	// StoredOnly says that its content is in packs alone: no view can stand on it
+	// before Materialise.
+	StoredOnly bool
 	// WireBase is what the changes in the index are against, so what another host
 	// must have before it: Base, or "" for none. "" until packed.
 	WireBase snapshot.ID

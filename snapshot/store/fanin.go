@@ -65,7 +65,7 @@ func (s *Store) plan(ctx context.Context, p *PrepareSpec) (*plan, error) {
 func (s *Store) input(p *PrepareSpec, id snapshot.ID) (*layer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l, err := s.usableLocked(id)
+	l, err := s.unpackedLocked(id)
 	if err != nil {
 		return nil, err
 	}

@@ -209,7 +209,7 @@ func (s *Store) importBase(ctx context.Context, spec *ImportSpec) (*snapshot.Man
 		return nil, nil, nil
 	}
 	s.mu.Lock()
-	l, err := s.usableLocked(spec.Base)
+	l, err := s.unpackedLocked(spec.Base)
 	packed := err == nil && !l.info.Index.IsZero()
 	s.mu.Unlock()
 	if err != nil {

@@ -40,7 +40,7 @@ func bySeq(a, b *layer) int { return cmp.Compare(a.seq, b.seq) }
 // infoLocked returns a copy that the caller may keep.
 func (s *Store) infoLocked(l *layer) Info {
 	in := l.info
-	in.Parents = slices.Clone(in.Parents)
+	in.Parents, in.StoredOnly = slices.Clone(in.Parents), l.stored()
 	if in.Index.IsZero() {
 		return in
 	}
@@ -88,9 +88,10 @@ func overlaps(a, b string) bool {
 	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
-// needs reports whether l's tree has files of the layer id.
+// needs reports whether l's tree has files of the layer id, or can't be put
+// together without its index.
 func (l *layer) needs(id snapshot.ID) bool {
-	return l.info.Base == id || (l.fanin && slices.Contains(l.info.Parents, id))
+	return l.info.Base == id || l.info.WireBase == id || (l.fanin && slices.Contains(l.info.Parents, id))
 }
 
 // standingLocked returns something that needs l here: "" when it may go. A tree

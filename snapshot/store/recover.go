@@ -43,8 +43,10 @@ func (s *Store) recover(ctx context.Context) error {
 
 func (s *Store) reconcile(ctx context.Context) error {
 	var layers, views []snapshot.ID
-	for id := range s.layers {
-		layers = append(layers, id)
+	for id, l := range s.layers {
+		if !l.stored() { // else a directory of it was cut short
+			layers = append(layers, id)
+		}
 	}
 	for id, v := range s.views {
 		if !v.sealed {
@@ -136,14 +138,15 @@ func (s *Store) wantedFiles() map[string]bool {
 	}
 	for id, l := range s.layers {
 		want["manifests/"+string(id)+".fanin"] = l.fanin
-		want["manifests/"+string(id)+".src"] = true
+		want["manifests/"+string(id)+".src"] = !l.stored()
+		want["manifests/"+string(id)+".stamps"] = true
 		if !l.info.Manifest.IsZero() {
 			want["manifests/"+l.info.Manifest.String()] = true
 		}
 		if !l.info.Index.IsZero() {
 			want["indexes/"+l.info.Index.String()] = true
 		}
-		if l.info.State == Durable {
+		if l.info.State == Durable && !l.stored() {
 			continue
 		}
 		for _, p := range l.packs {

@@ -163,6 +163,7 @@ func (s *Store) removeFiles(l *layer) {
 	s.mu.Unlock()
 	removeFile(s.srcPath(l.info.ID), s.log)
 	removeFile(s.faninPath(l.info.ID), s.log)
+	removeFile(s.stampPath(l.info.ID), s.log)
 	if !want[index.String()] {
 		removeFile(s.indexPath(index), s.log)
 	}
@@ -173,8 +174,10 @@ func (s *Store) removeFiles(l *layer) {
 
 // finishRemoval deletes the layer's directory, then forgets the intent.
 func (s *Store) finishRemoval(ctx context.Context, id snapshot.ID, place *view.Layer) error {
-	if err := s.driver.Remove(ctx, place); err != nil {
-		return err
+	if place.ID != "" { // else the driver has nothing of it
+		if err := s.driver.Remove(ctx, place); err != nil {
+			return err
+		}
 	}
 	fail.Point("store.removed")
 	return s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
@@ -193,7 +196,7 @@ func (s *Store) retakeReserve() {
 // Mount shows a snapshot read-only at target until the closer is closed.
 func (s *Store) Mount(ctx context.Context, id snapshot.ID, target string) (io.Closer, error) {
 	s.mu.Lock()
-	l, err := s.usableLocked(id)
+	l, err := s.unpackedLocked(id)
 	var place view.Layer
 	if err == nil {
 		place = *l.place()

@@ -131,6 +131,9 @@ func (s *Store) loadTree(ctx context.Context, l *layer, in *Info) (*snapshot.Man
 	if err != nil {
 		return nil, err
 	}
+	if l.stored() {
+		return m, nil
+	}
 	err = s.readSources(in.ID, in.Manifest, m)
 	if err == nil {
 		return m, nil

@@ -43,6 +43,9 @@ func (s *Store) Verify(ctx context.Context, id snapshot.ID) error {
 }
 
 func (s *Store) verify(ctx context.Context, l *layer, in *Info) error {
+	if l.stored() {
+		return s.verifyStored(ctx, l, in, map[snapshot.Digest]bool{})
+	}
 	for _, b := range in.Blobs {
 		if b.Digest == in.Index {
 			continue
@@ -71,16 +74,21 @@ func (s *Store) verify(ctx context.Context, l *layer, in *Info) error {
 		return err
 	}
 	var base *snapshot.Manifest
-	if in.WireBase != in.Base { // the index has all, also what the base brought
+	changes := ix.Changes
+	switch {
+	case in.WireBase == in.Base:
+	case in.Base == "": // unpacked as a whole, the index has less
+		changes = tree.Diff(nil, m)
+	default: // the index has all, also what the base brought
 		if base, err = s.Tree(ctx, in.Base); err != nil {
 			return err
 		}
 	}
-	for i := range ix.Changes {
-		if sameFile(base, m, ix.Changes[i].Entry.Path) {
+	for i := range changes {
+		if sameFile(base, m, changes[i].Entry.Path) {
 			continue
 		}
-		if err := s.verifyFile(ctx, l, m, &ix.Changes[i]); err != nil {
+		if err := s.verifyFile(ctx, l, m, &changes[i]); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,416 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// CreateSpec says what to make a snapshot of.
+type CreateSpec struct {
+	Dir string
+	// Base is a packed snapshot of the same directory, or "". Files that nobody has
+	// written to since it was created are not read, and of large ones only what
+	// changed is stored.
+	Base snapshot.ID
+	// DomainKey keys chunk ids. With a Base it is the base's that counts.
+	DomainKey []byte
+	// Skip, if set, is told of what a snapshot can't keep, which is then left out.
+	// Without it that is a *snapshot.UnsupportedError. It may be called from several
+	// goroutines.
+	Skip     func(*snapshot.UnsupportedError)
+	Progress *Progress // may be nil
+}
+
+// Progress is how far something is, for who waits. It may be read at any time.
+type Progress struct {
+	Total atomic.Int64 // bytes; 0 while it is not known
+	Done  atomic.Int64
+	Files atomic.Int64 // that are to be looked at
+}
+
+// Created is a new snapshot.
+type Created struct {
+	Info
+	New int64 // content bytes that no pack of this store had
+	// Kept is how many files were known to be as in the base and were not read.
+	Kept int64
+}
+
+// ChangedError says that a file was written to while it was read.
+type ChangedError struct{ Path string }
+
+func (e *ChangedError) Error() string {
+	return fmt.Sprintf("%q was changed while it was read: nothing was kept", e.Path)
+}
+
+// Create makes a snapshot of a directory, which nobody should write to meanwhile:
+// a file that changes before it was read is a *ChangedError. What is new goes
+// straight into packs. The snapshot is Packed and stored only.
+//
+// Chunks that a held snapshot of the same domain has are not stored again, whether
+// or not it is the base.
+//
+// Crash states, in order:
+//  1. packs, index, manifest or stamps written, in any number: files of no row;
+//     Open deletes them.
+//  2. after the row: held. All that it names was synced before.
+func (s *Store) Create(ctx context.Context, spec CreateSpec) (*Created, error) {
+	id, err := snapshot.NewID(s.o.Rand)
+	if err != nil {
+		return nil, err
+	}
+	end, err := s.begin(id, "create")
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if spec.Progress == nil {
+		spec.Progress = &Progress{}
+	}
+	c := creating{s: s, spec: &spec, id: id, began: s.o.Now()}
+	if err := c.prepare(); err != nil {
+		return nil, fmt.Errorf("create: %w", err)
+	}
+	defer c.release()
+	out, err := c.run(ctx)
+	if err != nil {
+		if !c.committing {
+			s.sweepUnnamed()
+		}
+		return nil, fmt.Errorf("create: %w", err)
+	}
+	s.tell()
+	return out, nil
+}
+
+// creating is a Create under way.
+type creating struct {
+	s     *Store
+	spec  *CreateSpec
+	id    snapshot.ID
+	began time.Time
+	key   []byte
+
+	base       *layer // nil for none
+	baseTree   *snapshot.Manifest
+	baseStamps []stamp
+
+	m      *snapshot.Manifest // what the directory has
+	inodes []tree.Inode
+
+	committing bool // the row may be there after a crash: what it names must stay
+}
+
+// prepare checks the spec and keeps the base from being removed.
+func (c *creating) prepare() error {
+	dir, err := filepath.Abs(c.spec.Dir)
+	if err != nil {
+		return err
+	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	if sep := string(filepath.Separator); strings.HasPrefix(c.s.dir+sep, strings.TrimSuffix(dir, sep)+sep) {
+		return fmt.Errorf("the store %s lies in the directory %s: it would hold itself", c.s.dir, dir)
+	}
+	c.spec.Dir, c.key = dir, c.spec.DomainKey
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if c.spec.Base != "" {
+		l, err := c.s.usableLocked(c.spec.Base)
+		if err != nil {
+			return fmt.Errorf("base: %w", err)
+		}
+		if l.info.Index.IsZero() {
+			return fmt.Errorf("base %s: %w", c.spec.Base, ErrNotPacked)
+		}
+		c.base, c.key = l, l.key
+		c.s.imports[c.id] = &importing{id: c.id, base: c.spec.Base, done: make(chan struct{})}
+	}
+	if len(c.key) == 0 {
+		return errNoKey
+	}
+	return nil
+}
+
+func (c *creating) release() {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if im := c.s.imports[c.id]; im != nil {
+		close(im.done)
+		delete(c.s.imports, c.id)
+	}
+}
+
+func (c *creating) run(ctx context.Context) (*Created, error) {
+	if err := c.look(ctx); err != nil {
+		return nil, err
+	}
+	adopt(c.m, c.inodes, c.baseTree, c.baseStamps)
+	e, kept, err := c.encode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fail.Point("store.create.encoded")
+	l, err := c.save(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return &Created{Info: c.s.infoLocked(l), New: e.stats.New, Kept: kept}, nil
+}
+
+// look scans the directory, and beside it reads what is known of the base.
+func (c *creating) look(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		o := tree.ScanOptions{Owners: c.s.o.Owners, Skip: c.spec.Skip}
+		c.m, c.inodes, err = tree.Survey(gctx, c.spec.Dir, o)
+		return err
+	})
+	if c.base != nil {
+		g.Go(func() (err error) {
+			if c.baseTree, err = c.s.Tree(gctx, c.spec.Base); err != nil {
+				return fmt.Errorf("base: %w", err)
+			}
+			c.baseStamps = c.s.readStamps(c.spec.Base, c.base.info.Manifest, c.baseTree)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// encode packs what differs from the base.
+func (c *creating) encode(ctx context.Context) (e *encoded, kept int64, err error) {
+	var read []int
+	for i := range c.m.Entries {
+		en := &c.m.Entries[i]
+		if en.Type != snapshot.TypeFile {
+			continue
+		}
+		c.spec.Progress.Files.Add(1)
+		switch {
+		case en.Chunks != nil:
+			kept++
+		case en.Size > 0:
+			read = append(read, i)
+			if en.Link == "" || en.Link == en.Path {
+				c.spec.Progress.Total.Add(en.Size)
+			}
+		}
+	}
+	e = &encoded{}
+	if c.base != nil {
+		e.base = c.spec.Base
+	}
+	changes := tree.Diff(c.baseTree, c.m)
+	if len(changes) == 0 && c.base != nil { // and so there is nothing to compute
+		e.tree = c.baseTree
+		e.ix = &pack.Index{Base: c.base.info.Manifest, Manifest: c.base.info.Manifest}
+		return e, kept, nil
+	}
+	o := c.s.encoder(c.key, c.s.locate(c.whereToLook()).find, previous(c.baseTree))
+	o.Seen = &c.spec.Progress.Done
+	if e.ix, e.stats, err = pack.Encode(ctx, o, changes); err != nil {
+		return nil, 0, c.blame(err)
+	}
+	if err := c.unchanged(ctx, read); err != nil {
+		return nil, 0, err
+	}
+	if e.tree, err = tree.Apply(c.baseTree, e.ix.Changes); err != nil {
+		return nil, 0, err
+	}
+	if c.base != nil {
+		e.ix.Base = c.base.info.Manifest
+		if c.s.chainLen(c.spec.Base) >= c.s.o.MaxChain {
+			o.Seen = nil
+			if err := beginAnew(ctx, o, e); err != nil {
+				return nil, 0, err
+			}
+		}
+	}
+	e.ix.Manifest, err = pack.ManifestDigest(e.tree)
+	return e, kept, err
+}
+
+// whereToLook are the layers that may have chunks: the base's first.
+func (c *creating) whereToLook() []Info {
+	var out []Info
+	seen := map[snapshot.ID]bool{}
+	if c.base != nil {
+		chain, err := c.s.wireChain(c.spec.Base)
+		if err == nil {
+			out = chain
+		}
+	}
+	for _, in := range out {
+		seen[in.ID] = true
+	}
+	for _, in := range c.s.sameDomain(c.key) {
+		if !seen[in.ID] {
+			out = append(out, in)
+		}
+	}
+	return out
+}
+
+// blame turns an error of reading a file that is not what it was into one that
+// says so.
+func (c *creating) blame(err error) error {
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("the tree changed while it was read: %w", err)
+}
+
+// unchanged looks again at the files that were read.
+func (c *creating) unchanged(ctx context.Context, read []int) error {
+	g, ctx := errgroup.WithContext(ctx)
+	const run = 1024
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for at := 0; at < len(read); at += run {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			for _, i := range read[at:min(at+run, len(read))] {
+				if !c.same(i) {
+					return &ChangedError{Path: c.m.Entries[i].Path}
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// same reports whether entry i is as it was when it was looked at.
+func (c *creating) same(i int) bool {
+	e := &c.m.Entries[i]
+	fi, err := os.Lstat(e.Source)
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() != e.Size || fi.ModTime().UnixNano() != e.MTime {
+		return false
+	}
+	ctime, ok := ctimeOf(fi)
+	return !ok || ctime == c.inodes[i].CTime
+}
+
+// save writes what the layer needs beside its packs, then its row.
+func (c *creating) save(ctx context.Context, e *encoded) (*layer, error) {
+	s, ix := c.s, e.ix
+	index, indexBytes, err := s.writeIndex(ix)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.writeManifest(e.tree, ix.Manifest); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if c.base == nil || ix.Manifest != c.base.info.Manifest {
+		if err := fileDigest(s.manifestPath(ix.Manifest), "manifest", ix.Manifest); err != nil {
+			return nil, err
+		}
+	}
+	if len(c.inodes) == len(e.tree.Entries) {
+		if err := s.writeStamps(c.id, ix.Manifest, e.tree, c.inodes, c.began); err != nil {
+			s.log.Warn("which files are unchanged can't be noted, the next create reads all", "snapshot", c.id, "error", err)
+		}
+	}
+	fail.Point("store.create.written")
+	l := c.layer(e, index, indexBytes)
+	c.committing = true
+	if err := s.addStored(ctx, l, e); err != nil {
+		return nil, err
+	}
+	fail.Point("store.create.row")
+	return l, nil
+}
+
+func (c *creating) layer(e *encoded, index snapshot.Digest, indexBytes int64) *layer {
+	m := e.tree
+	l := storedLayer(c.s.o.BootID, c.key, e.ix)
+	l.info = Info{
+		ID: c.id, WireBase: e.base, State: Packed, Synced: true, Manifest: e.ix.Manifest,
+		Index: index, IndexBytes: indexBytes, StoredBytes: e.stats.Stored + indexBytes,
+		PlainBytes: e.stats.Plain, TreeBytes: m.Bytes(), Entries: int64(len(m.Entries)),
+		EncodeMS: e.stats.Elapsed.Seconds() * 1000,
+	}
+	if c.base != nil {
+		l.info.Parents = []snapshot.ID{c.spec.Base}
+	}
+	l.info.DiskBytes = l.info.StoredBytes
+	l.info.weigh(e.ix)
+	return l
+}
+
+// storedLayer is a layer without a place.
+func storedLayer(boot string, key []byte, ix *pack.Index) *layer {
+	l := &layer{boot: boot, key: bytes.Clone(key), packs: ix.Packs}
+	l.at.Store(&view.Layer{})
+	return l
+}
+
+// addStored writes the row of a stored layer and shows it.
+func (s *Store) addStored(ctx context.Context, l *layer, e *encoded) error {
+	s.mu.Lock()
+	l.seq = s.nextSeq
+	s.nextSeq++
+	s.mu.Unlock()
+	err := s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return s.insertLayer(ctx, tx, l) })
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in := &l.info
+	s.layers[in.ID] = l
+	s.have[in.Index] = blobFile{path: s.indexPath(in.Index), bytes: in.IndexBytes}
+	for _, p := range l.packs {
+		if _, ok := s.have[p.Digest]; !ok {
+			s.have[p.Digest] = blobFile{path: s.packPath(p.Digest), bytes: p.Bytes}
+		}
+	}
+	s.trees.put(in.ID, e.tree, len(e.tree.Entries))
+	s.announceLocked(l)
+	return nil
+}
+
+// sweepUnnamed deletes files that a Create or a Pull has left, if nothing else is
+// being written. What stays is deleted by the next Open.
+func (s *Store) sweepUnnamed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.packing != "" || len(s.busy) > 1 {
+		return
+	}
+	want := s.wantedFiles()
+	for _, dir := range []string{"packs", "indexes", "manifests"} {
+		entries, err := os.ReadDir(filepath.Join(s.dir, dir))
+		if err != nil {
+			s.log.Warn("can't clean up, the next start does", "error", err)
+			return
+		}
+		for _, e := range entries {
+			if !want[dir+"/"+e.Name()] {
+				removeFile(filepath.Join(s.dir, dir, e.Name()), s.log)
+			}
+		}
+	}
+}

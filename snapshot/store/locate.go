@@ -1,0 +1,154 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+)
+
+// maxLocated bounds the chunks that a locator keeps, about 100 bytes each.
+const maxLocated = 8 << 20
+
+// locator finds chunks by the indexes of layers. It reads an index when a chunk is
+// not in those that it has, so who asks nothing reads nothing.
+type locator struct {
+	s *Store
+
+	mu      sync.Mutex // guards all below, across the reading of an index
+	todo    []Info
+	indexes []*pack.Index
+	at      map[snapshot.Digest]chunkAt
+}
+
+// chunkAt is a chunk's place in the indexes.
+type chunkAt struct{ index, chunk int32 }
+
+// locate returns a locator of what layers have, which are asked in order.
+func (s *Store) locate(layers []Info) *locator {
+	return &locator{s: s, todo: layers, at: map[snapshot.Digest]chunkAt{}}
+}
+
+// find returns where a chunk is.
+func (lo *locator) find(d snapshot.Digest) (pack.Location, bool) {
+	lo.mu.Lock()
+	defer lo.mu.Unlock()
+	for {
+		if at, ok := lo.at[d]; ok {
+			ix := lo.indexes[at.index]
+			c := &ix.Chunks[at.chunk]
+			f := ix.Frames[c.Frame]
+			return pack.Location{Pack: ix.Packs[f.Pack], Frame: f, Off: c.Off, Len: c.Len}, true
+		}
+		if !lo.nextLocked() {
+			return pack.Location{}, false
+		}
+	}
+}
+
+// nextLocked reads one more index, and reports whether there was one.
+func (lo *locator) nextLocked() bool {
+	if len(lo.todo) == 0 || len(lo.at) > maxLocated {
+		return false
+	}
+	in := lo.todo[0]
+	lo.todo = lo.todo[1:]
+	ix, err := lo.s.readIndex(in.Index)
+	if err != nil {
+		// What can't be found there is stored again, or said to be missing.
+		lo.s.log.Warn("a layer's index can't be read", "snapshot", in.ID, "error", err)
+		return true
+	}
+	lo.addLocked(ix)
+	return true
+}
+
+func (lo *locator) addLocked(ix *pack.Index) {
+	slim := &pack.Index{Packs: ix.Packs, Frames: ix.Frames, Chunks: ix.Chunks}
+	n := int32(len(lo.indexes))
+	lo.indexes = append(lo.indexes, slim)
+	held := make([]bool, len(ix.Packs))
+	for i := range ix.Packs {
+		held[i] = lo.s.needs(ix.Packs[i].Digest)
+	}
+	for i := range slim.Chunks {
+		c := &slim.Chunks[i]
+		if _, ok := lo.at[c.ID]; !ok && held[ix.Frames[c.Frame].Pack] {
+			lo.at[c.ID] = chunkAt{n, int32(i)}
+		}
+	}
+}
+
+// wireChain lists the layers whose indexes together say where all content of id
+// is, id first. All are held as long as id is.
+func (s *Store) wireChain(id snapshot.ID) ([]Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Info
+	for at := id; at != ""; {
+		l, ok := s.layers[at]
+		if !ok {
+			return nil, missing("not held", at)
+		}
+		if l.info.Index.IsZero() {
+			return nil, fmt.Errorf("snapshot %s: %w", at, ErrNotPacked)
+		}
+		if len(out) > len(s.layers) {
+			return nil, fmt.Errorf("snapshot %s: the layers below it stand on each other in a circle", id)
+		}
+		out = append(out, l.info)
+		at = l.info.WireBase
+	}
+	return out, nil
+}
+
+// sameDomain lists the packed layers with that key, the newest first.
+func (s *Store) sameDomain(key []byte) []Info {
+	var out []Info
+	for _, in := range s.List() {
+		s.mu.Lock()
+		l := s.layers[in.ID]
+		ok := l != nil && l.info.State.Usable() && !l.info.Index.IsZero() && string(l.key) == string(key)
+		s.mu.Unlock()
+		if ok {
+			out = append(out, in)
+		}
+	}
+	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
+		out[i], out[j] = out[j], out[i]
+	}
+	return out
+}
+
+// wholeIndex returns an index against the empty tree for m, the tree of id. What
+// it says of files' sources is nothing.
+func (s *Store) wholeIndex(ctx context.Context, id snapshot.ID, m *snapshot.Manifest) (*pack.Index, error) {
+	chain, err := s.wireChain(id)
+	if err != nil {
+		return nil, err
+	}
+	if len(chain) == 1 {
+		return s.readIndex(chain[0].Index)
+	}
+	key, err := s.KeyOf(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.indexOf(ctx, key, s.locate(chain), m)
+}
+
+// indexOf makes an index against the empty tree of what lo knows.
+func (s *Store) indexOf(ctx context.Context, key []byte, lo *locator, m *snapshot.Manifest) (*pack.Index, error) {
+	changes := make([]snapshot.Change, len(m.Entries))
+	for i := range m.Entries {
+		changes[i].Entry = m.Entries[i]
+		changes[i].Entry.Source, changes[i].Entry.SourceAt = "", 0 // nothing is to be stored
+	}
+	ix, _, err := pack.Encode(ctx, s.encoder(key, lo.find, nil), changes)
+	if err != nil {
+		return nil, err
+	}
+	return ix, nil
+}

@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
+)
+
+// RestoreSpec says what appears where.
+type RestoreSpec struct {
+	Snapshot snapshot.ID
+	// Dir is absent or an empty directory.
+	Dir      string
+	Progress *Progress // may be nil
+}
+
+// partialDigits is how much of a snapshot's id names a restore under way.
+const partialDigits = 12
+
+// ErrNotEmpty says that something is in the way of a restore.
+var ErrNotEmpty = errors.New("there is something already")
+
+// Restore writes a snapshot's tree to a directory: all types of entries, hard
+// links, holes, attributes, times to the nanosecond, and owners if the store
+// records them. What comes out of the packs is not trusted: no chunk is written
+// before its digest was found right, and nothing outside of the directory is
+// touched, whatever a path says. It is synced once, at the end.
+//
+// The tree grows in Dir.partial-<id> beside Dir, which therefore never shows half
+// of it. What a restore that was killed has left there the next one of that
+// snapshot deletes, and any other leaves alone; on an error nothing is left.
+//
+// Crash states, in order:
+//  1. until the rename: Dir is as it was, Dir.partial-<id> is there.
+//  2. after it: Dir is whole. The content was synced before.
+func (s *Store) Restore(ctx context.Context, spec RestoreSpec) (*Info, error) {
+	in, err := s.restore(ctx, &spec)
+	if err != nil {
+		return nil, fmt.Errorf("restore %s: %w", spec.Snapshot, err)
+	}
+	return in, nil
+}
+
+func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
+	dir, err := filepath.Abs(spec.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := clearOf(dir); err != nil {
+		return nil, err
+	}
+	in, err := s.Lookup(spec.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.Tree(ctx, spec.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	ix, err := s.wholeIndex(ctx, spec.Snapshot, m)
+	if err != nil {
+		return nil, err
+	}
+	if err := tree.ValidateChanges(ix.Changes); err != nil {
+		return nil, err
+	}
+	key, err := s.KeyOf(spec.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	partial := dir + ".partial-" + string(spec.Snapshot[:partialDigits])
+	done, err := beginPartial(partial, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	fail.Point("store.restore.made")
+	if spec.Progress == nil {
+		spec.Progress = &Progress{}
+	}
+	spec.Progress.Total.Store(m.Bytes())
+	w := writing{s: s, ix: ix, key: key, held: m, progress: spec.Progress}
+	if err := w.to(ctx, partial); err != nil {
+		return nil, errors.Join(err, dropPartial(partial))
+	}
+	fail.Point("store.restore.synced")
+	if err := durable.Rename(partial, dir); err != nil {
+		return nil, errors.Join(err, dropPartial(partial))
+	}
+	return &in, nil
+}
+
+// clearOf checks that dir is absent or an empty directory that can be replaced.
+func clearOf(dir string) error {
+	f, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Lstat(dir); err == nil {
+			return fmt.Errorf("%s: %w: a symlink to nothing", dir, ErrNotEmpty)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("%s: %w, and it is no directory", dir, ErrNotEmpty)
+	}
+	if names, err := f.Readdirnames(1); len(names) > 0 {
+		return fmt.Errorf("%s: %w, for one %q: want an empty or an absent directory", dir, ErrNotEmpty, names[0])
+	} else if !errors.Is(err, io.EOF) {
+		return err
+	}
+	up, err := os.Lstat(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	if a, ok := deviceOf(fi); ok {
+		if b, ok := deviceOf(up); ok && a != b {
+			return fmt.Errorf("%s is a mount point, which can't be replaced as a whole: restore to a directory in it", dir)
+		}
+	}
+	return nil
+}
+
+// dropPartial deletes what a restore has written.
+func dropPartial(partial string) error {
+	err := os.RemoveAll(partial)
+	if err == nil {
+		return nil
+	}
+	// Directories that their owner can't write to, without root.
+	werr := filepath.WalkDir(partial, func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(p, 0o700) //nolint:gosec // a directory
+		}
+		return err
+	})
+	return errors.Join(werr, os.RemoveAll(partial))
+}
+
+// writing brings the tree of an index against nothing into a directory.
+type writing struct {
+	s        *Store
+	ix       *pack.Index
+	key      []byte
+	held     *snapshot.Manifest // with Sources, where the host has the files
+	progress *Progress
+}
+
+// extract hands out all content.
+func (w *writing) extract(ctx context.Context, write func(i int, off int64, p []byte) error, done func(i int) error) error {
+	o := pack.ExtractOptions{Key: w.key, Workers: w.s.o.Workers, Open: w.s.OpenRange, Done: done}
+	for i := range w.held.Entries {
+		if w.held.Entries[i].Source != "" { // its packs may be gone
+			o.Previous = previous(w.held)
+			break
+		}
+	}
+	return pack.Extract(ctx, w.ix, o, func(i int, off int64, p []byte) error {
+		w.progress.Done.Add(int64(len(p)))
+		return write(i, off, p)
+	})
+}

@@ -1,0 +1,203 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// A layer that was created from a directory, or pulled, is stored only: index,
+// packs and manifest are here, and the driver has nothing of it: its place is
+// empty. It can be restored, compared, verified, pushed and be what the next one
+// is created on. No view stands on it before Materialise. Its Base is "", since no
+// file of it lies with another layer; its WireBase is whose index says where the
+// rest of its content is, and that layer is held as long as it is.
+
+// ErrStoredOnly says that a snapshot's content is in packs alone.
+var ErrStoredOnly = errors.New("stored only, its content is not unpacked")
+
+// stored reports whether the driver has nothing of l.
+func (l *layer) stored() bool { return l.place().ID == "" }
+
+// unpackedLocked returns a layer that views may stand on now.
+func (s *Store) unpackedLocked(id snapshot.ID) (*layer, error) {
+	l, err := s.usableLocked(id)
+	if err == nil && l.stored() {
+		return nil, fmt.Errorf("snapshot %s: %w", id, ErrStoredOnly)
+	}
+	return l, err
+}
+
+// Materialise unpacks a snapshot that is stored only, so that views can stand on
+// it and Mount can show it. Of any other it does nothing. Packs stay: they are the
+// copy that a damaged file is found by. m counts the content bytes written.
+//
+// Crash states, in order:
+//  1. while the driver unpacks, and until the row: a directory of a layer that has
+//     no place; Open removes it.
+//  2. after the row: unpacked.
+func (s *Store) Materialise(ctx context.Context, id snapshot.ID, m *view.Meter) error {
+	end, err := s.begin(id, "unpack")
+	if err != nil {
+		return err
+	}
+	defer end()
+	s.mu.Lock()
+	l, err := s.usableLocked(id)
+	s.mu.Unlock()
+	if err != nil || !l.stored() {
+		return err
+	}
+	if err := s.materialise(ctx, l, m); err != nil {
+		return fmt.Errorf("unpack snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+func (s *Store) materialise(ctx context.Context, l *layer, meter *view.Meter) error {
+	t, err := s.Tree(ctx, l.info.ID)
+	if err != nil {
+		return err
+	}
+	ix, err := s.wholeIndex(ctx, l.info.ID, t)
+	if err != nil {
+		return err
+	}
+	fill := func(ctx context.Context, write view.WriteFunc) error {
+		return pack.Extract(ctx, ix, pack.ExtractOptions{Key: l.key, Workers: s.o.Workers, Open: s.OpenRange}, write)
+	}
+	place, err := s.driver.Unpack(ctx, l.info.ID, nil, ix.Changes, fill, meter)
+	if err != nil {
+		return err
+	}
+	fail.Point("store.materialise.unpacked")
+	s.driver.Locate(place, ix.Changes)
+	if err := s.settlePlace(ctx, l, place, ix); err != nil {
+		return errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
+	}
+	return nil
+}
+
+// settlePlace makes place, where the driver has unpacked ix, the place of l.
+func (s *Store) settlePlace(ctx context.Context, l *layer, place *view.Layer, ix *pack.Index) error {
+	t, err := tree.Apply(nil, ix.Changes)
+	if err != nil {
+		return err
+	}
+	if im, ok := s.driver.(imager); ok {
+		if place, err = im.Image(ctx, place, nil, t); err != nil {
+			return fmt.Errorf("image: %w", err)
+		}
+	}
+	if err := s.writeSources(l.info.ID, l.info.Manifest, t); err != nil {
+		return err
+	}
+	b, err := json.Marshal(place)
+	if err != nil {
+		return err
+	}
+	disk := l.info.StoredBytes + s.ownBytes(place, ix)
+	err = s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=?, disk_bytes=? WHERE id=?", string(b), disk, string(l.info.ID))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	fail.Point("store.materialise.row")
+	l.at.Store(place)
+	s.mu.Lock()
+	l.info.DiskBytes = disk
+	s.trees.put(l.info.ID, t, len(t.Entries))
+	s.announceLocked(l)
+	s.mu.Unlock()
+	s.tell()
+	return nil
+}
+
+// OpenRange opens n bytes, or all for n < 0, of a blob at off: an OpenBlobFunc of
+// what this store has itself.
+func (s *Store) OpenRange(_ context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
+	s.mu.Lock()
+	b, ok := s.have[d]
+	s.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("blob %s: %w", d, snapshot.ErrNotFound)
+	}
+	f, err := os.Open(b.path)
+	if err != nil {
+		return nil, lost("blob", d, err)
+	}
+	if n < 0 {
+		n = b.bytes - off
+	}
+	return &section{Reader: io.NewSectionReader(f, off, n), Closer: f}, nil
+}
+
+type section struct {
+	io.Reader
+	io.Closer
+}
+
+// encoder are the options of an Encode into this store.
+func (s *Store) encoder(key []byte, known func(snapshot.Digest) (pack.Location, bool),
+	previous func(string) *snapshot.Entry,
+) pack.EncoderOptions {
+	return pack.EncoderOptions{
+		Dir: filepath.Join(s.dir, "packs"), Tmp: filepath.Join(s.dir, "tmp"),
+		Key: key, Workers: s.o.Workers, Known: known, Previous: previous,
+	}
+}
+
+// verifyStored reads back what a layer that is stored only brought: index,
+// manifest, each pack that it names, and each chunk that it uses. checked has packs
+// that were read already. What it stands on is not looked at.
+func (s *Store) verifyStored(ctx context.Context, l *layer, in *Info, checked map[snapshot.Digest]bool) error {
+	ix, err := s.readIndex(in.Index)
+	if err != nil {
+		return err
+	}
+	if _, err := s.readManifest(in.Manifest); err != nil {
+		return err
+	}
+	for _, p := range l.packs {
+		if checked[p.Digest] {
+			continue
+		}
+		if err := fileDigest(s.packPath(p.Digest), "pack", p.Digest); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		checked[p.Digest] = true
+	}
+	var base *snapshot.Manifest
+	if in.WireBase != "" {
+		if base, err = s.Tree(ctx, in.WireBase); err != nil {
+			return err
+		}
+	}
+	t, err := tree.Apply(base, ix.Changes)
+	if err != nil {
+		return err
+	}
+	if d, err := pack.ManifestDigest(t); err != nil || d != in.Manifest {
+		return errors.Join(err, &snapshot.CorruptError{
+			What: "index", Name: in.Index.String(), Why: fmt.Sprintf("it makes the tree %s, want %s", d, in.Manifest),
+		})
+	}
+	o := pack.ExtractOptions{Key: l.key, Workers: s.o.Workers, Open: s.OpenRange}
+	return pack.Extract(ctx, ix, o, func(int, int64, []byte) error { return nil })
+}
