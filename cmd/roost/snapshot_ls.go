@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/store"
+)
+
+// listed is a line of ls with --json.
+type listed struct {
+	Snapshot    snapshot.ID `json:"snapshot"`
+	State       store.State `json:"state"`
+	Entries     int64       `json:"entries"`
+	Bytes       int64       `json:"bytes"`
+	BytesStored int64       `json:"bytes_stored"`
+	Base        snapshot.ID `json:"base,omitempty"`
+	StoredOnly  bool        `json:"stored_only,omitempty"`
+	Error       string      `json:"error,omitempty"`
+}
+
+func newSnapshotLs() *cobra.Command {
+	var o opened
+	c := &cobra.Command{
+		Use:   "ls",
+		Short: "List the snapshots of a store, the oldest first",
+		Long: `Lists id, number of entries, size of the tree, what the snapshot added to the store
+and what it was made on. With --json one object in a line for each.` + exitHelp,
+		Example:           "  roost snapshot ls --store /var/backups/roost",
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.with(cmd, false, func(_ context.Context, s *store.Store) error { return o.list(cmd, s) })
+		},
+	}
+	o.flags(c)
+	return c
+}
+
+func (o *opened) list(cmd *cobra.Command, s *store.Store) error {
+	w := cmd.OutOrStdout()
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if !o.asJSON {
+		fmt.Fprintln(t, "SNAPSHOT\tENTRIES\tSIZE\tSTORED\tBASE\tSTATE")
+	}
+	for _, in := range s.List() {
+		l := listed{
+			Snapshot: in.ID, State: in.State, Entries: in.Entries, Bytes: in.TreeBytes,
+			BytesStored: in.StoredBytes, StoredOnly: in.StoredOnly, Error: in.Err,
+		}
+		if len(in.Parents) > 0 {
+			l.Base = in.Parents[0]
+		}
+		if o.asJSON {
+			if err := printJSON(w, l); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\n", l.Snapshot, l.Entries, size(l.Bytes), size(l.BytesStored), short(l.Base), l.State)
+	}
+	return t.Flush()
+}
+
+// short is an id as people use it.
+func short(id snapshot.ID) string {
+	if id == "" {
+		return "-"
+	}
+	return string(id[:min(len(id), 8)])
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roost-ci/roost/snapshot/store"
+)
+
+// Redrawing of the progress line.
+const (
+	redraw   = 200 * time.Millisecond
+	patience = 400 * time.Millisecond // what takes less shows nothing
+)
+
+// progress shows how far something is on a terminal, until stop is called; it
+// shows nothing anywhere else.
+func (o *opened) progress(cmd *cobra.Command, what string, p *store.Progress) (stop func()) {
+	w := cmd.ErrOrStderr()
+	if o.asJSON || !isTerminal(w) {
+		return func() {}
+	}
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { draw(w, what, p, end) })
+	return sync.OnceFunc(func() {
+		close(end)
+		wg.Wait()
+	})
+}
+
+func draw(w io.Writer, what string, p *store.Progress, end <-chan struct{}) {
+	began := time.Now()
+	t := time.NewTicker(redraw)
+	defer t.Stop()
+	drawn := false
+	for {
+		select {
+		case <-t.C:
+			if since := time.Since(began); since > patience {
+				fmt.Fprintf(w, "\r\x1b[K%s", progressLine(what, p, since))
+				drawn = true
+			}
+		case <-end:
+			if drawn {
+				fmt.Fprint(w, "\r\x1b[K")
+			}
+			return
+		}
+	}
+}
+
+func progressLine(what string, p *store.Progress, since time.Duration) string {
+	total, done := p.Total.Load(), p.Done.Load()
+	if total == 0 {
+		return what + " …"
+	}
+	rate := float64(done) / since.Seconds()
+	line := fmt.Sprintf("%s  %s of %s  %3.0f%%  %s/s", what, size(done), size(total),
+		100*float64(done)/float64(total), size(int64(rate)))
+	if left := total - done; left > 0 && rate > 0 && since > 2*time.Second {
+		line += "  " + (time.Duration(float64(left)/rate) * time.Second).String() + " left"
+	}
+	return line
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/store"
+)
+
+func newSnapshotRestore() *cobra.Command {
+	var o opened
+	c := &cobra.Command{
+		Use:   "restore SNAP DIR",
+		Short: "Write a snapshot's tree to a directory",
+		Long: `Writes the exact tree of SNAP to DIR, which must be absent or empty: all types of
+entries, hard links, holes, attributes, times to the nanosecond; owners too when
+run as root. Every byte is checked against its digest before it is written.
+
+The tree grows in DIR.partial-ID beside DIR and gets its name when it is whole and
+synced: DIR never shows half of it. Ctrl-C deletes what there is; what a killed
+restore has left, the next restore of that snapshot to DIR deletes.` + exitHelp,
+		Example:           "  roost snapshot restore latest /tmp/back --store /var/backups/roost",
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: o.completeSnaps(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd, false, func(ctx context.Context, s *store.Store) error {
+				return o.restore(ctx, cmd, s, args[0], args[1])
+			})
+		},
+	}
+	o.flags(c)
+	return c
+}
+
+func (o *opened) restore(ctx context.Context, cmd *cobra.Command, s *store.Store, name, dir string) error {
+	in, err := resolve(s, name)
+	if err != nil {
+		return err
+	}
+	spec := store.RestoreSpec{Snapshot: in.ID, Dir: dir, Progress: &store.Progress{}}
+	stop := o.progress(cmd, "restoring", spec.Progress)
+	done, err := s.Restore(ctx, spec)
+	stop()
+	if err != nil {
+		return err
+	}
+	if !o.asJSON {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s in %d entries\n", dir, size(done.TreeBytes), done.Entries)
+		return err
+	}
+	return printJSON(cmd.OutOrStdout(), struct {
+		Snapshot snapshot.ID `json:"snapshot"`
+		Dir      string      `json:"dir"`
+		Entries  int64       `json:"entries"`
+		Bytes    int64       `json:"bytes"`
+		WallMS   float64     `json:"wall_ms"`
+	}{done.ID, dir, done.Entries, done.TreeBytes, o.wallMS()})
+}
