@@ -36,6 +36,10 @@ func (h *house) read(dir, name, want string) {
 	h.t.Helper()
 	b, err := os.ReadFile(filepath.Join(dir, name))
 	require.NoError(h.t, err)
+	if len(want) > 1<<10 { // nobody wants to read them
+		require.True(h.t, want == string(b), "%s is not what it should be", name)
+		return
+	}
 	require.Equal(h.t, want, string(b))
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -30,12 +31,15 @@ func Run(t *testing.T, open Open) { Suite{Open: open}.Run(t) }
 // Run runs all of it. What the driver says of each scenario is compared with what
 // the suites before it in this process were told, byte for byte.
 func (s Suite) Run(t *testing.T) {
-	for _, c := range scenarios {
+	for _, c := range slices.Concat(scenarios, writes) {
 		t.Run(c.name, func(t *testing.T) {
 			if c.root && os.Geteuid() != 0 {
 				t.Skip("needs root")
 			}
-			compare(t, c, c.run(newHouse(t, s)))
+			h := newHouse(t, s)
+			got := c.run(h)
+			compare(t, c, got)
+			h.arrive(got[len(got)-1])
 		})
 	}
 	for name, f := range map[string]func(*testing.T, Suite){
@@ -44,6 +48,7 @@ func (s Suite) Run(t *testing.T) {
 		"crash with open views":             testCrash,
 		"errors leave nothing":              testErrors,
 		"unpack refuses what leads outside": testHostile,
+		"tools find nothing to do":          testTools,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, s) })
 	}
