@@ -49,6 +49,8 @@ type Agent struct {
 	// holdings are the changes that the coordinator has not heard of.
 	holdings []api.Holding
 	encode   rate
+	// noRoom says that there is no room for the views of more jobs.
+	noRoom bool
 }
 
 // running is an attempt that has a slot.
@@ -133,6 +135,7 @@ func (a *Agent) serve(ctx, out context.Context, stop func(), left []leftover, ov
 	var keep sync.WaitGroup
 	keep.Go(func() { a.heartbeats(beats, quit) })
 	keep.Go(func() { a.guard(beats) })
+	keep.Go(func() { a.watchRoom(beats) })
 	a.reportLeftovers(out, left, over)
 	a.resumePacking(out)
 

@@ -26,6 +26,9 @@ import (
 //  3. sealed, with its outcome in the same row: the outcome is reported.
 //  4. reported, the row not marked: reported again, which gets the same answer.
 func (a *Agent) attempt(ctx, out context.Context, c api.Claim, r *running) {
+	inputs, ancestors := a.promised(ctx, &c)
+	defer inputs()
+	defer ancestors()
 	accept, cancel := context.WithTimeout(ctx, max(time.Duration(c.AcceptMS)*time.Millisecond, time.Second))
 	err := a.retry(accept, "accept", func(ctx context.Context) error { return a.o.Coordinator.Accept(ctx, r.ref) })
 	cancel()
@@ -38,16 +41,17 @@ func (a *Agent) attempt(ctx, out context.Context, c api.Claim, r *running) {
 	begin := elapsed()
 	log := a.openLog(r.ref, false)
 	end := log.start(out)
-	f, sealed := a.work(ctx, out, &c, r, begin, log)
+	f, sealed := a.work(ctx, out, &c, r, begin, log, ancestors)
 	end()
 	a.finish(out, r.ref, f, sealed, func() { a.release(r) })
 }
 
 // work does everything between accept and finish, and returns what to report. It
 // reports whether the view was sealed; otherwise finish discards it.
-func (a *Agent) work(ctx, out context.Context, c *api.Claim, r *running, begin time.Duration, log *jobLog) (api.Finish, bool) {
+func (a *Agent) work(ctx, out context.Context, c *api.Claim, r *running, begin time.Duration, log *jobLog, attached func()) (api.Finish, bool) {
 	log.say("job %q of pipeline %d on %s, slot %d, attempt %d", c.Job.Name, c.PipelineNumber, a.o.Name, r.slot, c.Number)
 	p, err := a.attach(ctx, c, r.slot, begin, log)
+	attached()
 	if err != nil {
 		return a.attachFailed(ctx, err, log), false
 	}

@@ -113,7 +113,7 @@ func (a *Agent) release(r *running) {
 
 func (a *Agent) freeLocked() int {
 	n := 0
-	if a.draining {
+	if a.draining || a.noRoom {
 		return 0
 	}
 	for _, used := range a.slots {

@@ -14,3 +14,9 @@ func diskSpace(dir string) (free, total int64) {
 	}
 	return int64(avail), int64(all) //nolint:gosec // no volume is that large
 }
+
+// diskUse measures the file system of a directory.
+func diskUse(dir string) Disk {
+	free, total := diskSpace(dir)
+	return Disk{Used: total - free, Free: free, Total: total}
+}

@@ -34,6 +34,9 @@ type Store interface {
 	Views() []store.OpenView
 	Reported(ctx context.Context, id snapshot.ID) error
 	Drop(ctx context.Context, id snapshot.ID) error
+	Hold(ctx context.Context, ids ...snapshot.ID) (release func(), err error)
+	Evict(ctx context.Context, spec store.EvictSpec) (store.EvictReport, error)
+	Usage() int64
 
 	Lookup(id snapshot.ID) (store.Info, error)
 	List() []store.Info
@@ -73,6 +76,8 @@ type Options struct {
 	// DrainTimeout bounds what Run still does once its context has ended and the
 	// jobs are stopped: report, pack, upload. Default 30 s.
 	DrainTimeout time.Duration
+	// Room says how much of the disk the store may have.
+	Room Room
 	// BootID names this run of the kernel, Version this program.
 	BootID  string
 	Version string
@@ -110,6 +115,7 @@ func New(o Options) (*Agent, error) {
 	if o.DrainTimeout <= 0 {
 		o.DrainTimeout = 30 * time.Second
 	}
+	o.Room = o.Room.withDefaults()
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}

@@ -27,6 +27,7 @@ import (
 type Config struct {
 	Coordinator Coordinator `mapstructure:"coordinator" doc:"The coordinator: knows which host holds which workspace, places jobs, keeps logs."`
 	Agent       Agent       `mapstructure:"agent" doc:"The agent: keeps workspaces on a runner host and runs jobs in views of them."`
+	Store       Store       `mapstructure:"store" doc:"The agent's store: how much of the disk it may have, and how it looks after what it keeps."`
 }
 
 // Coordinator configures roost coordinator.
@@ -49,6 +50,14 @@ type Agent struct {
 	BuildsDir   string   `mapstructure:"builds_dir" default:"/run/roost/builds" doc:"Where jobs see their workspace: one path per project, the same on every host. Needs root; without it the path is per slot."`
 	RunAs       string   `mapstructure:"run_as" default:"" doc:"User that jobs run as. Empty: who called sudo, else nobody. Without root: who started the agent."`
 	UploadRate  string   `mapstructure:"upload_rate" default:"0" doc:"Most bytes per second for background uploads, such as 100MiB. 0: no limit."`
+}
+
+// Store configures how roost agent keeps house in its store_dir.
+type Store struct {
+	MaxBytes  string `mapstructure:"max_bytes" default:"0" doc:"The most that the layers kept may take, such as 200GiB. 0: all of the file system."`
+	HighWater int    `mapstructure:"high_water" default:"90" doc:"Percent in use, of max_bytes or of the file system (bytes and inodes), above which layers are evicted that the blob store has, the longest unused first. 10 to 100."`
+	LowWater  int    `mapstructure:"low_water" default:"80" doc:"Percent in use at which that ends. 1 to high_water - 1."`
+	MinFree   string `mapstructure:"min_free" default:"1GiB" doc:"No jobs are taken while less than this is free, or less than a twentieth of a small file system: the smaller counts."`
 }
 
 // Default returns the configuration of an empty file.
@@ -192,7 +201,22 @@ func (c *Config) Validate() error {
 	if _, err := ParseSize(a.UploadRate); err != nil {
 		bad("agent.upload_rate", "%v", err)
 	}
+	c.Store.validate(bad)
 	return errors.Join(errs...)
+}
+
+func (s *Store) validate(bad func(key, format string, a ...any)) {
+	for _, k := range []struct{ key, value string }{{"max_bytes", s.MaxBytes}, {"min_free", s.MinFree}} {
+		if _, err := ParseSize(k.value); err != nil {
+			bad("store."+k.key, "%v", err)
+		}
+	}
+	if s.HighWater < 10 || s.HighWater > 100 {
+		bad("store.high_water", "%d is not a percentage from 10 to 100", s.HighWater)
+	}
+	if s.LowWater < 1 || s.LowWater >= s.HighWater {
+		bad("store.low_water", "%d is not from 1 to what is below high_water (%d)", s.LowWater, s.HighWater)
+	}
 }
 
 // Loopback reports an address that more than this machine could reach.

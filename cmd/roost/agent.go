@@ -25,6 +25,7 @@ import (
 type agentOptions struct {
 	service
 	set       configs.Agent // what flags said
+	store     configs.Store // what the file said
 	maxLowers int
 }
 
@@ -62,6 +63,7 @@ func (o *agentOptions) configure() (configs.Agent, error) {
 	if err != nil {
 		return configs.Agent{}, err
 	}
+	o.store = cfg.Store
 	a := &cfg.Agent
 	for _, f := range []struct{ to, from *string }{
 		{&a.Name, &o.set.Name},
@@ -158,10 +160,14 @@ func (o *agentOptions) assemble(ctx context.Context, cfg configs.Agent, client *
 	if err != nil {
 		return fail(exitUsage, err)
 	}
+	room, err := roomOf(o.store)
+	if err != nil {
+		return fail(exitUsage, err)
+	}
 	opts := agent.Options{
 		Name: cfg.Name, Tags: cfg.Tags, Slots: cfg.Slots, Coordinator: client, Store: st, Adapter: runner,
 		Blobs: blob.NewHTTP(client.BlobsURL(), client.Token, nil), UploadRate: rate,
-		BootID: bootID(), Version: version, Ready: serving, Log: log,
+		BootID: bootID(), Version: version, Ready: serving, Log: log, Room: room,
 	}
 	if linuxRoot {
 		opts.BuildsDir = cfg.BuildsDir
@@ -175,6 +181,19 @@ func (o *agentOptions) assemble(ctx context.Context, cfg configs.Agent, client *
 			log.Error("closing the store", "error", err)
 		}
 	}, nil
+}
+
+// roomOf translates what the file says of the disk.
+func roomOf(c configs.Store) (agent.Room, error) {
+	most, err := configs.ParseSize(c.MaxBytes)
+	if err != nil {
+		return agent.Room{}, err
+	}
+	free, err := configs.ParseSize(c.MinFree)
+	if err != nil {
+		return agent.Room{}, err
+	}
+	return agent.Room{MaxBytes: most, High: c.HighWater, Low: c.LowWater, MinFree: free}, nil
 }
 
 // bootID names this run of the kernel, "" where it has no name.

@@ -16,45 +16,59 @@ import (
 
 func newGC() *cobra.Command {
 	var (
-		state       string
-		all, dryRun bool
+		o     gcOptions
+		state string
+		all   bool
 	)
 	c := &cobra.Command{
-		Use:   "gc --all",
-		Short: "Forget everything that a state directory keeps",
-		Long: `Deletes the whole state directory of roost run and roost up: workspaces, layers,
-logs, pipelines. Refused while a process of ours uses it.
+		Use:   "gc",
+		Short: "Make room in a store, or forget a whole state directory",
+		Long: `Without --all: opens the store of a host whose agent is stopped, deletes what a
+crash left and what no job can use, and with --target or --older-than evicts
+layers that the blob store has, the longest unused first. A layer of which there
+is no other copy is never touched. A running agent does the same by itself, by the
+marks in the section [store] of its configuration.
 
-Collecting only what nothing needs any more comes with eviction; until then --all
-is the one form.` + exitHelp,
-		Example: "  roost gc --all --state .demo --dry-run",
-		Args:    cobra.NoArgs,
+With --all: deletes the whole state directory of roost run and roost up:
+workspaces, layers, logs, pipelines. Refused while a process of ours uses it.` + exitHelp + `
+For gc, 1 says that the target was not reached.`,
+		Example: `  roost gc --store-dir /var/lib/roost/store --target 50GiB --dry-run
+  roost gc --store-dir /var/lib/roost/store --older-than 336h
+  roost gc --all --state .demo --dry-run`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !all {
-				return usageError(errors.New("only --all is supported yet"), "it deletes everything below --state")
+			if all {
+				return forgetAll(cmd, state, o.dryRun)
 			}
-			if _, err := os.Stat(state); errors.Is(err, fs.ErrNotExist) {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s does not exist: nothing to delete\n", state)
-				return nil
-			}
-			if !isState(state) {
-				return usageError(fmt.Errorf("%s is not a state directory of ours: it has no cluster lock", state), "nothing was deleted")
-			}
-			if dryRun {
-				fmt.Fprintf(cmd.OutOrStdout(), "would delete %s\n", state)
-				return nil
-			}
-			if err := forget(cmd.Context(), state); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "deleted %s\n", state)
-			return nil
+			return o.run(cmd)
 		},
 	}
-	c.Flags().StringVar(&state, "state", defaultState(), "the state directory")
-	c.Flags().BoolVar(&all, "all", false, "delete everything")
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be deleted")
+	f := c.Flags()
+	f.StringVar(&state, "state", defaultState(), "with --all: the state directory")
+	f.BoolVar(&all, "all", false, "delete everything below --state")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be deleted")
+	o.flags(f)
 	return c
+}
+
+// forgetAll is gc --all.
+func forgetAll(cmd *cobra.Command, state string, dryRun bool) error {
+	if _, err := os.Stat(state); errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s does not exist: nothing to delete\n", state)
+		return nil
+	}
+	if !isState(state) {
+		return usageError(fmt.Errorf("%s is not a state directory of ours: it has no cluster lock", state), "nothing was deleted")
+	}
+	if dryRun {
+		fmt.Fprintf(cmd.OutOrStdout(), "would delete %s\n", state)
+		return nil
+	}
+	if err := forget(cmd.Context(), state); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "deleted %s\n", state)
+	return nil
 }
 
 // isState keeps a typing error in --state from deleting somebody's home.

@@ -31,7 +31,7 @@ const (
 	KeptHold        Reason = "kept-hold"        // a job that was announced needs it
 	KeptPinned      Reason = "kept-pinned"      // a person said so
 	KeptReport      Reason = "kept-report"      // its job's end is not reported yet
-	KeptRecent      Reason = "kept-recent"      // used not long enough ago
+	KeptRecent      Reason = "kept-recent"      // of use, or used not long enough ago
 	KeptError       Reason = "kept-error"       // deleting it did not work
 )
 
@@ -45,6 +45,8 @@ type EvictSpec struct {
 	Enough func(freed int64) bool
 	// Before keeps what was used since; zero keeps nothing for that.
 	Before time.Time
+	// Useless takes only what no job can use: broken and damaged layers.
+	Useless bool
 	// Damaged also takes damaged layers of which there is no other copy, however new.
 	Damaged bool
 	// Confirm is asked before a durable layer goes whether the blob store has all of

@@ -80,6 +80,7 @@ func (p *evictPlan) link(c *candidate, l *layer, byID map[snapshot.ID]*candidate
 		}
 	}
 	add(byID[l.info.Base])
+	add(byID[l.info.WireBase])
 	if l.fanin {
 		for _, id := range l.info.Parents {
 			add(byID[id])
@@ -137,6 +138,9 @@ func (s *Store) mayGoLocked(l *layer, spec *EvictSpec, now time.Time) (goes, sta
 		}
 	default:
 		return "", KeptOnlyCopy
+	}
+	if spec.Useless && goes == EvictDurable {
+		return "", KeptRecent
 	}
 	if !spec.Before.IsZero() && !l.last().Before(spec.Before) {
 		return "", KeptRecent

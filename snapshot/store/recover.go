@@ -96,7 +96,7 @@ func (s *Store) finishIntents(ctx context.Context) error {
 
 // sweepFiles deletes what no row names and fills s.have.
 func (s *Store) sweepFiles() error {
-	if err := emptyDir(filepath.Join(s.dir, "tmp")); err != nil {
+	if err := s.emptyTmp(); err != nil {
 		return err
 	}
 	known := s.wantedFiles()
@@ -109,6 +109,7 @@ func (s *Store) sweepFiles() error {
 			path := filepath.Join(s.dir, dir, e.Name())
 			if !known[dir+"/"+e.Name()] {
 				s.log.Info("removed a file of no layer", "file", dir+"/"+e.Name())
+				s.noteSwept(dir+"/"+e.Name(), e)
 				removeFile(path, s.log)
 				continue
 			}
@@ -203,12 +204,32 @@ func (s *Store) onUnusable(l *layer) snapshot.ID {
 	return ""
 }
 
-func emptyDir(dir string) error {
+// Swept is a file that a crash had left and Open deleted.
+type Swept struct {
+	File  string `json:"file"` // relative to the store
+	Bytes int64  `json:"bytes"`
+}
+
+// Swept lists what Open deleted because no row names it.
+func (s *Store) Swept() []Swept { return slices.Clone(s.swept) }
+
+func (s *Store) noteSwept(name string, e os.DirEntry) {
+	w := Swept{File: name}
+	if fi, err := e.Info(); err == nil {
+		w.Bytes = fi.Size()
+	}
+	s.swept = append(s.swept, w)
+}
+
+// emptyTmp deletes what was being written.
+func (s *Store) emptyTmp() error {
+	dir := filepath.Join(s.dir, "tmp")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
+		s.noteSwept("tmp/"+e.Name(), e)
 		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}

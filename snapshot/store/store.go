@@ -58,6 +58,7 @@ type Store struct {
 	have    map[snapshot.Digest]blobFile // packs and indexes on disk
 	stale   []snapshot.Digest            // packs that may have become useless
 	held    map[snapshot.ID]int          // by Hold: not to be removed
+	swept   []Swept                      // by Open; not changed later
 	useAt   time.Time                    // when uses were last written
 	useNews map[snapshot.ID]struct{}     // uses that no row has yet
 	first   []snapshot.ID                // to pack before others
