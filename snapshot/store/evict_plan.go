@@ -53,7 +53,10 @@ func (s *Store) planEviction(spec EvictSpec) *evictPlan {
 			c.blobs = allBlobs(l)
 		}
 		p.all = append(p.all, c)
-		byID[id], dirs[path.Dir(l.place().Dir)] = c, c
+		byID[id] = c
+		if !l.stored() {
+			dirs[path.Dir(l.place().Dir)] = c
+		}
 	}
 	slices.SortFunc(p.all, func(a, b *candidate) int { return cmp.Compare(a.seq, b.seq) })
 	for id, l := range s.layers {
