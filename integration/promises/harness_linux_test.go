@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "kill":
 		os.Exit(child(killChild))
+	case "fault":
+		os.Exit(child(faultChild))
 	}
 	fmt.Fprintln(os.Stderr, "no such child")
 	os.Exit(2)
