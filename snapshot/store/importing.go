@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -191,6 +192,13 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlob
 		}, write)
 	}
 	place, err := s.driver.Unpack(ctx, spec.ID, basePlace, ix.Changes, fill, m)
+	if errors.Is(err, os.ErrExist) && s.abandoned(spec.ID) {
+		// An earlier attempt failed, and so did undoing it: on a full disk, say.
+		if err := s.driver.Discard(ctx, &view.View{ID: spec.ID, Layer: view.Layer{ID: spec.ID}}); err != nil {
+			return fmt.Errorf("undo an earlier attempt: %w", err)
+		}
+		place, err = s.driver.Unpack(ctx, spec.ID, basePlace, ix.Changes, fill, m)
+	}
 	if err != nil {
 		return err
 	}
@@ -202,6 +210,14 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlob
 	}
 	s.tell()
 	return nil
+}
+
+// abandoned reports whether what the driver may have of id belongs to nothing. The
+// caller has begun an operation on id, so that stays so.
+func (s *Store) abandoned(id snapshot.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.views[id] == nil && s.layers[id] == nil
 }
 
 func (s *Store) importBase(ctx context.Context, spec *ImportSpec) (*snapshot.Manifest, *view.Layer, error) {
