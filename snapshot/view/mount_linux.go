@@ -68,7 +68,8 @@ func mountStack(s stack, target string, legacy bool) error {
 // spread to them already, as containers need it.
 func private(target string) error {
 	if err := unix.Mount("", target, "", unix.MS_PRIVATE, ""); err != nil {
-		unix.Unmount(target, 0) //nolint:errcheck // the first error is the one to tell
+		// Detached, since our own descriptor of it is open; nobody has been in it yet.
+		unix.Unmount(target, unix.MNT_DETACH) //nolint:errcheck // the first error is the one to tell
 		return fmt.Errorf("overlay: make %s private: %w", target, err)
 	}
 	return nil
