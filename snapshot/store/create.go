@@ -88,7 +88,13 @@ func (s *Store) Create(ctx context.Context, spec CreateSpec) (*Created, error) {
 	if err := c.prepare(); err != nil {
 		return nil, fmt.Errorf("create: %w", err)
 	}
-	defer c.release()
+	if spec.Base != "" {
+		release, err := s.Hold(ctx, spec.Base)
+		if err != nil {
+			return nil, fmt.Errorf("create: base: %w", err)
+		}
+		defer release()
+	}
 	out, err := c.run(ctx)
 	if err != nil {
 		if !c.committing {
@@ -118,7 +124,7 @@ type creating struct {
 	committing bool // the row may be there after a crash: what it names must stay
 }
 
-// prepare checks the spec and keeps the base from being removed.
+// prepare checks the spec.
 func (c *creating) prepare() error {
 	dir, err := filepath.Abs(c.spec.Dir)
 	if err != nil {
@@ -142,21 +148,11 @@ func (c *creating) prepare() error {
 			return fmt.Errorf("base %s: %w", c.spec.Base, ErrNotPacked)
 		}
 		c.base, c.key = l, l.key
-		c.s.imports[c.id] = &importing{id: c.id, base: c.spec.Base, done: make(chan struct{})}
 	}
 	if len(c.key) == 0 {
 		return errNoKey
 	}
 	return nil
-}
-
-func (c *creating) release() {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	if im := c.s.imports[c.id]; im != nil {
-		close(im.done)
-		delete(c.s.imports, c.id)
-	}
 }
 
 func (c *creating) run(ctx context.Context) (*Created, error) {

@@ -152,6 +152,7 @@ type Blob struct {
 // Info is what the store knows of one layer.
 type Info struct {
 	ID      snapshot.ID
+	Made    time.Time     // when it was sealed, created or fetched; by this host's clock, for people
 	Base    snapshot.ID   // whose tree the view showed first; "" for none
 	Parents []snapshot.ID // all inputs of the job that made it
 	State   State

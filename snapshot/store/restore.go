@@ -58,6 +58,11 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 	if err := clearOf(dir); err != nil {
 		return nil, err
 	}
+	release, err := s.Hold(ctx, spec.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	in, err := s.Lookup(spec.Snapshot)
 	if err != nil {
 		return nil, err

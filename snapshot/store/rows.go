@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
@@ -66,16 +67,17 @@ func (s *Store) loadViews(ctx context.Context) error {
 func (s *Store) loadLayers(ctx context.Context) error {
 	const q = `SELECT seq, id, base, parents, place, fanin, imported, state, synced, boot, domain_key,
 		manifest, idx, index_bytes, stored_bytes, plain_bytes, tree_bytes, entries, disk_bytes, encode_ms, err,
-		wire_base, fetch_bytes FROM layers ORDER BY seq`
+		wire_base, fetch_bytes, made FROM layers ORDER BY seq`
 	return s.each(ctx, q, func(r *sql.Rows) error {
 		l, at := &layer{}, &view.Layer{}
 		l.at.Store(at)
 		in := &l.info
 		var parents, place string
 		var manifest, index []byte
+		var made int64
 		if err := r.Scan(&l.seq, &in.ID, &in.Base, &parents, &place, &l.fanin, &l.imported, &in.State, &in.Synced,
 			&l.boot, &l.key, &manifest, &index, &in.IndexBytes, &in.StoredBytes, &in.PlainBytes, &in.TreeBytes,
-			&in.Entries, &in.DiskBytes, &in.EncodeMS, &in.Err, &in.WireBase, &in.FetchBytes); err != nil {
+			&in.Entries, &in.DiskBytes, &in.EncodeMS, &in.Err, &in.WireBase, &in.FetchBytes, &made); err != nil {
 			return err
 		}
 		if _, err := snapshot.ParseID(string(in.ID)); err != nil {
@@ -87,6 +89,7 @@ func (s *Store) loadLayers(ctx context.Context) error {
 		if err := json.Unmarshal([]byte(place), at); err != nil {
 			return fmt.Errorf("%s: place: %w", in.ID, err)
 		}
+		in.Made = time.Unix(0, made)
 		copy(in.Manifest[:], manifest)
 		copy(in.Index[:], index)
 		l.unsized = in.Index.IsZero()
@@ -130,6 +133,7 @@ func (s *Store) each(ctx context.Context, q string, fn func(*sql.Rows) error) er
 // to work.
 func (s *Store) insertLayer(ctx context.Context, tx *sql.Tx, l *layer) error {
 	in := &l.info
+	in.Made = s.o.Now()
 	parents, err := json.Marshal(in.Parents)
 	if err != nil {
 		return err
@@ -143,7 +147,7 @@ func (s *Store) insertLayer(ctx context.Context, tx *sql.Tx, l *layer) error {
 		encode_ms, err, made, wire_base, fetch_bytes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		l.seq, string(in.ID), string(in.Base), string(parents), string(place), l.fanin, l.imported, string(in.State),
 		in.Synced, l.boot, l.key, bytesOf(in.Manifest), bytesOf(in.Index), in.IndexBytes, in.StoredBytes, in.PlainBytes,
-		in.TreeBytes, in.Entries, in.DiskBytes, in.EncodeMS, in.Err, s.o.Now().UnixNano(),
+		in.TreeBytes, in.Entries, in.DiskBytes, in.EncodeMS, in.Err, in.Made.UnixNano(),
 		string(in.WireBase), in.FetchBytes)
 	if err != nil {
 		return err
