@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
@@ -27,6 +28,7 @@ type agentOptions struct {
 	set       configs.Agent // what flags said
 	store     configs.Store // what the file said
 	maxLowers int
+	roomEvery time.Duration
 }
 
 func newAgent() *cobra.Command {
@@ -53,6 +55,8 @@ good-bye. Flags win over the configuration file.` + exitHelp,
 	f.StringVar(&o.set.BuildsDir, "builds-dir", "", "where jobs see their workspace (agent.builds_dir)")
 	f.StringVar(&o.set.RunAs, "run-as", "", "user that jobs run as (agent.run_as)")
 	f.IntVar(&o.maxLowers, "max-lowers", 0, "flatten a view that stands on more layers than this")
+	f.DurationVar(&o.roomEvery, "room-every", 0, "look so often whether the store has room")
+	f.MarkHidden("room-every") //nolint:errcheck // as below
 	f.MarkHidden("max-lowers") //nolint:errcheck // the flag exists, one line above; tests flatten early
 	return c
 }
@@ -164,6 +168,7 @@ func (o *agentOptions) assemble(ctx context.Context, cfg configs.Agent, client *
 	if err != nil {
 		return fail(exitUsage, err)
 	}
+	room.Every = o.roomEvery
 	opts := agent.Options{
 		Name: cfg.Name, Tags: cfg.Tags, Slots: cfg.Slots, Coordinator: client, Store: st, Adapter: runner,
 		Blobs: blob.NewHTTP(client.BlobsURL(), client.Token, nil), UploadRate: rate,
