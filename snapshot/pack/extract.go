@@ -177,7 +177,7 @@ func noEOF(err error) error {
 
 // worker decompresses frames, checks their chunks and writes them.
 func (x *extractor) worker(ctx context.Context) error {
-	k := newKeyed(x.o.Key)
+	ids := newPaired(x.o.Key)
 	var buf []byte
 	for f := range x.ready {
 		if err := ctx.Err(); err != nil {
@@ -195,8 +195,13 @@ func (x *extractor) worker(ctx context.Context) error {
 				return x.corrupt(fr, err.Error())
 			}
 		}
-		for _, u := range x.p.uses[f.frame] {
-			if err := x.chunk(fr, u, plain, k); err != nil {
+		uses := x.p.uses[f.frame]
+		if err := x.check(fr, uses, plain, ids); err != nil {
+			return err
+		}
+		for _, u := range uses {
+			c := &x.ix.Chunks[u.chunk]
+			if err := x.put(u, plain[c.Off:][:c.Len]); err != nil {
 				return err
 			}
 		}
@@ -212,14 +217,18 @@ func (x *extractor) corrupt(f *Frame, why string) error {
 	}
 }
 
-// chunk checks one chunk of a frame and writes it.
-func (x *extractor) chunk(f *Frame, u use, plain []byte, k keyed) error {
-	c := &x.ix.Chunks[u.chunk]
-	p := plain[c.Off:][:c.Len]
-	if k.id(p) != c.ID {
-		return x.corrupt(f, fmt.Sprintf("chunk %s: digest does not match", c.ID))
+// check checks the chunks that are needed of a frame. Nothing of it is written before.
+func (x *extractor) check(f *Frame, uses []use, plain []byte, ids *paired) (err error) {
+	bytes := func(i int) []byte {
+		c := &x.ix.Chunks[uses[i].chunk]
+		return plain[c.Off:][:c.Len]
 	}
-	return x.put(u, p)
+	ids.ids(len(uses), bytes, func(i int, id snapshot.Digest) {
+		if want := x.ix.Chunks[uses[i].chunk].ID; id != want && err == nil {
+			err = x.corrupt(f, fmt.Sprintf("chunk %s: digest does not match", want))
+		}
+	})
+	return err
 }
 
 // put writes a chunk to every place that needs it.

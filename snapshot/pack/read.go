@@ -63,69 +63,101 @@ func (o *openFiles) close() {
 }
 
 func (e *encoder) reader(ctx context.Context, p *pipes) error {
-	k := newKeyed(e.o.Key)
+	r := &reading{e: e, ids: newPaired(e.o.Key), small: newSmallReader(e.o.Now())}
+	defer r.small.close()
 	for u := range p.units {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if u.pieces == nil { // cut by the planner
-			for i := range u.chunks {
-				if c := &u.chunks[i]; c.kept == 0 {
-					c.id = k.id(u.buf[c.start:c.end])
+		if u.pieces != nil { // else it was cut by the planner
+			u.buf = e.bufs.get(u.bytes)
+			at := 0
+			for i := range u.pieces {
+				if err := r.read(u, at, &u.pieces[i]); err != nil {
+					return err
 				}
+				at += u.pieces[i].n
 			}
-			close(u.done)
-			continue
 		}
-		u.buf = e.bufs.get(u.bytes)
-		at := 0
-		for i := range u.pieces {
-			if err := e.read(u, at, &u.pieces[i], k); err != nil {
-				return err
-			}
-			at += u.pieces[i].n
+		if err := r.identify(u); err != nil {
+			return err
 		}
 		close(u.done)
 	}
 	return nil
 }
 
+// reading is a reader's work.
+type reading struct {
+	e     *encoder
+	ids   *paired
+	small *smallReader
+	todo  []int // chunks of a unit to be identified
+}
+
 // read reads one piece into the unit's buffer and finds its chunks.
-func (e *encoder) read(u *unit, at int, pc *piece, k keyed) error {
-	var s *source
-	if pc.open != nil {
-		s = pc.open.source
-		defer e.open.release(pc.open)
-	} else {
-		var err error
-		if s, err = openSource(pc.f.source, pc.f.size); err != nil {
-			return err
-		}
-		defer s.Close()
-	}
+func (r *reading) read(u *unit, at int, pc *piece) error {
 	buf := u.buf[at : at+pc.n]
-	if err := s.readAt(buf, pc.off); err != nil {
-		return err
-	}
-	if err := s.unchanged(); err != nil {
+	if err := r.fill(pc, buf); err != nil {
 		return err
 	}
 	if pc.f.hashed {
-		id := k.id(buf)
-		if id != pc.want {
-			return &snapshot.CorruptError{
-				What: "file", Name: pc.f.source.path,
-				Why: fmt.Sprintf("%d bytes at %d are not what its manifest says", pc.n, pc.off),
-			}
-		}
-		u.chunks = append(u.chunks, found{f: pc.f, off: pc.off, start: at, end: at + pc.n, id: id})
+		u.chunks = append(u.chunks, found{f: pc.f, off: pc.off, start: at, end: at + pc.n, id: pc.want})
 		return nil
 	}
 	cutSmall(buf, func(start, end int) {
-		u.chunks = append(u.chunks, found{
-			f: pc.f, off: pc.off + int64(start),
-			start: at + start, end: at + end, id: k.id(buf[start:end]),
-		})
+		u.chunks = append(u.chunks, found{f: pc.f, off: pc.off + int64(start), start: at + start, end: at + end})
 	})
 	return nil
+}
+
+func (r *reading) fill(pc *piece, buf []byte) error {
+	if pc.open == nil {
+		return r.small.read(pc.f.source, buf)
+	}
+	s := pc.open.source
+	defer r.e.open.release(pc.open)
+	if err := s.readAt(buf, pc.off); err != nil {
+		return err
+	}
+	return s.unchanged()
+}
+
+// readSlowly fills p with the whole content at w and looks at it before and after.
+func readSlowly(w where, p []byte) error {
+	s, err := openSource(w, int64(len(p)))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.readAt(p, 0); err != nil {
+		return err
+	}
+	return s.unchanged()
+}
+
+// identify computes the ids of the chunks that were read. Those that should have
+// one must have that.
+func (r *reading) identify(u *unit) (err error) {
+	r.todo = r.todo[:0]
+	for i := range u.chunks {
+		if u.chunks[i].kept == 0 {
+			r.todo = append(r.todo, i)
+		}
+	}
+	bytes := func(i int) []byte {
+		c := &u.chunks[r.todo[i]]
+		return u.buf[c.start:c.end]
+	}
+	r.ids.ids(len(r.todo), bytes, func(i int, id snapshot.Digest) {
+		c := &u.chunks[r.todo[i]]
+		if c.f.hashed && c.id != id && err == nil {
+			err = &snapshot.CorruptError{
+				What: "file", Name: c.f.source.path,
+				Why: fmt.Sprintf("%d bytes at %d are not what its manifest says", c.end-c.start, c.off),
+			}
+		}
+		c.id = id
+	})
+	return err
 }

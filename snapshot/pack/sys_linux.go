@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// openPath opens a directory for finding what is in it, and no more.
+const openPath = unix.O_PATH
+
 // nextData returns the first place at or behind off that is no hole; ok is false
 // if there is none. A file system that knows no holes has none, nor has a bundle.
 func (s *source) nextData(off int64) (next int64, ok bool, err error) {
