@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +32,13 @@ var points = map[string][]string{
 		"view.prepare.made", "view.base.mounted", "view.flattened", "view.fixup.made", "view.prepare.upper",
 		"view.mount.detached", "view.mount.attached", "view.prepare.mounted", "view.seal.readonly", "view.seal.unmounted",
 		"view.trashed", "view.unpack.made", "view.unpack.names", "view.unpack.filled", "view.synced",
+	},
+	view.NameErofs: {
+		"view.prepare.made", "view.base.mounted", "view.fixup.made", "view.start.written", "view.prepare.upper",
+		"view.mount.detached", "view.mount.attached", "view.prepare.mounted", "view.seal.readonly", "view.seal.unmounted",
+		"view.trashed", "view.unpack.made", "view.unpack.names", "view.unpack.filled", "view.synced",
+		"view.image.copied", "view.image.written", "view.image.mounted",
+		"erofs.write.super", "erofs.mount.detached", "erofs.mount.attached", "durable.synced", "durable.renamed",
 	},
 	view.NameCopy: {
 		"view.prepare.made", "view.prepare.upper", "view.prepare.mounted", "view.seal.readable", "view.seal.unmounted",
@@ -68,6 +76,16 @@ func TestCrashChild(t *testing.T) {
 	d, err := openNamed(os.Getenv("ROOST_CRASH_DRIVER"), filepath.Join(dir, "s"))
 	require.NoError(t, err)
 	n := 0
+	image := func(l, base *view.Layer, m *snapshot.Manifest, shows string) *view.Layer {
+		im, ok := d.(view.Imager)
+		if !ok {
+			return l
+		}
+		l, err := im.Image(t.Context(), l, base, m)
+		require.NoError(t, err)
+		write(line{Sealed: l, Shows: shows})
+		return l
+	}
 	job := func(base *view.Layer, from *snapshot.Manifest, f *view.Fanin, keep bool) (*view.Layer, *snapshot.Manifest) {
 		n++
 		id := snapshot.ID(fmt.Sprintf("%026d", n))
@@ -94,7 +112,7 @@ func TestCrashChild(t *testing.T) {
 		require.NoError(t, err)
 		m, err := tree.Apply(from, ch)
 		require.NoError(t, err)
-		return &v.Layer, m
+		return image(&v.Layer, base, m, name), m
 	}
 	a, am := job(nil, nil, nil, true)
 	b, bm := job(a, am, nil, true)
@@ -108,10 +126,26 @@ func TestCrashChild(t *testing.T) {
 	ch := []snapshot.Change{{Entry: snapshot.Entry{Path: "sub1/far", Type: snapshot.TypeFile, Mode: 0o644, Size: 3}}}
 	l, err := d.Unpack(t.Context(), id, a, ch, func(_ context.Context, w view.WriteFunc) error { return w(0, 0, []byte("far")) }, nil)
 	require.NoError(t, err)
-	write(line{Sealed: l, Shows: "sub1/far"})
+	if _, ok := d.(view.Imager); ok {
+		d.Locate(l, ch)
+		far, err := tree.Apply(am, ch)
+		require.NoError(t, err)
+		l = image(l, a, far, "sub1/far")
+		job(b, bm, &view.Fanin{Changes: ch, Tree: apply(t, bm, ch)}, true)
+		job(b, bm, &view.Fanin{Changes: ch}, true)
+	} else {
+		write(line{Sealed: l, Shows: "sub1/far"})
+	}
 	require.NoError(t, d.Sync(t.Context(), m))
 	write(line{Gone: m.ID})
 	require.NoError(t, d.Remove(t.Context(), m))
+}
+
+func apply(t *testing.T, m *snapshot.Manifest, ch []snapshot.Change) *snapshot.Manifest {
+	t.Helper()
+	out, err := tree.Apply(m, ch)
+	require.NoError(t, err)
+	return out
 }
 
 // TestAllPoints compares the list with the source.
@@ -224,6 +258,9 @@ func recoverAndCheck(t *testing.T, driver, dir string) {
 		b, err := os.ReadFile(filepath.Join(at, shows[id]))
 		require.NoError(t, err)
 		require.Contains(t, []string{string(id), "far"}, string(b))
+		require.NoError(t, c.Close())
+	}
+	if c, ok := d.(io.Closer); ok {
 		require.NoError(t, c.Close())
 	}
 	if slots, err := os.ReadDir(filepath.Join(dir, "slots")); err == nil {

@@ -29,7 +29,7 @@ func (d *Overlay) baseMount(ctx context.Context, id snapshot.ID, base *Layer) (g
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return "", err
 		}
-		if err := mountStack(d.stackOf(base), dir, d.o.NoDataDirs); err != nil {
+		if err := d.show(ctx, base, dir); err != nil {
 			return "", fmt.Errorf("base %s: %w", base.ID, err)
 		}
 		fail.Point("view.base.mounted")
@@ -48,6 +48,12 @@ func (d *Overlay) baseMount(ctx context.Context, id snapshot.ID, base *Layer) (g
 	return get, done
 }
 
+// tooHigh reports whether a view on base would have too many directories.
+func (d *Overlay) tooHigh(base *Layer) bool {
+	const own = 3 // the upper, the fix-up layer, the empty directory or the image
+	return len(base.Lowers)+own-1 > d.o.MaxLowers || len(base.Lowers)+len(base.Data)+own+1 > maxStack
+}
+
 // flatten returns the base to stand on: spec's, or a copy of its tree when the
 // stack would grow too high for the kernel to be quick.
 func (d *Overlay) flatten(ctx context.Context, spec Spec) (*Layer, error) {
@@ -55,8 +61,7 @@ func (d *Overlay) flatten(ctx context.Context, spec Spec) (*Layer, error) {
 	if base == nil {
 		return nil, nil
 	}
-	const own = 3 // the upper, the fix-up layer, the empty directory
-	if len(base.Lowers)+own-1 <= d.o.MaxLowers && len(base.Lowers)+len(base.Data)+own <= maxStack {
+	if !d.tooHigh(base) {
 		return base, nil
 	}
 	rel := part(spec.ID, flatPrefix)
@@ -78,40 +83,52 @@ func (d *Overlay) flatten(ctx context.Context, spec Spec) (*Layer, error) {
 // fixup makes the layer that turns the tree of base into the merged tree, and
 // returns what the view stands on. It holds no content but what can't be reached
 // by reference: files are stubs that lead into the layers that have them.
-func (d *Overlay) fixup(ctx context.Context, spec Spec, base *Layer) (lowers, data []string, err error) {
-	if base != nil {
-		lowers, data = slices.Clone(base.Lowers), slices.Clone(base.Data)
-	}
+func (d *Overlay) fixup(ctx context.Context, spec Spec, base *Layer) (*Layer, error) {
 	if spec.Fanin == nil || len(spec.Fanin.Changes) == 0 {
-		return lowers, data, nil
+		return base, nil
 	}
+	below, done, err := d.stackOf(ctx, base)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	rel := part(spec.ID, fixupPrefix)
 	dir := d.abs(rel)
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	root, err := d.rootOf(base, spec.UID, spec.GID)
-	if err != nil {
-		return nil, nil, err
+	root := newRoot(spec.UID, spec.GID)
+	on := &Layer{ID: spec.ID, Dir: rel, Lowers: []string{rel}}
+	if base != nil {
+		if root, err = rootOf(below); err != nil {
+			return nil, err
+		}
+		on.Lowers = append(on.Lowers, base.Lowers...)
+		on.Data, on.Image, on.Devices = slices.Clone(base.Data), base.Image, base.Devices
 	}
+	refs := d.newReferrer(below.lowers[:len(below.lowers)-1], on.Data)
+	if err := d.writeFixup(ctx, spec, base, dir, root, refs); err != nil {
+		return nil, err
+	}
+	fail.Point("view.fixup.made")
+	on.Data = refs.data
+	return on, nil
+}
+
+func (d *Overlay) writeFixup(ctx context.Context, spec Spec, base *Layer, dir string, root snapshot.Entry, refs *referrer) error {
 	get, done := d.baseMount(ctx, spec.ID, base)
 	w, err := newDelta(dir, root, get)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer w.p.close()
-	refs := d.newReferrer(lowers, data)
 	w.file = func(_ int, e *snapshot.Entry) error { return d.stub(ctx, w.p, refs, e, spec.Meter) }
 	err = w.write(ctx, spec.Fanin.Changes)
 	w.release()
 	if err == nil {
 		err = w.finish()
 	}
-	if err := errors.Join(err, done()); err != nil {
-		return nil, nil, err
-	}
-	fail.Point("view.fixup.made")
-	return append([]string{rel}, lowers...), refs.data, nil
+	return errors.Join(err, done())
 }
 
 // stub makes e: a file without content that refers to its Source, or a copy of it
@@ -136,7 +153,7 @@ func (d *Overlay) content(ctx context.Context, f *os.File, refs *referrer, e *sn
 		return &snapshot.CorruptError{What: "merged tree", Name: e.Path, Why: "its content is not on this host"}
 	}
 	to, ok := refs.refer(e.Source)
-	if ok {
+	if ok && e.SourceAt == 0 {
 		// A source of another size, or a stub, would read short or as zeros.
 		if err := checkSource(e); err != nil {
 			return err

@@ -166,6 +166,17 @@ func checkLayer(l *Layer) error {
 	return nil
 }
 
+// imageDir returns views/<id> of the image that is mounted at p below mnt/.
+func (l layout) imageDir(p string) (string, bool) {
+	rel, ok := strings.CutPrefix(p, filepath.Join(l.root, mntDir)+"/")
+	name, _, _ := strings.Cut(rel, ".")
+	if !ok || len(name) < 2 {
+		return "", false
+	}
+	id, err := snapshot.ParseID(name[1:])
+	return l.dir(id), err == nil
+}
+
 // makeTarget makes the directory where a view appears, and refuses one that is
 // not empty: a mount would hide what is in it, a move would fail on it.
 func makeTarget(target string) (string, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view/internal/fsmount"
 )
 
 // stack is one overlay to be mounted; all paths are absolute.
@@ -42,22 +43,22 @@ func mountStack(s stack, target string, legacy bool) error {
 	if legacy {
 		return mountLegacy(s, target)
 	}
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	fs, err := fsmount.Open("overlay")
 	if err != nil {
-		return fmt.Errorf("overlay: fsopen: %w", err)
+		return err
 	}
-	defer unix.Close(fs) //nolint:errcheck // nothing to lose
+	defer fs.Close()
 	if err := configure(fs, s); err != nil {
 		return err
 	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	mnt, err := fs.Mount(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
 	if err != nil {
-		return fmt.Errorf("overlay: fsmount: %w", err)
+		return err
 	}
-	defer unix.Close(mnt) //nolint:errcheck // a reference; the mount stays
+	defer mnt.Close() //nolint:errcheck // a reference; the mount stays
 	fail.Point("view.mount.detached")
-	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("overlay: attach at %s: %w", target, err)
+	if err := fsmount.Attach(mnt, target); err != nil {
+		return err
 	}
 	fail.Point("view.mount.attached")
 	return private(target)
@@ -75,63 +76,28 @@ func private(target string) error {
 	return nil
 }
 
-func configure(fs int, s stack) error {
-	set := func(key, value string) error {
-		if err := unix.FsconfigSetString(fs, key, value); err != nil {
-			return fmt.Errorf("overlay: %s=%s: %w%s", key, value, err, kernelSays(fs))
-		}
-		return nil
-	}
-	if err := set("source", mountSource); err != nil {
-		return err
-	}
-	for _, p := range overlayParams {
-		if err := set(p[0], p[1]); err != nil {
-			return err
-		}
-	}
+func configure(fs *fsmount.Config, s stack) error {
+	options := append([][2]string{{"source", mountSource}}, overlayParams...)
 	for _, d := range s.lowers {
-		if err := set("lowerdir+", d); err != nil {
-			return err
-		}
+		options = append(options, [2]string{"lowerdir+", d})
 	}
 	for _, d := range s.data {
-		if err := set("datadir+", d); err != nil {
+		options = append(options, [2]string{"datadir+", d})
+	}
+	if s.upper != "" {
+		options = append(options, [2]string{"upperdir", s.upper}, [2]string{"workdir", s.work})
+	}
+	for _, o := range options {
+		if err := fs.Set(o[0], o[1]); err != nil {
 			return err
 		}
 	}
 	if s.upper != "" {
-		if err := set("upperdir", s.upper); err != nil {
+		if err := fs.Flag("volatile"); err != nil {
 			return err
 		}
-		if err := set("workdir", s.work); err != nil {
-			return err
-		}
-		if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
-			return fmt.Errorf("overlay: volatile: %w%s", err, kernelSays(fs))
-		}
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return fmt.Errorf("overlay: create: %w%s", err, kernelSays(fs))
-	}
-	return nil
-}
-
-// kernelSays reads the messages that the kernel left in a file system context.
-func kernelSays(fs int) string {
-	var out []string
-	buf := make([]byte, 4096)
-	for range 16 {
-		n, err := unix.Read(fs, buf)
-		if err != nil || n <= 0 {
-			break
-		}
-		out = append(out, strings.TrimSpace(string(buf[:n])))
-	}
-	if len(out) == 0 {
-		return ""
-	}
-	return " (kernel: " + strings.Join(out, "; ") + ")"
+	return fs.Create()
 }
 
 // mountLegacy mounts by mount(2), for kernels before 6.8. All options must fit in
@@ -181,22 +147,19 @@ func setReadOnly(target string, ro bool) error {
 	if st.Type != unix.OVERLAYFS_SUPER_MAGIC {
 		return fmt.Errorf("remount %s: %w", target, errNoOverlay)
 	}
-	fs, err := unix.Fspick(unix.AT_FDCWD, target, unix.FSPICK_CLOEXEC|unix.FSPICK_NO_AUTOMOUNT|unix.FSPICK_SYMLINK_NOFOLLOW)
+	fs, err := fsmount.Pick(target)
 	if err != nil {
-		return fmt.Errorf("remount %s: %w", target, err)
+		return err
 	}
-	defer unix.Close(fs) //nolint:errcheck // a reference
+	defer fs.Close()
 	flag := "rw"
 	if ro {
 		flag = "ro"
 	}
-	if err := unix.FsconfigSetFlag(fs, flag); err != nil {
-		return fmt.Errorf("remount %s: %w%s", target, err, kernelSays(fs))
+	if err := fs.Flag(flag); err != nil {
+		return err
 	}
-	if err := unix.FsconfigReconfigure(fs); err != nil {
-		return fmt.Errorf("remount %s %s: %w%s", target, flag, err, kernelSays(fs))
-	}
-	return nil
+	return fs.Reconfigure()
 }
 
 // mountID is the id of the mount at target that no other mount ever gets, 0 where

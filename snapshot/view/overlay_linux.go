@@ -30,6 +30,10 @@ type Overlay struct {
 	layout
 	o Options
 
+	// images is nil in the overlay driver itself. The erofs driver stands on this
+	// one, with images as the lowest of a stack.
+	images *images
+
 	held held
 
 	// mu guards mounts. It is not held across I/O.
@@ -43,6 +47,14 @@ type Overlay struct {
 // NewOverlay opens the overlay driver for the store at root: Linux, with the
 // right to mount. One process may use a root at a time.
 func NewOverlay(root string, o Options) (Driver, error) {
+	d, err := openOverlay(root, o)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func openOverlay(root string, o Options) (*Overlay, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("%w: overlay mounts need root", ErrUnavailable)
 	}
@@ -75,15 +87,47 @@ func (d *Overlay) absAll(rel []string) []string {
 	return out
 }
 
-// stackOf is the read-only stack of a layer. The empty directory below it makes a
-// stack of one mountable, and is what an empty view stands on.
-func (d *Overlay) stackOf(l *Layer) stack {
-	s := stack{}
+// checkShown refuses a layer with which no view can be made.
+func (d *Overlay) checkShown(l *Layer) error {
+	if err := checkLayer(l); err != nil || l == nil {
+		return err
+	}
+	if len(l.Lowers) == 0 && l.Image == "" {
+		return fmt.Errorf("layer %s: it has no image, and no directories to show instead", l.ID)
+	}
+	if l.Image != "" && d.images == nil {
+		return fmt.Errorf("layer %s: it has an image, which the driver %q can't show", l.ID, NameOverlay)
+	}
+	return nil
+}
+
+// stackOf is the read-only stack of a layer; nil is an empty tree. The empty
+// directory below it makes a stack of one mountable, and is what an empty view
+// stands on. done must be called once the stack is mounted or given up.
+func (d *Overlay) stackOf(ctx context.Context, l *Layer) (s stack, done func(), err error) {
+	done = func() {}
 	if l != nil {
 		s.lowers, s.data = d.absAll(l.Lowers), d.absAll(l.Data)
+		if l.Image != "" {
+			var at string
+			if at, done, err = d.images.use(ctx, l.Image); err != nil {
+				return s, nil, err
+			}
+			s.lowers = append(s.lowers, at)
+		}
 	}
 	s.lowers = append(s.lowers, d.abs(emptyDir))
-	return s
+	return s, done, nil
+}
+
+// show mounts a layer read-only at target, which must exist.
+func (d *Overlay) show(ctx context.Context, l *Layer, target string) error {
+	s, done, err := d.stackOf(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return mountStack(s, target, d.o.NoDataDirs)
 }
 
 // Prepare implements Driver.
@@ -96,7 +140,7 @@ func (d *Overlay) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
 	if _, err := snapshot.ParseID(string(spec.ID)); err != nil {
 		return nil, fmt.Errorf("view: %w", err)
 	}
-	if err := checkLayer(spec.Base); err != nil {
+	if err := d.checkShown(spec.Base); err != nil {
 		return nil, err
 	}
 	target, err := makeTarget(spec.Target)
@@ -116,26 +160,16 @@ func (d *Overlay) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
 	if err := d.held.keep(spec.ID, d.dir(spec.ID)); err != nil {
 		return nil, err
 	}
-	base, err := d.flatten(ctx, spec)
+	on, err := d.standOn(ctx, spec)
 	if err != nil {
-		return nil, fmt.Errorf("view %s: flatten: %w", spec.ID, err)
-	}
-	lowers, data, err := d.fixup(ctx, spec, base)
-	if err != nil {
-		return nil, fmt.Errorf("view %s: merged tree: %w", spec.ID, err)
-	}
-	v.Layer.Lowers, v.Layer.Data = append([]string{v.Layer.Dir}, lowers...), data
-	if err := d.makeUpper(spec, lowers); err != nil {
 		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
 	}
-	fail.Point("view.prepare.upper")
-	s := stack{
-		lowers: append(d.absAll(lowers), d.abs(emptyDir)),
-		data:   d.absAll(data),
-		upper:  d.abs(v.Layer.Dir),
-		work:   filepath.Join(d.dir(spec.ID), workName),
+	v.Layer.Lowers = []string{v.Layer.Dir}
+	if on != nil {
+		v.Layer.Lowers = append(v.Layer.Lowers, on.Lowers...)
+		v.Layer.Data, v.Layer.Image, v.Layer.Devices = on.Data, on.Image, on.Devices
 	}
-	if err := mountStack(s, target, d.o.NoDataDirs); err != nil {
+	if err := d.mountView(ctx, spec, on, target); err != nil {
 		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
 	}
 	d.remember(spec.ID, target)
@@ -151,24 +185,67 @@ func (d *Overlay) dropFailed(ctx context.Context, v *View) {
 	}
 }
 
+// standOn makes what the view of spec stands on: its base, changed as the fan-in
+// says. nil is nothing.
+func (d *Overlay) standOn(ctx context.Context, spec Spec) (*Layer, error) {
+	if d.imageFanin(spec) {
+		l, err := d.startImage(ctx, spec)
+		var un *snapshot.UnsupportedError
+		if err == nil {
+			return l, nil
+		} else if !errors.As(err, &un) {
+			return nil, fmt.Errorf("image of the merged tree: %w", err)
+		}
+		d.o.Log.Info("a merged tree has no image", "view", spec.ID, "err", err)
+	}
+	base, err := d.flatten(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("flatten: %w", err)
+	}
+	on, err := d.fixup(ctx, spec, base)
+	if err != nil {
+		return nil, fmt.Errorf("merged tree: %w", err)
+	}
+	return on, nil
+}
+
+// mountView mounts a new upper on top of on.
+func (d *Overlay) mountView(ctx context.Context, spec Spec, on *Layer, target string) error {
+	s, done, err := d.stackOf(ctx, on)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s.upper = d.abs(part(spec.ID, upperPrefix))
+	s.work = filepath.Join(d.dir(spec.ID), workName)
+	look := ""
+	if on != nil {
+		look = s.lowers[0]
+	}
+	if err := d.makeUpper(spec, s, look); err != nil {
+		return err
+	}
+	fail.Point("view.prepare.upper")
+	return mountStack(s, target, d.o.NoDataDirs)
+}
+
 // makeUpper makes the upper and work directories. The root of a mount looks as
-// its upper's does, so it gets the look of the layer below.
-func (d *Overlay) makeUpper(spec Spec, lowers []string) error {
-	upper := d.abs(part(spec.ID, upperPrefix))
-	if err := os.Mkdir(filepath.Join(d.dir(spec.ID), workName), 0o700); err != nil {
+// its upper's does, so it gets the look of the directory below, if there is one.
+func (d *Overlay) makeUpper(spec Spec, s stack, look string) error {
+	if err := os.Mkdir(s.work, 0o700); err != nil {
 		return err
 	}
-	if err := os.Mkdir(upper, 0o755); err != nil {
+	if err := os.Mkdir(s.upper, 0o755); err != nil {
 		return err
 	}
-	if len(lowers) > 0 {
-		return d.copyRootMeta(d.abs(lowers[0]), upper)
+	if look != "" {
+		return d.copyRootMeta(look, s.upper)
 	}
-	if err := os.Chmod(upper, 0o755); err != nil { // whatever the umask is
+	if err := os.Chmod(s.upper, 0o755); err != nil { // whatever the umask is
 		return err
 	}
 	if spec.UID != 0 || spec.GID != 0 {
-		return os.Chown(upper, spec.UID, spec.GID)
+		return os.Chown(s.upper, spec.UID, spec.GID)
 	}
 	return nil
 }
@@ -324,6 +401,10 @@ func (d *Overlay) Discard(ctx context.Context, v *View) error {
 // removeID deletes all that belongs to id, mounts of its base included.
 func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
 	d.held.drop(id)
+	if d.images != nil {
+		d.images.drop(part(id, imagePrefix))
+		d.images.drop(part(id, startPrefix))
+	}
 	if _, err := os.Lstat(filepath.Join(d.dir(id), baseName)); err == nil {
 		if err := d.o.unmount(ctx, d.dir(id), d.o.SealWait); err != nil {
 			return fmt.Errorf("remove %s: %w", id, err)
@@ -340,14 +421,14 @@ func (d *Overlay) Locate(l *Layer, changes []snapshot.Change) { locate(d.layout,
 
 // Mount implements Driver.
 func (d *Overlay) Mount(ctx context.Context, l *Layer, target string) (io.Closer, error) {
-	if err := checkLayer(l); err != nil {
+	if err := d.checkShown(l); err != nil {
 		return nil, err
 	}
 	t, err := makeTarget(target)
 	if err != nil {
 		return nil, err
 	}
-	if err := mountStack(d.stackOf(l), t, d.o.NoDataDirs); err != nil {
+	if err := d.show(ctx, l, t); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", l.ID, err)
 	}
 	return closer(func() error {

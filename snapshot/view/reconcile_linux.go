@@ -102,6 +102,10 @@ func viewDirs(root string, m mountEntry) []string {
 	views := filepath.Join(root, viewsDir)
 	var out []string
 	for _, dir := range append(m.dirs, m.point) {
+		if of, ok := (layout{root}).imageDir(dir); ok {
+			out = append(out, of)
+			continue
+		}
 		if inside(dir, views) && dir != views {
 			name := dir[len(views)+1:]
 			name, _, _ = strings.Cut(name, "/")

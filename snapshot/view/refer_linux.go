@@ -21,8 +21,8 @@ import (
 //     of the same mount: the kernel says ELOOP.
 type referrer struct {
 	d      *Overlay
-	lowers []string
-	data   []string
+	lowers []string             // absolute; an image's mount among them
+	data   []string             // relative to the root
 	known  map[snapshot.ID]bool // may views/<id> be a data directory?
 	dirs   map[string]dirState  // of absolute paths in lowers
 }
@@ -31,8 +31,10 @@ func (d *Overlay) newReferrer(lowers, data []string) *referrer {
 	r := &referrer{d: d, lowers: lowers, data: data, known: map[snapshot.ID]bool{}, dirs: map[string]dirState{}}
 	for _, l := range lowers {
 		// A data directory must not contain a layer of the same mount: ELOOP.
-		if id, err := owner(l); err == nil {
-			r.known[id] = false
+		if rel, err := filepath.Rel(d.root, l); err == nil {
+			if id, err := owner(rel); err == nil {
+				r.known[id] = false
+			}
 		}
 	}
 	for _, l := range data {
@@ -89,8 +91,7 @@ func (r *referrer) shows(p, source string) bool {
 	if dir == "." {
 		dir = ""
 	}
-	for _, l := range r.lowers {
-		layer := r.d.abs(l)
+	for _, layer := range r.lowers {
 		state := r.dir(layer, dir)
 		if state == dirAbsent {
 			continue
@@ -173,7 +174,7 @@ func (r *referrer) admit(id snapshot.ID, in string) bool {
 		return false
 	}
 	for _, l := range r.lowers {
-		if _, err := os.Lstat(filepath.Join(r.d.abs(l), first)); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(l, first)); !errors.Is(err, os.ErrNotExist) {
 			return false
 		}
 	}

@@ -229,7 +229,9 @@ func TestDataOverLower(t *testing.T) {
 		require.NoError(t, unix.Rename(filepath.Join(dir, "d/other"), filepath.Join(dir, "other2")))
 	})
 	t.Run("the trap", func(t *testing.T) {
-		s := h.d.stackOf(b)
+		s, done, err := h.d.stackOf(t.Context(), b)
+		require.NoError(t, err)
+		defer done()
 		s.data = []string{h.d.dir(a.ID)}
 		require.ErrorIs(t, mountStack(s, t.TempDir(), false), unix.ELOOP)
 	})

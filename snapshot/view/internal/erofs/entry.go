@@ -11,8 +11,9 @@ import (
 // noID is the one number that no user and no group can have.
 const noID = 1<<32 - 1
 
-// maxRedirect bounds an object's path; overlay writes none longer itself.
-const maxRedirect = 256
+// maxRedirect bounds an object's path. Overlay itself writes none longer than 256
+// bytes, and follows all that the kernel takes for a path.
+const maxRedirect = 4095
 
 // checkEntry looks at e alone, for what would make the kernel refuse the image or
 // show something else than e.
@@ -26,7 +27,7 @@ func checkEntry(e *snapshot.Entry) error {
 	case e.Size < 0 || e.Size > 0 && e.Type != snapshot.TypeFile:
 		return fmt.Errorf("size %d of a %s", e.Size, e.Type)
 	case e.UID == noID || e.GID == noID: // not even root may open a file of nobody's
-		return fmt.Errorf("owner %d, group %d", e.UID, e.GID)
+		return fmt.Errorf("owner %d, group %d: %w", e.UID, e.GID, ErrTooLarge)
 	case e.Link != "" && e.Type == snapshot.TypeDir:
 		return errors.New("a hard link to a directory")
 	}
@@ -50,10 +51,27 @@ func checkName(name string) error {
 	return nil
 }
 
-func checkObject(path string) error {
+// CheckEntry reports what Write would say of e alone, wherever its content lies.
+func CheckEntry(e *snapshot.Entry) error {
+	var x xattrs
+	err := checkEntry(e)
+	if err == nil {
+		err = x.set(e, "")
+	}
+	if err != nil {
+		return &EntryError{Path: e.Path, Err: err}
+	}
+	return nil
+}
+
+// CheckObject reports whether path can be a Content's Object.
+func CheckObject(path string) error {
+	if len(path) > maxRedirect {
+		return fmt.Errorf("object %.300q: path of %d bytes: %w", path, len(path), ErrTooLarge)
+	}
 	rest, ok := strings.CutPrefix(path, "/")
-	if !ok || len(path) > maxRedirect {
-		return fmt.Errorf("object %.300q: not an absolute path", path)
+	if !ok {
+		return fmt.Errorf("object %q: not an absolute path", path)
 	}
 	for part := range strings.SplitSeq(rest, "/") {
 		if checkName(part) != nil {
@@ -118,7 +136,7 @@ func (s *shape) setContent(e *snapshot.Entry, c Content, block uint8, devices in
 		if len(c.Extents) > 0 {
 			return errors.New("content both in an object and in extents")
 		}
-		if err := checkObject(c.Object); err != nil {
+		if err := CheckObject(c.Object); err != nil {
 			return err
 		}
 	}

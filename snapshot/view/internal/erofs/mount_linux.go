@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot/view/internal/fsmount"
 )
 
 // Mount shows the image, read-only, at the directory target. Devices are the
@@ -23,8 +23,8 @@ func Mount(m Method, image string, devices []string, target string) error {
 	}
 	defer mnt.Close() //nolint:errcheck // a reference; the mount stays
 	fail.Point("erofs.mount.detached")
-	if err := unix.MoveMount(int(mnt.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("erofs: attach at %s: %w", target, err)
+	if err := fsmount.Attach(mnt, target); err != nil {
+		return err
 	}
 	fail.Point("erofs.mount.attached")
 	return nil
@@ -48,55 +48,28 @@ func Detached(m Method, image string, devices []string) (*os.File, error) {
 // mountFiles goes through the mount API: options of mount(2) end at one page,
 // which is some 40 devices.
 func mountFiles(image string, devices []string) (*os.File, error) {
-	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
+	fs, err := fsmount.Open("erofs")
 	if err != nil {
-		return nil, fmt.Errorf("erofs: fsopen: %w", err)
+		return nil, err
 	}
-	defer unix.Close(fs) //nolint:errcheck // nothing to lose
-	set := func(key, value string) error {
-		if err := unix.FsconfigSetString(fs, key, value); err != nil {
-			return fmt.Errorf("erofs: %s=%s: %w%s", key, value, err, kernelSays(fs))
-		}
-		return nil
-	}
-	if err := set("source", image); err != nil {
+	defer fs.Close()
+	if err := fs.Set("source", image); err != nil {
 		return nil, err
 	}
 	for _, d := range devices {
-		if err := set("device", d); err != nil {
+		if err := fs.Set("device", d); err != nil {
 			return nil, err
 		}
 	}
 	// Else a read-only loop device is opened for writing, and refused.
-	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
-		return nil, fmt.Errorf("erofs: ro: %w%s", err, kernelSays(fs))
+	if err := fs.Flag("ro"); err != nil {
+		return nil, err
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("erofs: mount %s: %w%s", image, err, kernelSays(fs))
+	if err := fs.Create(); err != nil {
+		return nil, fmt.Errorf("image %s: %w", image, err)
 	}
 	// nosuid and nodev make inert what a job could smuggle into a tree.
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
-	if err != nil {
-		return nil, fmt.Errorf("erofs: fsmount %s: %w", image, err)
-	}
-	return os.NewFile(uintptr(mnt), image), nil
-}
-
-// kernelSays reads the messages that the kernel left in a file system context.
-func kernelSays(fs int) string {
-	var out []string
-	buf := make([]byte, 4096)
-	for range 16 {
-		n, err := unix.Read(fs, buf)
-		if err != nil || n <= 0 {
-			break
-		}
-		out = append(out, strings.TrimSpace(string(buf[:n])))
-	}
-	if len(out) == 0 {
-		return ""
-	}
-	return " (kernel: " + strings.Join(out, "; ") + ")"
+	return fs.Mount(unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
 }
 
 // mountLoops puts loop devices before image and devices. They go away with the

@@ -36,7 +36,7 @@ func overlaid(t testing.TB, target, lower string, data ...string) (upper string,
 	set("upperdir", upper)
 	set("workdir", filepath.Join(dir, "work"))
 	require.NoError(t, unix.FsconfigSetFlag(fs, "volatile"))
-	require.NoError(t, unix.FsconfigCreate(fs), kernelSays(fs))
+	require.NoError(t, unix.FsconfigCreate(fs))
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	require.NoError(t, err)
 	defer unix.Close(mnt)
@@ -159,7 +159,7 @@ func TestDetachedBelowOverlay(t *testing.T) {
 		t.Skipf("this kernel takes no detached lower: %v", err)
 	}
 	require.NoError(t, unix.FsconfigSetString(fs, "lowerdir+", t.TempDir())) // without an upper it wants two
-	require.NoError(t, unix.FsconfigCreate(fs), kernelSays(fs))
+	require.NoError(t, unix.FsconfigCreate(fs))
 	mnt.Close()
 	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	require.NoError(t, err)

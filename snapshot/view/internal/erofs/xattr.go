@@ -64,12 +64,8 @@ func (x *xattrs) set(e *snapshot.Entry, object string) error {
 		}
 	}
 	if object != "" {
-		if err := x.add(prefixTrusted, xattrMetacopy, nil); err != nil {
-			return err
-		}
-		if err := x.add(prefixTrusted, xattrRedirect, []byte(object)); err != nil {
-			return err
-		}
+		x.addInline(prefixTrusted, xattrMetacopy, nil)
+		x.addInline(prefixTrusted, xattrRedirect, []byte(object)) // no other inode has it
 	}
 	if n := x.bytes(); n > xattrHeaderSize+4*(maxXattrIcount-1) {
 		return fmt.Errorf("extended attributes of %d bytes: %w", n, ErrTooLarge)
@@ -104,7 +100,7 @@ func (x *xattrs) add(prefix uint8, name string, value []byte) error {
 	n := int(roundUp(int64(xattrEntrySize+len(name)+len(value)), 4))
 	share := n > maxInlineXattr && len(x.ids) < maxSharedXattrs
 	if !share {
-		x.inline = appendXattr(x.inline, n, prefix, name, value)
+		x.addInline(prefix, name, value)
 		return nil
 	}
 	x.entry = appendXattr(x.entry[:0], n, prefix, name, value)
@@ -122,6 +118,11 @@ func (x *xattrs) add(prefix uint8, name string, value []byte) error {
 	}
 	x.ids = append(x.ids, word)
 	return nil
+}
+
+func (x *xattrs) addInline(prefix uint8, name string, value []byte) {
+	n := int(roundUp(int64(xattrEntrySize+len(name)+len(value)), 4))
+	x.inline = appendXattr(x.inline, n, prefix, name, value)
 }
 
 func appendXattr(b []byte, n int, prefix uint8, name string, value []byte) []byte {

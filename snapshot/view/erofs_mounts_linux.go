@@ -1,0 +1,214 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view/internal/erofs"
+)
+
+// maxHot is how many images stay mounted when no view is being made of them. Each
+// keeps the pages that jobs have read.
+const maxHot = 64
+
+// images are the mounts of image files, each shared by all that is made of it.
+//
+// They stand below mnt/ for as long as a mount is being made of them and while
+// they are hot. An overlay takes a private clone, so one that is idle can be
+// unmounted at any time, whoever uses views on it.
+type images struct {
+	layout
+	o      Options
+	method erofs.Method
+
+	// mu guards all below. It is not held across I/O.
+	mu    sync.Mutex
+	hot   map[string]*imageMount // by the image's path relative to the root
+	count int                    // of mounts made, so that no name is used twice
+	clock int
+}
+
+// imageMount is one image, mounted or on its way. All but ready is guarded by
+// images.mu until ready is closed.
+type imageMount struct {
+	ready chan struct{} // closed when at or err is there
+	at    string
+	err   error
+	uses  int
+	last  int  // clock of the last use
+	gone  bool // no longer in hot: the last user unmounts
+}
+
+func newImages(l layout, o Options, m erofs.Method) *images {
+	return &images{layout: l, o: o, method: m, hot: map[string]*imageMount{}}
+}
+
+// use returns where the image rel is mounted, mounting it if it is not. It stays
+// there until done is called.
+func (m *images) use(ctx context.Context, rel string) (at string, done func(), err error) {
+	m.mu.Lock()
+	x, ok := m.hot[rel]
+	if !ok {
+		m.count++
+		x = &imageMount{ready: make(chan struct{}), at: filepath.Join(m.root, mntDir, fmt.Sprintf("%s.%d", path.Base(rel), m.count))}
+		m.hot[rel] = x
+	}
+	x.uses++
+	m.clock++
+	x.last = m.clock
+	m.mu.Unlock()
+	done = func() { m.release(rel, x) }
+	if !ok {
+		x.err = m.mount(rel, x.at)
+		close(x.ready)
+	}
+	select {
+	case <-x.ready:
+		err = x.err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		done()
+		return "", nil, fmt.Errorf("image %s: %w", rel, err)
+	}
+	return x.at, done, nil
+}
+
+func (m *images) mount(rel, at string) error {
+	image := m.abs(rel)
+	devices, err := m.bundles(image)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return err
+	}
+	if err = erofs.Mount(m.method, image, devices, at); err == nil {
+		fail.Point("view.image.mounted")
+		if err = private(at); err == nil {
+			return nil
+		}
+	}
+	os.Remove(at) //nolint:errcheck // the first error is the one to tell
+	return err
+}
+
+// bundles lists the bundles of an image as its own table has them: that is right
+// also when the image was made again after a layer on it was written down.
+func (m *images) bundles(image string) ([]string, error) {
+	f, err := os.Open(image)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	img, err := erofs.Open(f)
+	if err != nil {
+		return nil, &snapshot.CorruptError{What: "image", Name: image, Why: err.Error()}
+	}
+	out := make([]string, len(img.Devices))
+	for i, d := range img.Devices {
+		id, err := snapshot.ParseID(d.Tag)
+		if err != nil {
+			return nil, &snapshot.CorruptError{What: "image", Name: image, Why: err.Error()}
+		}
+		out[i] = m.abs(bundleOf(id))
+	}
+	return out, nil
+}
+
+// release ends one use. What could not be mounted is forgotten, so that the next
+// use tries again.
+func (m *images) release(rel string, x *imageMount) {
+	m.mu.Lock()
+	x.uses--
+	failed := false
+	select {
+	case <-x.ready:
+		failed = x.err != nil
+	default: // somebody gave up waiting
+	}
+	if failed && m.hot[rel] == x {
+		delete(m.hot, rel)
+	}
+	var end []*imageMount
+	if x.gone && x.uses == 0 && !failed {
+		end = append(end, x)
+	}
+	end = append(end, m.coldLocked()...)
+	m.mu.Unlock()
+	m.unmount(end)
+}
+
+// coldLocked takes the mounts that were not used for longest out of hot.
+func (m *images) coldLocked() []*imageMount {
+	var out []*imageMount
+	for len(m.hot) > maxHot {
+		oldest := ""
+		for rel, x := range m.hot {
+			if x.uses == 0 && (oldest == "" || x.last < m.hot[oldest].last) {
+				oldest = rel
+			}
+		}
+		if oldest == "" {
+			break
+		}
+		out = append(out, m.hot[oldest])
+		delete(m.hot, oldest)
+	}
+	return out
+}
+
+// drop forgets the mount of rel, because the file is another one now or will go.
+func (m *images) drop(rel string) {
+	m.mu.Lock()
+	x, ok := m.hot[rel]
+	idle := ok && x.uses == 0
+	if ok {
+		delete(m.hot, rel)
+		x.gone = true
+	}
+	m.mu.Unlock()
+	if idle {
+		m.unmount([]*imageMount{x})
+	}
+}
+
+// dropAll forgets all mounts.
+func (m *images) dropAll() {
+	m.mu.Lock()
+	all := make([]string, 0, len(m.hot))
+	for rel := range m.hot {
+		all = append(all, rel)
+	}
+	m.mu.Unlock()
+	for _, rel := range all {
+		m.drop(rel)
+	}
+}
+
+// unmount takes idle mounts away. One that somebody looks into from outside stays
+// until the next start: nobody can write to it.
+func (m *images) unmount(list []*imageMount) {
+	for _, x := range list {
+		err := unix.Unmount(x.at, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // no mount any more
+			err = nil
+		}
+		if err == nil {
+			err = os.Remove(x.at)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			m.o.Log.Warn("an image stays mounted; it is unmounted at the next start", "at", x.at, "err", err)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view/internal/erofs"
+)
+
+// maxOpenObjects is how many objects are held open until they are synced one by
+// one. With more of them the whole file system is synced instead.
+const maxOpenObjects = 256
+
+// Unpack implements Driver. It makes no entry but stores content; what comes back
+// can't be shown before Image. base is not looked at.
+func (d *Erofs) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
+) (*Layer, error) {
+	return d.unpacking().run(ctx, id, base, changes, func() (*Layer, error) {
+		if err := checkImageable(changes); err != nil {
+			return nil, err
+		}
+		l := &Layer{ID: id, Dir: part(id, upperPrefix)}
+		b, err := newBundleFiles(d.abs(l.Dir), id, changes, m)
+		if err != nil {
+			return nil, err
+		}
+		defer b.close()
+		fail.Point("view.unpack.names")
+		if err := fill(ctx, b.write); err != nil {
+			return nil, err
+		}
+		fail.Point("view.unpack.filled")
+		if err := b.finish(); err != nil {
+			return nil, err
+		}
+		return l, d.syncUnpacked(ctx, l, b)
+	})
+}
+
+// checkImageable refuses before a byte is fetched what no image could show.
+func checkImageable(changes []snapshot.Change) error {
+	links := linkGroups{}
+	for i := range changes {
+		e := &changes[i].Entry
+		if changes[i].Delete {
+			continue
+		}
+		if _, err := links.first(e); err != nil {
+			return fmt.Errorf("%q: %w", e.Path, err)
+		}
+		err := erofs.CheckEntry(e)
+		var ee *erofs.EntryError
+		if errors.Is(err, erofs.ErrTooLarge) && errors.As(err, &ee) {
+			return &snapshot.UnsupportedError{Path: e.Path, What: "entry that no image can show (" + ee.Err.Error() + ")"}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bundleFiles are the bundle and the objects of a layer that is being unpacked.
+type bundleFiles struct {
+	dir     string
+	plan    *bundlePlan
+	changes []snapshot.Change
+	meter   *Meter
+	bundle  *os.File
+	objects []*os.File // the first ones, by number
+	there   blockSet   // what was written of the bundle
+}
+
+func newBundleFiles(dir string, id snapshot.ID, changes []snapshot.Change, m *Meter) (_ *bundleFiles, err error) {
+	b := &bundleFiles{dir: dir, plan: layBundle(changes), changes: changes, meter: m}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	mark, err := os.OpenFile(filepath.Join(filepath.Dir(dir), packedName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := mark.Close(); err != nil {
+		return nil, err
+	}
+	if b.bundle, err = b.create(bundleName, b.plan.bytes); err != nil {
+		return nil, err
+	}
+	b.there = newBlockSet(b.plan.bytes)
+	if _, err := b.bundle.WriteAt(bundleHeader(id), 0); err != nil {
+		return nil, err
+	}
+	b.there.add(0, bundleBlock)
+	return b, b.makeObjects()
+}
+
+func (b *bundleFiles) create(name string, size int64) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(b.dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		f.Close() //nolint:errcheck // the first error is the one to tell
+		return nil, err
+	}
+	return f, nil
+}
+
+// makeObjects makes all objects, all hole.
+func (b *bundleFiles) makeObjects() error {
+	for i, s := range b.plan.spots {
+		if s.object == 0 || b.plan.first[i] != int32(i) {
+			continue
+		}
+		f, err := b.create(objectName(s), b.changes[i].Entry.Size)
+		if err != nil {
+			return err
+		}
+		if len(b.objects) < maxOpenObjects {
+			b.objects = append(b.objects, f)
+		} else if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bundleFiles) close() {
+	if b.bundle != nil {
+		b.bundle.Close() //nolint:errcheck // synced before, where errors are seen
+	}
+	for _, f := range b.objects {
+		f.Close() //nolint:errcheck // same
+	}
+}
+
+// write is the WriteFunc.
+func (b *bundleFiles) write(i int, off int64, p []byte) error {
+	if i < 0 || i >= len(b.changes) {
+		return fmt.Errorf("write to change %d of %d", i, len(b.changes))
+	}
+	e := &b.changes[i].Entry
+	if b.changes[i].Delete || e.Type != snapshot.TypeFile {
+		return fmt.Errorf("write to %q, which is no file", e.Path)
+	}
+	if off < 0 || off > e.Size || int64(len(p)) > e.Size-off {
+		return fmt.Errorf("write to %q: bytes %d to %d of %d", e.Path, off, off+int64(len(p)), e.Size)
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	s := b.plan.spots[i]
+	if s.object > 0 {
+		return b.writeObject(s, off, p)
+	}
+	n, err := b.bundle.WriteAt(p, s.at+off)
+	b.meter.Add(int64(n))
+	b.there.add(s.at+off, int64(n))
+	return err
+}
+
+func (b *bundleFiles) writeObject(s spot, off int64, p []byte) error {
+	if n := int(s.object - 1); n < len(b.objects) {
+		n, err := b.objects[n].WriteAt(p, off)
+		b.meter.Add(int64(n))
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(b.dir, objectName(s)), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	n, err := f.WriteAt(p, off)
+	b.meter.Add(int64(n))
+	return errors.Join(err, f.Close())
+}
+
+// finish writes zeros where nothing was written: a writer may leave out zeros, and
+// a bundle must not have holes.
+func (b *bundleFiles) finish() error {
+	var zeros []byte
+	return b.there.absent(b.plan.bytes, func(off, n int64) error {
+		if zeros == nil {
+			zeros = make([]byte, bundleMost)
+		}
+		for n > 0 {
+			w, err := b.bundle.WriteAt(zeros[:min(n, int64(len(zeros)))], off)
+			if err != nil {
+				return err
+			}
+			off, n = off+int64(w), n-int64(w)
+		}
+		return nil
+	})
+}
+
+// syncUnpacked makes an unpacked layer durable, without waiting for what others
+// wrote to the file system.
+func (d *Erofs) syncUnpacked(ctx context.Context, l *Layer, b *bundleFiles) error {
+	if b.plan.objects > len(b.objects) {
+		return d.Sync(ctx, l)
+	}
+	for _, f := range append(b.objects, b.bundle) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{b.dir, d.dir(l.ID), d.abs(viewsDir)} {
+		if err := durable.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	d.held.drop(l.ID)
+	fail.Point("view.synced")
+	return nil
+}
