@@ -387,7 +387,7 @@ func (d *Overlay) imageFanin(spec Spec) bool {
 	if d.images == nil || spec.Fanin == nil || spec.Fanin.Tree == nil || len(spec.Fanin.Changes) == 0 {
 		return false
 	}
-	if spec.Base != nil && d.tooHigh(spec.Base) {
+	if d.images.always || spec.Base != nil && d.tooHigh(spec.Base) {
 		return true
 	}
 	for i := range spec.Fanin.Changes {

@@ -29,6 +29,7 @@ type images struct {
 	layout
 	o      Options
 	method erofs.Method
+	always bool // in tests: every merge that comes with its tree is an image
 
 	// mu guards all below. It is not held across I/O.
 	mu    sync.Mutex

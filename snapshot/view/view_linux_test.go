@@ -21,20 +21,34 @@ func openWith(f opener, o view.Options) viewtest.Open {
 	}
 }
 
+// newImaging opens the erofs driver so that it shows every merge by an image.
+func newImaging(root string, o view.Options) (view.Driver, error) {
+	d, err := view.NewErofs(root, o)
+	if err == nil {
+		view.AlwaysImage(d)
+	}
+	return d, err
+}
+
 // rungs are the drivers, with the options that make them work in another way, on
 // the file systems on which they do.
 var rungs = []struct {
 	fs, name string
 	open     opener
 	o        view.Options
+	images   bool
 }{
-	{testenv.Ext4, "overlay", view.NewOverlay, view.Options{}},
-	{testenv.Ext4, "overlay before Linux 6.8", view.NewOverlay, view.Options{NoDataDirs: true}},
-	{testenv.Ext4, "overlay flattened at almost every step", view.NewOverlay, view.Options{MaxLowers: 3}},
-	{testenv.Ext4, "copy", view.NewCopy, view.Options{}},
-	{testenv.XFS, "overlay", view.NewOverlay, view.Options{}},
-	{testenv.XFS, "reflink", view.NewReflink, view.Options{}},
-	{testenv.Btrfs, "reflink", view.NewReflink, view.Options{}},
+	{testenv.Ext4, "overlay", view.NewOverlay, view.Options{}, false},
+	{testenv.Ext4, "overlay before Linux 6.8", view.NewOverlay, view.Options{NoDataDirs: true}, false},
+	{testenv.Ext4, "overlay flattened at almost every step", view.NewOverlay, view.Options{MaxLowers: 3}, false},
+	{testenv.Ext4, "erofs", view.NewErofs, view.Options{}, false},
+	{testenv.Ext4, "erofs, an image of every layer", newImaging, view.Options{}, true},
+	{testenv.Ext4, "erofs flattened at almost every step", view.NewErofs, view.Options{MaxLowers: 3}, false},
+	{testenv.Ext4, "copy", view.NewCopy, view.Options{}, false},
+	{testenv.XFS, "overlay", view.NewOverlay, view.Options{}, false},
+	{testenv.XFS, "erofs, an image of every layer", newImaging, view.Options{}, true},
+	{testenv.XFS, "reflink", view.NewReflink, view.Options{}, false},
+	{testenv.Btrfs, "reflink", view.NewReflink, view.Options{}, false},
 }
 
 // TestRungs runs the suite for all of them, on fresh file systems: besides what
@@ -48,7 +62,7 @@ func TestRungs(t *testing.T) {
 			for _, r := range rungs {
 				if r.fs == fs && (!testing.Short() || !r.o.NoDataDirs && r.o.MaxLowers == 0) {
 					t.Run(r.name, func(t *testing.T) {
-						viewtest.Suite{Open: openWith(r.open, r.o), Dir: dir}.Run(t)
+						viewtest.Suite{Open: openWith(r.open, r.o), Dir: dir, Images: r.images}.Run(t)
 					})
 				}
 			}

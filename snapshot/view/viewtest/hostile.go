@@ -69,7 +69,7 @@ func testHostile(t *testing.T, s Suite) {
 	for name, changes := range cases {
 		t.Run(name, func(t *testing.T) {
 			id := h.id()
-			_, err := h.d.Unpack(h.ctx(), id, base.layer, changes, func(_ context.Context, write view.WriteFunc) error {
+			_, _, err := h.unpack(id, base.layer, base.tree, changes, func(_ context.Context, write view.WriteFunc) error {
 				for i := range changes {
 					switch e := changes[i].Entry; {
 					case strings.HasSuffix(e.Path, "fail"):
@@ -81,7 +81,7 @@ func testHostile(t *testing.T, s Suite) {
 					}
 				}
 				return nil
-			}, nil)
+			})
 			require.Error(t, err)
 			require.NoDirExists(t, filepath.Join(h.root, "views", string(id)))
 		})

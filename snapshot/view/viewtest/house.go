@@ -5,6 +5,7 @@ package viewtest
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,6 +40,7 @@ type house struct {
 	jobs int
 	// keepTimes leaves times as the job made them, so that results can't be compared.
 	keepTimes bool
+	images    bool // as in Suite
 }
 
 // snap is one sealed snapshot.
@@ -48,12 +50,13 @@ type snap struct {
 	tree  *snapshot.Manifest
 	base  *snap // what its layer stands on
 	delta []snapshot.Change
-	far   *view.Layer // the same, unpacked elsewhere
+	far   *view.Layer        // the same, unpacked elsewhere
+	there *snapshot.Manifest // tree, with the sources that it has there
 }
 
 func newHouse(t testing.TB, s Suite) *house {
 	dir := s.temp(t)
-	h := &house{t: t, open: s.Open, dir: dir, root: filepath.Join(dir, "s")}
+	h := &house{t: t, open: s.Open, dir: dir, root: filepath.Join(dir, "s"), images: s.Images}
 	h.d = s.Open(t, h.root)
 	h.far = &house{t: t, open: s.Open, dir: dir, root: filepath.Join(dir, "far")}
 	h.far.d = s.Open(t, h.far.root)
@@ -71,6 +74,43 @@ func newHouse(t testing.TB, s Suite) *house {
 }
 
 func (h *house) ctx() context.Context { return h.t.Context() }
+
+// views lists what is mounted, but for what a driver keeps below its root to make
+// views of.
+func (h *house) views() []string {
+	h.t.Helper()
+	return slices.DeleteFunc(mountsBelow(h.t, h.dir), func(p string) bool {
+		return filepath.Base(filepath.Dir(p)) == "mnt"
+	})
+}
+
+// image makes the image of a layer whose tree is m, if the driver can.
+func (h *house) image(l, base *view.Layer, m *snapshot.Manifest) (*view.Layer, error) {
+	im, ok := h.d.(view.Imager)
+	if !ok {
+		return l, nil
+	}
+	return im.Image(h.ctx(), l, base, m)
+}
+
+// unpack does all that a store does with a layer from elsewhere.
+func (h *house) unpack(id snapshot.ID, base *view.Layer, from *snapshot.Manifest, changes []snapshot.Change,
+	fill func(context.Context, view.WriteFunc) error,
+) (*view.Layer, *snapshot.Manifest, error) {
+	l, err := h.d.Unpack(h.ctx(), id, base, changes, fill, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	h.d.Locate(l, changes)
+	m, err := tree.Apply(from, changes)
+	if err == nil {
+		var shown *view.Layer
+		if shown, err = h.image(l, base, m); err == nil {
+			return shown, m, nil
+		}
+	}
+	return nil, nil, errors.Join(err, h.d.Remove(h.ctx(), l))
+}
 
 // id returns a new id. They are the same in every run of a scenario.
 func (h *house) id() snapshot.ID {
@@ -109,6 +149,9 @@ func (h *house) prepare(base *snap, changes []snapshot.Change) (*view.View, *sna
 		merged, err := tree.Apply(want, changes)
 		require.NoError(h.t, err)
 		want = merged
+		if h.images {
+			spec.Fanin.Tree = merged
+		}
 	}
 	v, err := h.d.Prepare(h.ctx(), spec)
 	require.NoError(h.t, err)
@@ -171,6 +214,11 @@ func (h *house) seal(v *view.View, base *snap, from *snapshot.Manifest, merged [
 	s.delta = tree.Compose(merged, changes)
 	h.hash(got)
 	h.mounted(h.d, s.layer, got)
+	if h.images {
+		s.layer, err = h.image(s.layer, layerOf(base), got)
+		require.NoError(h.t, err)
+		h.mounted(h.d, s.layer, got)
+	}
 	h.send(s)
 	return s
 }
@@ -205,11 +253,12 @@ func readable(dir string) bool {
 func (h *house) send(s *snap) {
 	h.t.Helper()
 	var base *view.Layer
+	var from *snapshot.Manifest
 	if s.base != nil {
-		base = s.base.far
+		base, from = s.base.far, s.base.there
 	}
 	changes := slices.Clone(s.delta)
-	l, err := h.far.d.Unpack(h.ctx(), s.id, base, changes, func(_ context.Context, write view.WriteFunc) error {
+	l, m, err := h.far.unpack(s.id, base, from, changes, func(_ context.Context, write view.WriteFunc) error {
 		done := map[string]bool{}
 		for i := range changes {
 			e := &changes[i].Entry
@@ -222,11 +271,13 @@ func (h *house) send(s *snap) {
 			}
 		}
 		return nil
-	}, nil)
+	})
 	require.NoError(h.t, err)
-	h.far.d.Locate(l, changes)
-	s.far = l
+	s.far, s.there = l, m
 	h.mounted(h.far.d, l, s.tree)
+	if _, ok := h.far.d.(view.Imager); ok {
+		return // it stored content, and no files that could tell
+	}
 	// A layer says of itself what it is, whoever made it.
 	again, err := h.far.d.Changes(h.ctx(), l, treeOf(s.base))
 	require.NoError(h.t, err)

@@ -23,6 +23,10 @@ type Suite struct {
 	// Dir is where the stores are made: a directory on the file system that is
 	// meant. "" is the test's own.
 	Dir string
+	// Images says that every sealed layer becomes an image at once, as in a store,
+	// and that a merge comes with its tree. For an Imager only. Without it views
+	// stand on what jobs left; what is unpacked is an image in either case.
+	Images bool
 }
 
 // Run is the whole suite for one driver.
@@ -155,7 +159,7 @@ func testCrash(t *testing.T, s Suite) {
 	report, err := h.d.Reconcile(h.ctx(), []snapshot.ID{a.id}, []snapshot.ID{known.ID})
 	require.NoError(t, err)
 	require.NotEmpty(t, report)
-	require.Empty(t, mountsBelow(t, h.dir))
+	require.Empty(t, h.views())
 	require.NoFileExists(t, filepath.Join(unknown.Target, "a", "lost"))
 	require.NoDirExists(t, filepath.Join(h.root, "views", string(unknown.ID)))
 
@@ -198,7 +202,7 @@ func testErrors(t *testing.T, s Suite) {
 		_, err := h.d.Prepare(h.ctx(), s)
 		require.Error(t, err, "%+v", s)
 		require.NoDirExists(t, filepath.Join(h.root, "views", string(id)))
-		require.Empty(t, mountsBelow(t, h.dir))
+		require.Empty(t, h.views())
 	}
 	v, _, _ := h.prepare(a, nil)
 	_, err := h.d.Prepare(h.ctx(), view.Spec{ID: v.ID, Base: a.layer, Target: h.target(h.id())})
