@@ -17,6 +17,7 @@ func (e *encoder) sequencer(ctx context.Context, p *pipes) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		s.buf, s.take, s.taken = u.buf, takeable(u), false
 		for i := range u.chunks {
 			if err := s.chunk(ctx, u, &u.chunks[i]); err != nil {
 				return err
@@ -36,7 +37,25 @@ type sequence struct {
 	e     *encoder
 	p     *pipes
 	plain []byte
-	next  int // number of the frame that plain becomes
+	next  int    // number of the frame that plain becomes
+	buf   []byte // of the unit that is looked at
+	// take says that buf may become a frame, taken that it did: then the chunks in it
+	// need not be copied, or only towards its beginning.
+	take, taken bool
+}
+
+// takeable reports whether u's chunks nearly fill a frame, and can't fill more than
+// one: then its buffer is not looked at any more once the frame is sent on.
+func takeable(u *unit) bool {
+	n := 0
+	for i := range u.chunks {
+		c := &u.chunks[i]
+		if c.kept > 0 {
+			return false
+		}
+		n += c.end - c.start
+	}
+	return n >= frameBytes/2 && (n <= frameBytes || len(u.chunks) == 1)
 }
 
 func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
@@ -60,7 +79,7 @@ func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
 			return err
 		}
 	}
-	content := u.buf[c.start:c.end]
+	content := s.buf[c.start:c.end]
 	if c.kept > 0 {
 		var err error
 		if content, err = s.e.reread(c); err != nil {
@@ -68,10 +87,18 @@ func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
 		}
 	}
 	s.e.add(ChunkRef{ID: c.id, Frame: s.next, Off: uint32(len(s.plain)), Len: uint32(n)})
-	if c.kept == 0 && n == len(u.buf) && len(s.plain) == 0 {
-		s.plain, u.buf = u.buf, nil // the whole unit; no need to copy it
+	switch empty := len(s.plain) == 0; {
+	case empty && s.take:
+		s.plain, u.buf, s.taken = s.buf[:0], nil, true
+	case empty:
+		s.plain = s.e.bufs.get(max(n, frameBytes))[:0]
+	default:
+		s.plain = s.e.bufs.grow(s.plain, n)
+	}
+	if s.taken && c.start == len(s.plain) {
+		s.plain = s.plain[:c.end] // it is there
 	} else {
-		s.plain = append(s.e.bufs.grow(s.plain, n), content...)
+		s.plain = append(s.plain, content...)
 	}
 	if len(s.plain) >= frameBytes {
 		return s.flush(ctx)
