@@ -2,6 +2,8 @@ package view
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +24,7 @@ import (
 //	roost-copy 1
 //	target "/abs/path" INODE         where the tree goes, and its root's inode
 //	s INODE CTIME "path"             for each file, as it was handed to the job
+//	end SHA256                       of all before it
 //
 // A file that has the same inode and the same ctime at the end has not been
 // touched: no program can set a ctime. So nothing has to be read.
@@ -34,6 +37,7 @@ const copyHeader = "roost-copy 1"
 
 const (
 	modesName    = "modes"
+	metaEnd      = "end "
 	maxMetaBytes = 1 << 30
 )
 
@@ -50,7 +54,8 @@ type copyMeta struct {
 
 func (l layout) writeMeta(id snapshot.ID, m *copyMeta) error {
 	return durable.WriteFile(filepath.Join(l.dir(id), metaName), 0o600, func(w io.Writer) error {
-		b := bufio.NewWriterSize(w, 1<<16)
+		h := sha256.New()
+		b := bufio.NewWriterSize(io.MultiWriter(w, h), 1<<16)
 		fmt.Fprintf(b, "%s\ntarget %q %d\n", copyHeader, m.target, m.root) //nolint:errcheck // Flush tells
 		line := make([]byte, 0, 256)
 		for ino, s := range m.stamps {
@@ -59,7 +64,11 @@ func (l layout) writeMeta(id snapshot.ID, m *copyMeta) error {
 			line = strconv.AppendQuote(append(line, ' '), s.path)
 			b.Write(append(line, '\n')) //nolint:errcheck // Flush tells
 		}
-		return b.Flush()
+		if err := b.Flush(); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "%s%x\n", metaEnd, h.Sum(nil))
+		return err
 	})
 }
 
@@ -67,8 +76,19 @@ func (l layout) writeMeta(id snapshot.ID, m *copyMeta) error {
 func (l layout) readMeta(id snapshot.ID) (*copyMeta, error) {
 	name := filepath.Join(l.dir(id), metaName)
 	m := &copyMeta{stamps: map[uint64]stamp{}}
-	n := 0
+	n, ended := 0, false
+	h := sha256.New()
 	err := eachLine(name, func(line string) error {
+		if ended {
+			return errors.New("something stands behind its end")
+		}
+		if sum, ok := strings.CutPrefix(line, metaEnd); ok {
+			if ended = sum == hex.EncodeToString(h.Sum(nil)); !ended {
+				return errors.New("its checksum is wrong")
+			}
+			return nil
+		}
+		io.WriteString(h, line+"\n") //nolint:errcheck // a hash takes everything
 		n++
 		f := strings.SplitN(line, " ", 4)
 		var err error
@@ -78,7 +98,10 @@ func (l layout) readMeta(id snapshot.ID) (*copyMeta, error) {
 			err = fmt.Errorf("starts with %.40q: %w", line, snapshot.ErrNewerFormat)
 		case f[0] == "target":
 			i := strings.LastIndexByte(line, ' ')
-			if m.target, err = strconv.Unquote(line[len("target "):max(i, len("target "))]); err == nil {
+			if i < len("target ") {
+				return fmt.Errorf("line %.80q is not understood", line)
+			}
+			if m.target, err = strconv.Unquote(line[len("target "):i]); err == nil {
 				m.root, err = strconv.ParseUint(line[i+1:], 10, 64)
 			}
 		case f[0] == "s" && len(f) == 4:
@@ -100,8 +123,8 @@ func (l layout) readMeta(id snapshot.ID) (*copyMeta, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n == 0 {
-		return nil, &snapshot.CorruptError{What: "file", Name: name, Why: "empty"}
+	if !ended {
+		return nil, &snapshot.CorruptError{What: "file", Name: name, Why: "cut short"}
 	}
 	return m, nil
 }
