@@ -3,116 +3,115 @@
 package bench
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/integration/treecheck"
 	"github.com/roost-ci/roost/internal/testenv"
 )
 
-// TestCompare does all tasks in all ways on all trees and prints the tables.
+// TestCompare is `make bench`. A way that is not ours and fails is said so in the
+// tables; where ours fails the test does too.
 func TestCompare(t *testing.T) {
-	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
-	set := readSettings(t)
-	list := tasks(t)
-	if set.profile != "" {
-		for i := range list {
-			list[i].ways = slices.DeleteFunc(list[i].ways, func(w way) bool { return !strings.HasPrefix(w.name, "Roost") })
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay, testenv.Loop, testenv.Git, testenv.Go)
+	b := &bench{t: t, set: readSettings(t)}
+	list := usable(t, b.set)
+	b.about = aboutHere(list)
+	b.roost = buildRoost(t, b.set)
+	b.about.Driver = b.driverName()
+	for _, g := range []struct {
+		name string
+		do   func()
+	}{{"hand", b.handOvers}, {"native", b.natives}, {"session", func() { b.sessions(list) }}} {
+		if g.name != "hand" && b.set.wants(g.name) { // the hand-over needs the disk more
+			b.makeTrees()
+		}
+		if b.set.wants(g.name) {
+			start := time.Now()
+			g.do()
+			b.report()
+			logf("%s: %.0f s", g.name, time.Since(start).Seconds())
 		}
 	}
-	tables := make([]*table, len(list))
-	for i, k := range list {
-		tables[i] = &table{title: k.title}
+	b.report()
+	b.publish()
+	_, err := os.Stdout.Write(b.markdown())
+	require.NoError(t, err)
+	for _, s := range b.rec.all {
+		if s.Err != "" && (s.Way == roostWay.name || s.Group != "session") {
+			t.Errorf("%s: %s", s.key, s.Err)
+		}
 	}
-	var seen []string
-	for _, sh := range shapes() {
-		if len(set.trees) > 0 && !slices.Contains(set.trees, sh.name) {
+}
+
+func (b *bench) makeTrees() {
+	if len(b.trees) > 0 {
+		return
+	}
+	for _, name := range b.set.trees {
+		tr := makeTree(b.t, b.set, name)
+		b.trees = append(b.trees, tr)
+		b.about.Trees = append(b.about.Trees, fmt.Sprintf("%s: %s; %d files, %.0f MB", name, tr.what, tr.files, mb(tr.bytes)))
+	}
+}
+
+func aboutHere(list []way) about {
+	var u unix.Utsname
+	kernel := "?"
+	if unix.Uname(&u) == nil {
+		kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	a := about{
+		Commit: output("git rev-parse --short HEAD"), Dirty: output("git status --porcelain -uno -- ../..") != "",
+		Start: time.Now().UTC().Format("2006-01-02 15:04 UTC"), Go: runtime.Version(), Kernel: kernel, Cores: runtime.NumCPU(),
+		CPU:    output(`sed -n 's/^model name[^:]*: //p' /proc/cpuinfo`),
+		Memory: output(`awk '/MemTotal/ {printf "%.0f GiB", $2/1048576}' /proc/meminfo`),
+	}
+	seen := map[string]bool{}
+	for _, w := range list {
+		if w.name == roostWay.name || seen[w.prog] {
 			continue
 		}
-		t.Run(sh.name, func(t *testing.T) { // so that it cleans up before the next
-			l := newLab(t, set, sh)
-			seen = append(seen, fmt.Sprintf("%s: %d files of %d entries, %.0f MB", sh.name, len(l.exact.files),
-				len(l.exact.lines), float64(l.exact.bytes)/1e6))
-			for l.round = range set.runs {
-				l.doRound(list, tables)
-				fmt.Fprintf(os.Stderr, "%s: round %d of %d done\n", sh.name, l.round+1, set.runs)
-			}
-			report(t, set, seen, tables)
-		})
+		seen[w.prog] = true
+		a.Tools = append(a.Tools, strings.Trim(output(w.prog), "* "))
 	}
-	require.NotEmpty(t, seen, "no such trees: %v", set.trees)
-	if !t.Failed() {
-		_, err := os.Stdout.Write(report(t, set, seen, tables))
-		require.NoError(t, err)
-	}
+	return a
 }
 
-// report is all that is known so far, as Markdown. It is written down after each
-// tree, since a long run may be broken off.
-func report(t *testing.T, set settings, seen []string, tables []*table) []byte {
-	var b bytes.Buffer
-	header(t, &b, set, seen, tables)
-	for _, tb := range tables {
-		tb.markdown(&b)
-	}
-	if set.out != "" {
-		require.NoError(t, os.WriteFile(set.out, b.Bytes(), 0o644))
-	}
-	return b.Bytes()
-}
-
-// doRound does every way once. Which way comes first goes round, so that none
-// always runs after the same other one.
-func (l *lab) doRound(list []task, tables []*table) {
-	l.change()
-	for i, k := range list {
-		samples := make([]sample, len(k.ways))
-		for j := range k.ways {
-			n := (j + l.round) % len(k.ways)
-			samples[n] = k.ways[n].run(l)
-		}
-		for n, w := range k.ways {
-			r := tables[i].row(l.shape, w.name)
-			r.samples = append(r.samples, samples[n])
-		}
-	}
-}
-
-// header says what was measured on what, so that a table never stands alone.
-func header(t *testing.T, w io.Writer, set settings, trees []string, tables []*table) {
-	var all []sample
-	for _, tb := range tables {
-		for _, r := range tb.rows {
-			all = append(all, r.samples...)
-		}
-	}
-	var u unix.Utsname
-	require.NoError(t, unix.Uname(&u))
-	fmt.Fprintf(w, "Medians of %d alternating runs, warm page cache; times in ms; × is to the first row of a tree.\n", set.runs)
-	fmt.Fprintf(w, "Commit %s; %s, %d cores, Linux %s, %s; load median %.1f, most %.1f.\n",
-		output("git", "rev-parse", "--short", "HEAD"), runtime.Version(), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]),
-		set.disk(),
-		median(all, func(s sample) float64 { return s.load }),
-		slices.MaxFunc(all, func(a, b sample) int { return int(100 * (a.load - b.load)) }).load)
-	fmt.Fprintf(w, "%s; %s; %s.\n", output("cp", "--version"), output("rsync", "--version"), output("zstd", "--version"))
-	fmt.Fprintf(w, "Trees: %s.\n\n", strings.Join(trees, "; "))
-}
-
-// output is the first line that a program prints.
-func output(name string, args ...string) string {
-	out, err := exec.Command(name, args...).Output()
+// output is the first line that says something.
+func output(script string) string {
+	out, err := exec.Command("bash", "-c", script+" 2>&1 | grep -v '^Copyright' | grep -v '^$' | head -1").Output()
 	if err != nil {
-		return name + ": none"
+		return ""
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	return strings.Trim(line, "* ")
+	return strings.TrimSpace(string(out))
+}
+
+// TestLooks keeps the comparison honest: it must see each kind of change.
+func TestLooks(t *testing.T) {
+	for name, change := range map[string]string{
+		"content": `printf abd > f; touch -d @1 f`, "mode": `chmod 600 f`, "time": `touch -d @1.5 f`,
+		"more": `ln f g`, "less": `rm f`, "link": `ln -sfn y l`, "directory": `touch -d @7 d`,
+	} {
+		v0, v1 := t.TempDir(), t.TempDir()
+		for _, dir := range []string{v0, v1} {
+			must(t, `cd "$D"; mkdir d; printf abc > f; ln -s x l; touch -h -d @1 l; touch -d @1 f d .`, "D="+dir)
+		}
+		same, err := treecheck.Compare(v0, v1)
+		require.NoError(t, err)
+		require.Empty(t, same)
+		must(t, `cd "$D"; `+change, "D="+v1)
+		must(t, `touch -d @1 "$D"`, "D="+v1)
+		diff, err := treecheck.Compare(v0, v1)
+		require.NoError(t, err)
+		require.NotEmpty(t, diff, name)
+	}
 }

@@ -5,6 +5,8 @@ package bench
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -14,49 +16,92 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/snapshot/view"
-	"github.com/roost-ci/roost/transfer"
-	"github.com/roost-ci/roost/transfer/blob"
 )
 
 var domainKey = []byte("the key of the domain of a bench")
 
-// host is a store with the overlay driver, as the agent opens it.
+// host is a store as the agent opens it.
 type host struct {
-	t *testing.T
-	s *store.Store
+	t    *testing.T
+	s    *store.Store
+	d    view.Driver
+	stop func() // ends the background work, nil while there is none
 }
 
-func newHost(t *testing.T, dir string) *host {
+func newHost(t *testing.T, driver, dir string) *host {
 	t.Helper()
-	s, err := store.Open(t.Context(), dir, store.Options{
+	h := &host{t: t}
+	s, err := store.Open(context.WithoutCancel(t.Context()), dir, store.Options{
 		Owners: true,
 		Driver: func(root string) (view.Driver, error) {
-			return view.NewOverlay(root, view.Options{Owners: true})
+			d, err := view.Open(driver, root, view.Options{Owners: true})
+			h.d = d
+			return d, err
 		},
 	})
 	require.NoError(t, err)
-	h := &host{t: t, s: s}
-	t.Cleanup(h.close)
+	h.s = s
 	return h
 }
 
+// driverName is the driver that views have here.
+func (b *bench) driverName() string {
+	dir := filepath.Join(b.set.dir, "probe")
+	h := newHost(b.t, b.set.driver, dir)
+	h.close()
+	require.NoError(b.t, os.RemoveAll(dir))
+	return h.d.Name()
+}
+
 func (h *host) close() {
-	if h.s == nil {
-		return
-	}
+	h.pause()
 	for _, v := range h.s.Views() {
 		if !v.Sealed {
 			require.NoError(h.t, h.s.Discard(context.Background(), v.ID))
 		}
 	}
 	require.NoError(h.t, h.s.Close())
-	h.s = nil
+}
+
+// work starts what an agent does behind its jobs: syncing, packing, making images.
+func (h *host) work() {
+	if h.stop != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := h.s.Run(ctx); err != nil {
+			h.t.Error(err)
+		}
+	})
+	h.stop = func() { cancel(); wg.Wait() }
+}
+
+func (h *host) pause() {
+	if h.stop != nil {
+		h.stop()
+		h.stop = nil
+	}
+}
+
+// packed waits until all that follows from a seal is done.
+func (h *host) packed(id snapshot.ID) {
+	h.t.Helper()
+	running := h.stop != nil
+	h.work()
+	_, err := h.s.Packed(context.Background(), id)
+	require.NoError(h.t, err)
+	if !running {
+		h.pause()
+	}
 }
 
 // prepare makes a view on base ("": an empty one) and returns its id and where it is.
 func (h *host) prepare(base snapshot.ID) (id snapshot.ID, target string) {
 	h.t.Helper()
-	id = h.newID()
+	id, err := snapshot.NewID(rand.Reader)
+	require.NoError(h.t, err)
 	spec := store.PrepareSpec{ID: id, Target: filepath.Join(h.s.Dir(), "slots", string(id)), DomainKey: domainKey}
 	if base != "" {
 		spec.Inputs = []store.Input{{Snapshot: base, Job: "before"}}
@@ -64,12 +109,6 @@ func (h *host) prepare(base snapshot.ID) (id snapshot.ID, target string) {
 	a, err := h.s.Prepare(h.t.Context(), spec)
 	require.NoError(h.t, err)
 	return id, a.Target
-}
-
-func (h *host) newID() snapshot.ID {
-	id, err := snapshot.NewID(rand.Reader)
-	require.NoError(h.t, err)
-	return id
 }
 
 func (h *host) seal(id snapshot.ID) {
@@ -84,52 +123,26 @@ func (h *host) discard(id snapshot.ID) {
 	require.NoError(h.t, h.s.Discard(h.t.Context(), id))
 }
 
-// pack does what Run does behind the jobs, until id is packed.
-func (h *host) pack(id snapshot.ID) store.Info {
+func (h *host) drop(id snapshot.ID) {
 	h.t.Helper()
-	ctx, cancel := context.WithCancel(h.t.Context())
-	var wg sync.WaitGroup
-	var runErr error
-	wg.Go(func() { runErr = h.s.Run(ctx) })
-	in, err := h.s.Packed(h.t.Context(), id)
-	cancel()
-	wg.Wait()
-	require.NoError(h.t, err)
-	require.NoError(h.t, runErr)
-	return in
+	require.NoError(h.t, h.s.Drop(h.t.Context(), id))
 }
 
-// upload sends the layer's blobs; it is not measured.
-func (h *host) upload(id snapshot.ID, to blob.Store) {
+// fill makes a snapshot of what script puts into the view at $DST, and has it
+// packed.
+func (h *host) fill(script string, env ...string) snapshot.ID {
 	h.t.Helper()
-	in, err := h.s.Lookup(id)
-	require.NoError(h.t, err)
-	ctx, cancel := context.WithCancel(h.t.Context())
-	u := transfer.NewUploader(transfer.UploaderOptions{
-		Source: h.s, Blobs: to,
-		Durable: func(context.Context, snapshot.ID) error { return nil },
-	})
-	it := transfer.Item{ID: id}
-	for _, b := range in.Blobs {
-		it.Blobs = append(it.Blobs, transfer.Blob(b))
+	id, target := h.prepare("")
+	must(h.t, script, append(env, "DST="+target)...)
+	h.seal(id)
+	h.packed(id)
+	return id
+}
+
+// said fails the test with what was being done.
+func said(t *testing.T, err error, what string, args ...any) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(fmt.Errorf("%s: %w", fmt.Sprintf(what, args...), err))
 	}
-	require.NoError(h.t, u.Enqueue(it))
-	var wg sync.WaitGroup
-	wg.Go(func() { u.Run(ctx) }) //nolint:errcheck // returns nil
-	err = u.Drain(h.t.Context())
-	cancel()
-	wg.Wait()
-	require.NoError(h.t, err)
-}
-
-// fetch imports a snapshot of another host and returns the bytes that came.
-func (h *host) fetch(in store.Info, blobs blob.Store) int64 {
-	h.t.Helper()
-	var c transfer.Counter
-	f := transfer.NewFetcher(transfer.FetcherOptions{Blobs: blobs})
-	require.NoError(h.t, h.s.Import(transfer.WithCounter(h.t.Context(), &c), store.ImportSpec{
-		ID: in.ID, Base: in.Base, Parents: in.Parents, Index: in.Index, IndexBytes: in.IndexBytes,
-		Manifest: in.Manifest, DomainKey: domainKey,
-	}, f.Open, nil))
-	return c.Bytes()
 }

@@ -5,124 +5,140 @@ package bench
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
-	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
 
-// sample is one measurement of one way. What does not apply is zero.
+// sample is one measurement. Times are milliseconds; what does not apply is zero.
 type sample struct {
-	wall  time.Duration
-	cpu   time.Duration // user and system, of this process and its children
-	sync  time.Duration // a sync of what was written, asked for afterwards
-	read  time.Duration // reading all of the tree afterwards, which also checks it
-	bytes int64         // stored or moved
-	load  float64       // of the machine, over the last minute
+	Wall  float64 `json:"ms"`                // until the result is on the disk, for everybody
+	Sync  float64 `json:"sync_ms,omitempty"` // the part of it after the command had ended
+	CPU   float64 `json:"cpu_ms,omitempty"`  // user and system, of the command and its children
+	Bytes int64   `json:"bytes,omitempty"`   // stored or written
+	Load  float64 `json:"load"`              // of the machine, over the last minute
 }
 
-// timed measures fn. The file system is clean when it begins, for everybody, so
-// that nobody pays for what somebody else wrote.
-func timed(t *testing.T, dir string, fn func()) sample {
-	t.Helper()
-	syncAll(t, dir)
-	runtime.GC()
-	s := sample{load: load(t)}
-	cpu, start := cpuTime(t), time.Now()
+// limit ends a command that hangs.
+const limit = 10 * time.Minute
+
+// measured runs a script on d and brings what it wrote to disk. Before the clock
+// starts the file system is clean, so that nobody pays for what another wrote.
+func measured(ctx context.Context, d *disk, script string, env []string) (sample, error) {
+	return measure(ctx, d, script, env, true)
+}
+
+// measuredOnly is measured without bringing anything to disk: for what a job does.
+func measuredOnly(ctx context.Context, d *disk, script string, env []string) (sample, error) {
+	return measure(ctx, d, script, env, false)
+}
+
+func measure(ctx context.Context, d *disk, script string, env []string, synced bool) (sample, error) {
+	if _, err := d.sync(); err != nil {
+		return sample{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	s := sample{Load: load()}
+	start := time.Now()
+	st, err := sh(ctx, script, env)
+	if err != nil {
+		return s, err
+	}
+	done := time.Since(start)
+	if !synced {
+		s.Wall, s.CPU = msOf(done), msOf(st.UserTime()+st.SystemTime())
+		return s, nil
+	}
+	after, err := d.sync()
+	s.Sync, s.Wall = msOf(after), msOf(done+after)
+	s.CPU = msOf(st.UserTime() + st.SystemTime())
+	s.Bytes = st.SysUsage().(*syscall.Rusage).Oublock * 512 // as written; stores replace it by what they grew
+	return s, err
+}
+
+// sh runs a script with environment env, and fails if any part of it fails.
+func sh(ctx context.Context, script string, env []string) (*os.ProcessState, error) {
+	cmd := exec.CommandContext(ctx, "bash", "-o", "pipefail", "-uec", script)
+	cmd.Env = append(os.Environ(), env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", script, err, lastLines(out.String()))
+	}
+	return cmd.ProcessState, nil
+}
+
+func lastLines(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "; ")
+}
+
+// timed measures fn, which works in this process.
+func timed(fn func()) sample {
+	s := sample{Load: load()}
+	cpu, start := cpuTime(), time.Now()
 	fn()
-	s.wall = time.Since(start)
-	s.cpu = cpuTime(t) - cpu
+	s.Wall = msOf(time.Since(start))
+	s.CPU = msOf(cpuTime() - cpu)
 	return s
 }
 
-// profiled is timed, with a CPU profile if one is wanted.
-func (s settings) profiled(t *testing.T, name string, fn func()) sample {
-	t.Helper()
-	if s.profile == "" {
-		return timed(t, s.dir, fn)
+func cpuTime() time.Duration {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		panic(err) // its arguments are constants
 	}
-	f, err := os.Create(filepath.Join(s.profile, name+".pprof"))
-	require.NoError(t, err)
-	defer f.Close()
-	return timed(t, s.dir, func() {
-		require.NoError(t, pprof.StartCPUProfile(f))
-		fn()
-		pprof.StopCPUProfile()
-	})
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// syncAll brings the file system of dir to rest and says how long it took.
-func syncAll(t *testing.T, dir string) time.Duration {
-	t.Helper()
-	d, err := os.Open(dir)
-	require.NoError(t, err)
-	defer d.Close()
-	start := time.Now()
-	require.NoError(t, unix.Syncfs(int(d.Fd())))
-	return time.Since(start)
-}
-
-// syncFile is what a durable copy of an archive costs beyond writing it.
-func syncFile(t *testing.T, path string) time.Duration {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	require.NoError(t, err)
-	defer f.Close()
-	start := time.Now()
-	require.NoError(t, f.Sync())
-	return time.Since(start)
-}
-
-func cpuTime(t *testing.T) time.Duration {
-	var sum time.Duration
-	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
-		var r unix.Rusage
-		require.NoError(t, unix.Getrusage(who, &r))
-		sum += time.Duration(r.Utime.Nano() + r.Stime.Nano())
-	}
-	return sum
-}
-
-func load(t *testing.T) float64 {
+// load is the machine's load average, or 0 where it can't be known.
+func load() float64 {
 	b, err := os.ReadFile("/proc/loadavg")
-	require.NoError(t, err)
+	if err != nil {
+		return 0
+	}
 	first, _, _ := strings.Cut(string(b), " ")
 	f, err := strconv.ParseFloat(first, 64)
-	require.NoError(t, err)
+	if err != nil {
+		return 0
+	}
 	return f
 }
 
-// shell runs a script with $1, $2, … and fails the test if any part of it fails.
-func shell(t *testing.T, script string, args ...string) {
-	t.Helper()
-	shellIn(t.Context(), t, script, args...)
+func msOf(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// quantile is the smallest value that at least q of all values do not exceed.
+func quantile(v []float64, q float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	n := int(q*float64(len(v)) + 0.999999)
+	return v[min(max(n, 1), len(v))-1]
 }
 
-// shellAfter is shell for clean-up, when the test's context has ended.
-func shellAfter(t *testing.T, script string, args ...string) {
-	t.Helper()
-	shellIn(context.WithoutCancel(t.Context()), t, script, args...)
+// median is the middle, and the mean of the two middle ones of an even number.
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-func shellIn(ctx context.Context, t *testing.T, script string, args ...string) {
+// must is sh for what prepares a measurement: without it there is none.
+func must(t *testing.T, script string, env ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(ctx, "bash", append([]string{"-o", "pipefail", "-ec", script, "bash"}, args...)...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	require.NoError(t, cmd.Run(), "%s %q: %s", script, args, &out)
-}
-
-func sizeOf(t *testing.T, path string) int64 {
-	t.Helper()
-	st, err := os.Stat(path)
-	require.NoError(t, err)
-	return st.Size()
+	if _, err := sh(context.WithoutCancel(t.Context()), script, env); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -3,82 +3,128 @@
 package bench
 
 import (
-	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"testing"
-
-	"github.com/stretchr/testify/require"
 )
 
-// copier makes a copy of a tree on the same host, and keeps one up to date.
-type copier struct {
-	name  string
-	needs string // the program
-	// copies fills $2, which is absent, from $1.
-	copies string
-	// updates makes $2, an earlier copy, like $1. "" if it can't. $3 is absent and
-	// may be made instead of $2.
-	updates   string
-	elsewhere bool // updates makes $3
+// way is one means of keeping a tree. Its scripts see SRC (the tree), REPO (an
+// empty directory on the same file system), N (0 before the change, 1 after it),
+// DST (an empty directory) and CORES. Each stands for what its manual gives as the
+// fastest for local use; the table shows them.
+type way struct {
+	name   string
+	needs  []string // programs
+	fs     string   // where it can work alone, "" for everywhere
+	slow   bool     // one session is enough: it takes more time than all others
+	prog   string   // what prints its version
+	init   string   // not measured
+	save   string   // the tree as it is
+	again  string   // a later save, if it differs from save
+	whole  bool     // has no increments: saving again is saving all
+	copies bool     // keeps plain files: what it writes counts, not what it grows by
+	before string   // after the last save, not measured
+	back   string   // restores N to DST, which is empty
+	ready  string   // before a cold mount, not measured
+	mount  string   // shows N at DST instead, read-only
+	umount string
+	// What it is known to lose; its trees are compared without that.
+	seconds bool // nanoseconds
+	links   bool // times of symlinks
 }
 
-// copiers are what people hand trees over with on one host. cp -u looks at times
-// alone and does not see deletions, which is to its advantage.
-var copiers = []copier{
+const tarZstd = `tar -C "$SRC" -cf - . | zstd -q -T0 -1 -o "$REPO/$N.tar.zst"`
+
+var ways = []way{
+	roostWay,
 	{
-		name: "cp -a", needs: "cp", copies: `cp -a --reflink=never "$1" "$2"`,
-		updates: `cp -au --reflink=never "$1"/. "$2"/`,
+		name: "tar, zstd -1", needs: []string{"tar", "zstd"}, prog: "zstd --version", whole: true, seconds: true,
+		save: tarZstd, back: `zstd -q -T0 -dc "$REPO/$N.tar.zst" | tar -C "$DST" -xpf -`,
 	},
 	{
-		name: "cp -a --reflink=auto", needs: "cp", copies: `cp -a --reflink=auto "$1" "$2"`,
-		updates: `cp -au --reflink=auto "$1"/. "$2"/`,
+		name: "cp -a", needs: []string{"cp"}, prog: "cp --version", whole: true, copies: true,
+		save: `cp -a --reflink=never "$SRC" "$REPO/$N"`, back: `cp -a --reflink=never "$REPO/$N/." "$DST/"`,
 	},
 	{
-		name: "rsync -a", needs: "rsync", copies: `rsync -a "$1"/ "$2"/`,
-		updates: `rsync -a --delete "$1"/ "$2"/`,
+		name: "cp --reflink", needs: []string{"cp"}, prog: "cp --version", fs: "xfs", whole: true, copies: true,
+		save: `cp -a --reflink=always "$SRC" "$REPO/$N"`, back: `cp -a --reflink=always "$REPO/$N/." "$DST/"`,
 	},
 	{
-		name: "hard-link farm", needs: "rsync", copies: `cp -al "$1" "$2"`,
-		updates: `rsync -a --delete --link-dest="$2" "$1"/ "$3"/`, elsewhere: true,
+		name: "rsync -a", needs: []string{"rsync"}, prog: "rsync --version", copies: true,
+		save: `rsync -a --whole-file "$SRC/" "$REPO/copy/"`, again: `rsync -a --delete --inplace --no-whole-file "$SRC/" "$REPO/copy/"`,
+		back: `rsync -a --whole-file "$REPO/copy/" "$DST/"`,
+	},
+	{
+		name: "restic", needs: []string{"restic"}, prog: "restic version",
+		init:   restic + ` init`,
+		save:   `cd "$SRC"; ` + restic + ` backup --tag "$N" .`,
+		before: restic + ` snapshots --json --latest 1 | grep -o '"id":"[^"]*"' | tail -1 | cut -d'"' -f4 > "$REPO/last"`,
+		back:   restic + ` restore "$(cat "$REPO/last")" --target "$DST"`,
+	},
+	{
+		name: "borg", needs: []string{"borg"}, prog: "borg --version", slow: true,
+		init: borg + `init -e none "$REPO/repo"`, save: `cd "$SRC"; ` + borg + `create -C lz4 "$REPO/repo::$(date +%s%N)" .; echo`,
+		before: borg + `list --short --last 1 "$REPO/repo" > "$REPO/last"`,
+		back:   `cd "$DST"; ` + borg + `extract "$REPO/repo::$(cat "$REPO/last")"`,
+	},
+	{
+		name: "casync", needs: []string{"casync"}, prog: "casync --version", slow: true,
+		save: `casync make --compression=zstd --store="$REPO/store.castr" "$REPO/$N.caidx" "$SRC"`,
+		back: `casync extract --store="$REPO/store.castr" "$REPO/$N.caidx" "$DST"`,
+	},
+	{
+		name: "zip -1", needs: []string{"zip", "unzip"}, prog: "zip -v", whole: true, slow: true, seconds: true, links: true,
+		save: `cd "$SRC"; zip -q -r -1 -y "$REPO/$N.zip" .`, back: `unzip -q -X "$REPO/$N.zip" -d "$DST"`,
+	},
+	{
+		name: "squashfs, zstd -1", needs: []string{"mksquashfs", "unsquashfs"}, prog: "mksquashfs -version", whole: true, seconds: true,
+		save:   `mksquashfs "$SRC" "$REPO/$N.sqfs" -comp zstd -Xcompression-level 1 -processors "$CORES" -noappend -no-progress -quiet`,
+		back:   `unsquashfs -quiet -no-progress -processors "$CORES" -force -dest "$DST" "$REPO/$N.sqfs"`,
+		mount:  `mount -t squashfs -o loop,ro,threads="$CORES" "$REPO/$N.sqfs" "$DST" 2>/dev/null || mount -t squashfs -o loop,ro "$REPO/$N.sqfs" "$DST"`,
+		umount: `umount "$DST"`,
 	},
 }
 
-// archiver stores a tree in one file and brings it back. It has no incremental
-// form: a small change is the whole tree again.
-type archiver struct {
-	name    string
-	ext     string
-	needs   []string
-	save    func(t *testing.T, dir, file string)
-	restore func(t *testing.T, file, dir string)
-}
+const (
+	restic = `RESTIC_PASSWORD=bench RESTIC_CACHE_DIR="$REPO/cache" restic -q -o local.connections=8 -r "$REPO/repo"`
+	borg   = `BORG_BASE_DIR="$REPO/base" BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes BORG_RELOCATED_REPO_ACCESS_IS_OK=yes borg `
+)
 
-var archivers = []archiver{
-	{
-		name: "tar, zstd -1", ext: ".tar.zst", needs: []string{"tar", "zstd"},
-		save: func(t *testing.T, dir, file string) {
-			shell(t, `tar -C "$1" -c . | zstd -q -1 -T0 -f -o "$2"`, dir, file)
-		},
-		restore: func(t *testing.T, file, dir string) {
-			shell(t, `zstd -q -d -c "$1" | tar -C "$2" -x -p`, file, dir)
-		},
-	},
-	{name: "zip", ext: ".zip", save: saveZip, restore: restoreZip},
-}
-
-// usable says that all the programs are there, and otherwise why there is no row.
-func usable(t *testing.T, way string, programs ...string) bool {
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			t.Logf("no row for %q: %s is not installed", way, p)
-			return false
+// usable are the ways whose programs there are; what is missing is said, with what
+// installs it, and costs its rows.
+func usable(t *testing.T, set settings) []way {
+	t.Helper()
+	packages := map[string]string{"borg": "borgbackup", "mksquashfs": "squashfs-tools", "unsquashfs": "squashfs-tools"}
+	var out []way
+	var missing []string
+	for _, w := range ways {
+		if len(set.only) > 0 && !slices.ContainsFunc(set.only, func(o string) bool { return strings.HasPrefix(w.name, o) }) && w.name != roostWay.name {
+			continue
+		}
+		there := true
+		for _, p := range w.needs {
+			if _, err := exec.LookPath(p); err != nil {
+				there = false
+				if packages[p] != "" {
+					p = packages[p]
+				}
+				if !slices.Contains(missing, p) {
+					missing = append(missing, p)
+				}
+			}
+		}
+		if there {
+			out = append(out, w)
 		}
 	}
-	return true
-}
-
-func mkdir(t *testing.T, path string) string {
-	t.Helper()
-	require.NoError(t, os.Mkdir(path, 0o755))
-	return path
+	if len(missing) > 0 {
+		logf("NOT COMPARED, for want of programs: apt-get install %s", strings.Join(missing, " "))
+	}
+	for _, p := range []string{"git", "go", "rsync", "losetup", "mkfs.ext4", "mkfs.xfs", "findmnt"} {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Fatalf("the bench itself needs %s: apt-get install git golang rsync mount e2fsprogs xfsprogs util-linux", p)
+		}
+	}
+	return out
 }

@@ -5,6 +5,7 @@ package bench
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,59 +15,81 @@ import (
 
 // settings come from the environment, so that `make bench` needs no arguments.
 type settings struct {
-	runs  int      // ROOST_BENCH_RUNS: rounds, default 5
-	scale float64  // ROOST_BENCH_SCALE: of the numbers of files, default 1
-	trees []string // ROOST_BENCH_TREES: names of trees, default all
-	dir   string   // ROOST_BENCH_DIR: where to work, default a temporary directory
-	fs    string   // ROOST_BENCH_FS: ext4 (default) or xfs in a loop file, or none: dir as it is
-	out   string   // ROOST_BENCH_OUT: also write the tables to this file
-	// ROOST_BENCH_PROFILE: CPU profiles of our ways go to this directory; the others
-	// are left out
-	profile string
+	quick  bool     // BENCH=quick: small trees, one round, about three minutes
+	scale  float64  // BENCH_SCALE: of sizes, default 1, quick 0.15
+	rounds int      // BENCH_ROUNDS: sessions of each way, default 3, quick 1
+	hands  int      // BENCH_HANDS: hand-overs of each kind, default 50, quick 20
+	fs     []string // BENCH_FS: default "ext4 xfs"
+	trees  []string // BENCH_TREES: default "go node game"
+	groups []string // BENCH_GROUPS: default "session hand native"
+	only   []string // BENCH_ONLY: ways of sessions, by the names of their programs; default all
+	driver string   // BENCH_DRIVER: of Roost's views, default the best that works
+	dir    string   // BENCH_DIR: where to work, default a temporary directory; 20 GB
+	doc    string   // BENCH_DOC: document whose table is replaced, "" for none
+	json   string   // BENCH_JSON: file for all samples, "" for none
+	md     string   // BENCH_MD: file for the table alone, "" for none
 }
 
 func readSettings(t *testing.T) settings {
 	t.Helper()
 	s := settings{
-		runs: 5, scale: 1, dir: os.Getenv("ROOST_BENCH_DIR"), fs: os.Getenv("ROOST_BENCH_FS"),
-		out: os.Getenv("ROOST_BENCH_OUT"), profile: os.Getenv("ROOST_BENCH_PROFILE"),
-		trees: strings.FieldsFunc(os.Getenv("ROOST_BENCH_TREES"), func(r rune) bool { return r == ',' || r == ' ' }),
+		quick: os.Getenv("BENCH") == "quick", scale: 1, rounds: 3, hands: 50,
+		fs: list("BENCH_FS", "ext4 xfs"), trees: list("BENCH_TREES", "go node game"),
+		groups: list("BENCH_GROUPS", "session hand native"), only: list("BENCH_ONLY", ""),
+		driver: os.Getenv("BENCH_DRIVER"), dir: os.Getenv("BENCH_DIR"),
+		doc: os.Getenv("BENCH_DOC"), json: os.Getenv("BENCH_JSON"), md: os.Getenv("BENCH_MD"),
+	}
+	if s.quick {
+		s.scale, s.rounds, s.hands = 0.15, 1, 20
 	}
 	var err error
-	if v := os.Getenv("ROOST_BENCH_RUNS"); v != "" {
-		s.runs, err = strconv.Atoi(v)
-		require.NoError(t, err, "ROOST_BENCH_RUNS")
-		require.Positive(t, s.runs, "ROOST_BENCH_RUNS")
-	}
-	if v := os.Getenv("ROOST_BENCH_SCALE"); v != "" {
+	if v := os.Getenv("BENCH_SCALE"); v != "" {
 		s.scale, err = strconv.ParseFloat(v, 64)
-		require.NoError(t, err, "ROOST_BENCH_SCALE")
-		require.Greater(t, s.scale, 0.0, "ROOST_BENCH_SCALE")
+		require.NoError(t, err, "BENCH_SCALE")
+		require.Greater(t, s.scale, 0.0, "BENCH_SCALE")
+	}
+	s.rounds = number(t, "BENCH_ROUNDS", s.rounds)
+	s.hands = number(t, "BENCH_HANDS", s.hands)
+	for _, f := range s.fs {
+		require.Contains(t, []string{"ext4", "xfs"}, f, "BENCH_FS")
+	}
+	for _, file := range []*string{&s.doc, &s.json, &s.md} {
+		if *file != "" {
+			*file, err = filepath.Abs(*file)
+			require.NoError(t, err)
+		}
 	}
 	if s.dir == "" {
-		s.dir = t.TempDir()
-	} else {
-		require.NoError(t, os.MkdirAll(s.dir, 0o755))
-		s.dir, err = os.MkdirTemp(s.dir, "roost-bench-") //nolint:usetesting // on the disk that the caller wants measured
-		require.NoError(t, err)
-		t.Cleanup(func() { os.RemoveAll(s.dir) })
+		s.dir = os.TempDir()
 	}
+	require.NoError(t, os.MkdirAll(s.dir, 0o755))
+	s.dir, err = os.MkdirTemp(s.dir, "roost-bench-") //nolint:usetesting // on the disk that the caller wants measured
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(s.dir) })
 	s.dir, err = filepath.EvalSymlinks(s.dir)
 	require.NoError(t, err)
-	if s.fs == "" {
-		s.fs = "ext4"
-	}
-	require.Contains(t, []string{"ext4", "xfs", "none"}, s.fs, "ROOST_BENCH_FS")
-	if s.profile != "" {
-		require.NoError(t, os.MkdirAll(s.profile, 0o755))
-	}
 	return s
 }
 
-// disk says what the trees lay on.
-func (s settings) disk() string {
-	if s.fs == "none" {
-		return "on " + output("stat", "-f", "-c", "%T", s.dir)
+func list(name, without string) []string {
+	v, ok := os.LookupEnv(name)
+	if !ok || v == "" {
+		v = without
 	}
-	return "each tree on a fresh " + s.fs + " in a loop file"
+	return strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
 }
+
+func number(t *testing.T, name string, without int) int {
+	t.Helper()
+	v := os.Getenv(name)
+	if v == "" {
+		return without
+	}
+	n, err := strconv.Atoi(v)
+	require.NoError(t, err, name)
+	require.Positive(t, n, name)
+	return n
+}
+
+// wants says whether a group was asked for.
+func (s settings) wants(group string) bool { return slices.Contains(s.groups, group) }

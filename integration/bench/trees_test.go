@@ -3,203 +3,185 @@
 package bench
 
 import (
+	"context"
 	"fmt"
-	"io/fs"
-	"math"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/integration/treecheck"
 )
 
-// shape is a kind of tree. make fills dir, which is there and empty; it makes the
-// same tree each time.
-type shape struct {
-	name string
-	make func(t *testing.T, dir string, scale float64)
+// tree is what is saved and restored: a job's workspace, and the same one after
+// the next pipeline's job.
+type tree struct {
+	name   string
+	what   string                   // how it was made
+	v0, v1 string                   // directories
+	saw    map[bool]*treecheck.Tree // v1, by whether times are in seconds
+	files  int
+	bytes  int64
+	// changed is the content of the files that differ between v0 and v1, as far as
+	// it differs: what an ideal increment would store before compression.
+	changed int64
+	touched int // number of such files
+	gib     int // size of a disk that has room for a session
+	// change makes src, which is v0, into v1.
+	change func(t *testing.T, src string)
 }
 
-// shapes are the trees that there can be on this machine, in the order of the tables.
-func shapes() []shape {
-	list := []shape{
-		{"small", makeSmall},
-		{"node", makeNode},
-		{"game", makeGame},
+// apply changes src as compilers and package managers do: new files in place of
+// old ones.
+func (tr *tree) apply(t *testing.T, src string) {
+	t.Helper()
+	if tr.change != nil {
+		tr.change(t, src)
+		return
 	}
-	if goroot() != "" {
-		list = append(list, shape{"goroot", makeGoroot})
+	must(t, `rsync -a --delete "$V1"/ "$SRC"/`, "V1="+tr.v1, "SRC="+src)
+}
+
+// makers fill dir/v0 and dir/v1.
+var makers = map[string]func(t *testing.T, set settings, dir string) *tree{
+	"go": makeGo, "node": makeNode, "game": makeGame,
+}
+
+// makeTree makes a tree and looks at it.
+func makeTree(t *testing.T, set settings, name string) *tree {
+	t.Helper()
+	require.Contains(t, makers, name, "BENCH_TREES")
+	dir := filepath.Join(set.dir, name)
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	tr := makers[name](t, set, dir)
+	tr.name, tr.v0, tr.v1 = name, filepath.Join(dir, "v0"), filepath.Join(dir, "v1")
+	tr.saw = map[bool]*treecheck.Tree{}
+	for _, seconds := range []bool{false, true} {
+		saw, err := treecheck.Options{Seconds: seconds}.Read(tr.v1)
+		require.NoError(t, err)
+		tr.saw[seconds] = saw
 	}
-	return list
-}
-
-func goroot() string {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
-	dir := strings.TrimSpace(string(out))
-	if err != nil || dir == "" {
-		return ""
+	tr.files, tr.bytes = sizeOf(t, tr.v1)
+	if tr.changed == 0 {
+		tr.changed, tr.touched = changedBytes(t, tr.v0, tr.v1)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "src")); err != nil {
-		return ""
+	tr.gib = 3 + int(8*tr.bytes>>30)
+	logf("tree %s: %d files, %.0f MB; %d files changed, %.1f MB", name, tr.files, mb(tr.bytes), tr.touched, mb(tr.changed))
+	return tr
+}
+
+// makeGo is this repository with its modules and its build cache in it, after a
+// build and after the build of a later change.
+func makeGo(t *testing.T, set settings, dir string) *tree {
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	build := "./..."
+	if set.quick {
+		build = "./snapshot/tree ./snapshot/pack"
 	}
-	return dir
+	// Go remembers the directory: both builds run at the path where jobs would see it.
+	env := goEnv(set, "ROOT="+root, "V0="+dir+"/v0", "V1="+dir+"/v1", "BUILD="+build, "MODULES="+goModules(t))
+	must(t, `mkdir "$V0"; git clone -q --no-hardlinks "$ROOT" "$V0/src"`, env...)
+	underPath(t, set, dir+"/v0", func() {
+		must(t, `cd "$AT/src"; GOPROXY="file://$MODULES/cache/download" GOSUMDB=off go mod download; go build $BUILD; git status >/dev/null`, env...)
+	})
+	must(t, `cp -a "$V0" "$V1"`, env...)
+	underPath(t, set, dir+"/v1", func() {
+		must(t, `cd "$AT/src"; for f in snapshot/tree/diff.go snapshot/pack/codec.go; do
+			printf '\n// Changed says what the next pipeline changed.\nconst Changed%s = "%s"\n' "$(basename $f .go)" "$f" >> "$f"; done
+			go build $BUILD; git status >/dev/null`, env...)
+	})
+	return &tree{what: "this repository, its modules and its build cache, after `go build " + build + "`; then two files changed and built again"}
 }
 
-// epoch is about when all files were written, so that runs on different days make
-// the same trees.
-var epoch = time.Date(2024, 2, 29, 12, 0, 0, 123456789, time.UTC)
-
-// writer makes files and remembers what went wrong first.
-type writer struct {
-	t     *testing.T
-	rng   *rand.Rand
-	words [][]byte
-	n     int // files so far
+// goEnv is for building inside the tree, wherever it is shown.
+func goEnv(set settings, more ...string) []string {
+	at := filepath.Join(set.dir, "at")
+	return append([]string{
+		"AT=" + at, "GOMODCACHE=" + at + "/mod", "GOCACHE=" + at + "/cache", "GOFLAGS=-modcacherw -buildvcs=false",
+		"GOTOOLCHAIN=local", "CGO_ENABLED=0", "GOPROXY=off",
+	}, more...)
 }
 
-func newWriter(t *testing.T, seed uint64) *writer {
-	w := &writer{t: t, rng: rand.New(rand.NewPCG(seed, 20))}
-	for range 4096 {
-		word := make([]byte, 2+w.rng.IntN(9))
-		for i := range word {
-			word[i] = byte('a' + w.rng.IntN(26))
-		}
-		w.words = append(w.words, append(word, " \n(.;,_"[w.rng.IntN(7)]))
+func goModules(t *testing.T) string {
+	out, err := exec.Command("go", "env", "GOMODCACHE").Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
+}
+
+// underPath shows dir at the path of goEnv while fn runs.
+func underPath(t *testing.T, set settings, dir string, fn func()) {
+	t.Helper()
+	at := filepath.Join(set.dir, "at")
+	must(t, `mkdir -p "$AT"; mount --bind "$WHAT" "$AT"`, "AT="+at, "WHAT="+dir)
+	defer must(t, `umount "$AT"`, "AT="+at)
+	fn()
+}
+
+// makeNode is what npm makes of the committed package.json; then one package is
+// another version.
+func makeNode(t *testing.T, set settings, dir string) *tree {
+	from, err := filepath.Abs("node")
+	require.NoError(t, err)
+	env := []string{"FROM=" + from, "V0=" + dir + "/v0", "V1=" + dir + "/v1"}
+	const npm = `npm --ignore-scripts --no-audit --no-fund --loglevel=error`
+	script := `mkdir "$V0"; cp "$FROM"/package*.json "$V0"/; cd "$V0"; ` + npm + ` ci; cp -a "$V0" "$V1"; cd "$V1"; ` + npm + ` install --no-save rxjs@7.5.7`
+	if _, err := sh(context.WithoutCancel(t.Context()), script, env); err != nil {
+		logf("npm: %v: a generated tree instead", err)
+		must(t, `mkdir -p "$V0"; find "$V0" -mindepth 1 -delete; rm -rf "$V1"`, env...)
+		makePackages(t, dir+"/v0", set.scale)
+		must(t, `cp -a "$V0" "$V1"; for d in "$V1"/@scope-3/*; do for f in "$d"/*/*.js; do echo changed >> "$f"; done; done`, env...)
+		return &tree{what: "GENERATED, npm could not be reached: packages of 22 small files; then those of one scope changed"}
 	}
-	return w
-}
-
-// text is n bytes that compress about as source text does: words of which few are
-// frequent.
-func (w *writer) text(n int) []byte {
-	b := make([]byte, 0, n+16)
-	for len(b) < n {
-		u := w.rng.Float64()
-		b = append(b, w.words[int(u*u*u*float64(len(w.words)))]...)
+	if set.quick {
+		must(t, `for v in "$V0" "$V1"; do cd "$v/node_modules"; ls -d [a-q]* @* | xargs rm -r; done`, env...)
 	}
-	return b[:n]
+	return &tree{what: "what npm installs for a front end's usual dependencies; then another version of one package"}
 }
 
-// noise is n bytes that do not compress.
-func (w *writer) noise(n int) []byte {
-	b := make([]byte, n)
-	for i := 0; i < n; i += 8 {
-		v := w.rng.Uint64()
-		for j := i; j < min(i+8, n); j++ {
-			b[j] = byte(v)
-			v >>= 8
-		}
-	}
-	return b
-}
-
-// size is drawn so that half of the files are below the median, the mean is a bit
-// more, and a few are large.
-func (w *writer) size(median, most int) int {
-	return min(int(float64(median)*math.Exp(w.rng.NormFloat64()*0.9)), most)
-}
-
-func (w *writer) file(path string, content []byte) {
-	require.NoError(w.t, os.WriteFile(path, content, 0o644))
-	at := epoch.Add(time.Duration(w.n) * 1234567)
-	require.NoError(w.t, os.Chtimes(path, at, at))
-	w.n++
-}
-
-func (w *writer) dir(elem ...string) string {
-	path := filepath.Join(elem...)
-	require.NoError(w.t, os.MkdirAll(path, 0o755))
-	return path
-}
-
-// done gives all directories the time that the files have: a tree is seldom made
-// in the second in which it is copied, and rsync compares seconds.
-func (w *writer) done(root string) {
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
+// sizeOf counts regular files and their bytes.
+func sizeOf(t *testing.T, dir string) (files int, bytes int64) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		return os.Chtimes(path, epoch, epoch)
-	})
-	require.NoError(w.t, err)
+		st, err := d.Info()
+		files++
+		bytes += st.Size()
+		return err
+	}))
+	return files, bytes
 }
 
-// makeSmall is 5,000 files of 10 kB in 250 directories: a middling repository
-// with what its build made.
-func makeSmall(t *testing.T, dir string, scale float64) {
-	w := newWriter(t, 1)
-	defer w.done(dir)
-	for i := range int(5000 * scale) {
-		d := filepath.Join(dir, fmt.Sprintf("part-%02d/unit-%03d", i/500, i/20))
-		if i%20 == 0 {
-			w.dir(d)
+// changedBytes is the size of the files of v1 whose content v0 does not have at
+// the same path.
+func changedBytes(t *testing.T, v0, v1 string) (bytes int64, files int) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(v1, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
 		}
-		w.file(fmt.Sprintf("%s/source_%d.go", d, i), w.text(w.size(6600, 1<<20)))
-	}
-}
-
-// makeNode is 30,000 files of 2 kB, 22 to a package of two or three directories,
-// with symlinks to programs.
-func makeNode(t *testing.T, dir string, scale float64) {
-	w := newWriter(t, 2)
-	defer w.done(dir)
-	bin := w.dir(dir, ".bin")
-	for p := range int(30000 * scale / 22) {
-		root := w.dir(dir, fmt.Sprintf("@scope-%d", p%40), fmt.Sprintf("package-%d", p))
-		lib, esm := w.dir(root, "lib"), w.dir(root, "esm", "internal")
-		w.file(root+"/package.json", w.text(w.size(1200, 8000)))
-		w.file(root+"/README.md", w.text(w.size(2500, 30000)))
-		for i := range 10 {
-			w.file(fmt.Sprintf("%s/part%d.js", lib, i), w.text(w.size(1300, 300_000)))
-			w.file(fmt.Sprintf("%s/part%d.d.ts", esm, i), w.text(w.size(700, 100_000)))
+		now, err := os.ReadFile(path)
+		if err != nil {
+			return err
 		}
-		if p%20 == 0 {
-			require.NoError(t, os.Symlink("../"+filepath.Base(filepath.Dir(root))+"/"+filepath.Base(root)+"/lib/part0.js",
-				fmt.Sprintf("%s/tool-%d", bin, p)))
+		before, err := os.ReadFile(v0 + strings.TrimPrefix(path, v1))
+		if err != nil && !os.IsNotExist(err) {
+			return err
 		}
-	}
-}
-
-// makeGame is 8 files of 32 MiB, one half of each like text, the other noise.
-func makeGame(t *testing.T, dir string, scale float64) {
-	w := newWriter(t, 3)
-	defer w.done(dir)
-	d := w.dir(dir, "content", "cooked")
-	for i := range 8 {
-		half := int(16 * scale * (1 << 20))
-		w.file(fmt.Sprintf("%s/chunk%d.pak", d, i), append(w.text(half), w.noise(half)...))
-	}
-}
-
-// makeGoroot is the Go installation that runs this: a real tree.
-func makeGoroot(t *testing.T, dir string, _ float64) {
-	shell(t, `cp -a "$1"/. "$2"/`, goroot(), dir)
-}
-
-// changeSome writes 64 bytes into each of ten files, or into a quarter of them if
-// there are fewer than forty, spread over the tree; other files and bytes each
-// round. It is what a small job does to a large tree.
-func changeSome(t *testing.T, dir string, files []string, round int) {
-	w := newWriter(t, uint64(1000+round))
-	n := min(10, (len(files)+3)/4)
-	step := len(files) / n
-	at := epoch.Add(time.Hour * time.Duration(round+1)).Truncate(time.Second)
-	for i := range n {
-		path := filepath.Join(dir, files[(i*step+round)%len(files)])
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		require.NoError(t, err)
-		st, err := f.Stat()
-		require.NoError(t, err)
-		_, err = f.WriteAt(w.noise(64), st.Size()/2)
-		require.NoError(t, err)
-		require.NoError(t, f.Close())
-		if at.Before(st.ModTime()) {
-			at = st.ModTime().Truncate(time.Second).Add(time.Hour)
+		if string(before) != string(now) {
+			bytes += int64(len(now))
+			files++
 		}
-		require.NoError(t, os.Chtimes(path, at, at))
-	}
+		return nil
+	}))
+	return bytes, files
 }
+
+func mb(n int64) float64 { return float64(n) / 1e6 }
+
+func logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

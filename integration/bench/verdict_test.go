@@ -1,0 +1,141 @@
+//go:build bench && linux
+
+package bench
+
+import (
+	"bytes"
+	"fmt"
+)
+
+// verdict is one thing that the design asks for, and what this run says of it.
+type verdict struct {
+	asks string
+	got  string
+	ok   bool
+	have bool // there is a figure
+}
+
+// verdicts is the table that people read first.
+func (b *bench) verdicts(w *bytes.Buffer) {
+	fmt.Fprint(w, "| asked for | this run | |\n|---|---|---|\n")
+	var all []verdict
+	for _, fs := range b.set.fs {
+		all = append(all, b.handVerdicts(fs)...)
+		for _, tr := range b.trees {
+			all = append(all, b.sessionVerdicts(tr, fs)...)
+		}
+		all = append(all, b.nativeVerdicts(fs)...)
+	}
+	for _, v := range all {
+		if !v.have {
+			continue
+		}
+		word := "**no**"
+		if v.ok {
+			word = "yes"
+		}
+		fmt.Fprintf(w, "| %s | %s | %s |\n", v.asks, v.got, word)
+	}
+	fmt.Fprintln(w)
+}
+
+func (b *bench) handVerdicts(fs string) (out []verdict) {
+	var at100, at1000 float64
+	for _, j := range jobs {
+		k := key{Group: "hand", FS: fs, Tree: fmt.Sprintf("%d files", int(handFiles*min(b.set.scale, 1))), Way: j.name, Op: opHand}
+		l := walls(b.rec.of(k))
+		p50, p99 := quantile(l, 0.5), quantile(l, 0.99)
+		switch {
+		case j.touch == 100 && !j.other:
+			at100 = p50
+		case j.touch == 1000 && !j.run:
+			at1000 = p50
+		}
+		out = append(out, verdict{
+			fmt.Sprintf("%s: hand-over, the job %s: p50 ≤ 10 ms, p99 ≤ 30 ms", fs, j.name),
+			fmt.Sprintf("%.1f ms, %.1f ms", p50, p99), p50 <= 10 && p99 <= 30, len(l) > 0,
+		})
+	}
+	each := (at1000 - at100) / 900 * 1000
+	return append(out, verdict{fs + ": hand-over grows by ≤ 2 µs for each file touched", fmt.Sprintf("%.1f µs", each), each <= 2, at100 > 0 && at1000 > 0})
+}
+
+// dedups are the peers that store a content once.
+var dedups = []string{"restic", "borg", "casync"}
+
+func (b *bench) sessionVerdicts(tr *tree, fs string) []verdict {
+	k := key{Group: "session", FS: fs, Tree: tr.name, Way: roostWay.name}
+	name := tr.name + " on " + fs + ": "
+	best := func(of func(k key) float64, names ...string) (string, float64) {
+		who, least := "", 0.0
+		for _, y := range ways {
+			if y.name == roostWay.name || (len(names) > 0 && !contains(names, y.name)) {
+				continue
+			}
+			p := k
+			p.Way = y.name
+			if v := of(p); v > 0 && (least == 0 || v < least) {
+				who, least = y.name, v
+			}
+		}
+		return who, least
+	}
+	faster := func(asks string, need float64, ours float64, who string, theirs float64) verdict {
+		return verdict{name + asks, fmt.Sprintf("%s s; %s %s s, %s ×", secs(ours), who, secs(theirs), times(theirs, ours)), theirs >= need*ours, ours > 0 && theirs > 0}
+	}
+	var out []verdict
+	save := func(k key) float64 { return b.sum(k, opSave) }
+	who, v := best(save, dedups...)
+	out = append(out, faster("full save ≥ the fastest deduplicating peer", 1, save(k), who, v))
+	change := func(k key) float64 { return b.sum(k, opChange) }
+	who, v = best(change)
+	out = append(out, faster("save after the change, against the fastest peer", 1, change(k), who, v))
+	stored := median(sizes(b.rec.of(k.of(opChange)))) / float64(max(tr.changed, 1))
+	if most := map[string]float64{"xfs": 1.3, "ext4": 3}[fs]; tr.name == "game" {
+		out = append(out, verdict{fmt.Sprintf("%sstored after the change ≤ %.1f × what changed", name, most), fmt.Sprintf("%.2f ×", stored), stored <= most, b.rec.has(k.of(opChange))})
+	}
+	same := b.sum(k, opSame)
+	limit := max(300*float64(tr.files)/100_000, 100) // a process starts and commits, however small the tree
+	out = append(out, verdict{name + "unchanged save ≤ 0.3 s for each 100,000 files", fmt.Sprintf("%s s for %d files (%.3f asked)", secs(same), tr.files, limit/1000), same <= limit, same > 0 && tr.name != "game"})
+	back := func(k key) float64 { return b.sum(k, opBack) }
+	who, v = best(back)
+	out = append(out, faster("cold restore to a directory, against the fastest peer", 1, back(k), who, v))
+	need := 1.0
+	if tr.name == "node" {
+		need = 2
+	}
+	all := func(k key) float64 {
+		if m := b.sum(k, opMount, opRead); m > 0 {
+			return m
+		}
+		return b.sum(k, opBack, opReadDir)
+	}
+	who, v = best(back)
+	out = append(out, faster(fmt.Sprintf("cold restore to a mounted view, against the fastest peer's restore ≥ %.0f ×", need), need, b.sum(k, opMount), who, v))
+	who, v = best(all)
+	return append(out, faster(fmt.Sprintf("cold restore to a mounted view and all of it read, against the fastest peer's ≥ %.0f ×", need), need, all(k), who, v))
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *bench) nativeVerdicts(fs string) (out []verdict) {
+	for _, n := range natively {
+		most := 1.05
+		if n.name == "git status" {
+			most = 1.2
+		}
+		k := key{Group: "native", FS: fs, Tree: "go", Way: plainly, Op: n.name}
+		p := b.rec.medianWall(k)
+		k.Way = roostWay.name
+		v := b.rec.medianWall(k)
+		out = append(out, verdict{fmt.Sprintf("%s: %s in a view ≤ %.2f × the plain directory", fs, n.name, most), fmt.Sprintf("%.2f ×", v/max(p, 0.001)), v <= most*p, p > 0 && v > 0})
+	}
+	return out
+}
