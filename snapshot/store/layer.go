@@ -164,5 +164,6 @@ type openView struct {
 	stands  []snapshot.ID // layers that it shows files of
 	onto    *view.Layer   // what its base was when it was mounted
 	fanin   *fanin        // nil unless several inputs were merged
+	doubt   string        // why what it becomes can't be trusted; "" if it can
 	ready   chan struct{} // closed when the start tree was looked for
 }

@@ -184,7 +184,7 @@ func (s *Store) suspectUnsynced(ctx context.Context) error {
 			continue
 		}
 		if on := s.onUnusable(l); on != "" {
-			if err := s.endUse(ctx, l, Suspect, fmt.Errorf("stands on %s, which is suspect", on)); err != nil {
+			if err := s.endUse(ctx, l, Suspect, errors.New(standsOnSuspect(on))); err != nil {
 				return err
 			}
 		}

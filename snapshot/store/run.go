@@ -144,7 +144,7 @@ func (s *Store) fallen(ctx context.Context, l *layer, why error) {
 	}
 	s.mu.Unlock()
 	for _, o := range on {
-		s.fallen(ctx, o, fmt.Errorf("stands on %s, which is suspect", l.info.ID))
+		s.fallen(ctx, o, errors.New(standsOnSuspect(l.info.ID)))
 	}
 }
 

@@ -77,6 +77,7 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 		return Info{}, err
 	}
 	s.inherit(l)
+	s.distrust(l, v)
 	fail.Point("store.sealed")
 	if err := s.insertSealed(ctx, l, outcome); err != nil {
 		return Info{}, err // Seal or Discard can be called again
@@ -95,7 +96,16 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 // inherit makes a layer suspect if what its view stood on became so meanwhile.
 func (s *Store) inherit(l *layer) {
 	if on := s.onUnusable(l); on != "" && l.info.State.Usable() {
-		l.info.State, l.info.Err = Suspect, "stands on "+string(on)+", which is suspect"
+		l.info.State, l.info.Err = Suspect, standsOnSuspect(on)
+	}
+}
+
+// distrust makes a layer suspect if its job may have read what was damaged.
+func (s *Store) distrust(l *layer, v *openView) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v.doubt != "" && l.info.State.Usable() {
+		l.info.State, l.info.Err = Suspect, v.doubt
 	}
 }
 
@@ -173,9 +183,19 @@ func (s *Store) endUse(ctx context.Context, l *layer, st State, why error) error
 		in.State, in.Err = st, why.Error()
 		return nil
 	}
-	err := s.change(ctx, l, edit{set: set})
+	s.mu.Lock()
+	was := l.use.was
+	if l.info.State.Usable() && st == Suspect {
+		was = l.info.State
+	}
+	s.mu.Unlock()
+	err := s.change(ctx, l, edit{set: set, more: func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE layers SET was=? WHERE id=?", string(was), string(l.info.ID))
+		return err
+	}, show: func() { l.use.was = was }})
 	if err != nil {
 		s.mu.Lock()
+		l.use.was = was
 		set(&l.info) //nolint:errcheck // it has none
 		s.announceLocked(l)
 		s.mu.Unlock()

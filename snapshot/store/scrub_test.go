@@ -1,0 +1,316 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// flipFile changes one bit of a file and leaves its looks.
+func flipFile(t testing.TB, path string, at int64) {
+	t.Helper()
+	fi, err := os.Stat(path)
+	require.NoError(t, err)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	b := make([]byte, 1)
+	at = min(at, fi.Size()-1)
+	_, err = f.ReadAt(b, at)
+	require.NoError(t, err)
+	b[0] ^= 0x10
+	_, err = f.WriteAt(b, at)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.Chtimes(path, fi.ModTime(), fi.ModTime()))
+}
+
+// sourceOf is where a file of a snapshot lies.
+func (b *bench) sourceOf(id snapshot.ID, path string) string {
+	b.t.Helper()
+	m, err := b.Tree(ctxOf(b.t), id)
+	require.NoError(b.t, err)
+	e, ok := m.Find(path)
+	require.True(b.t, ok)
+	return e.Source
+}
+
+func (r *remote) size(_ context.Context, d snapshot.Digest) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b, ok := r.blobs[d]
+	if !ok {
+		return 0, snapshot.ErrNotFound
+	}
+	return int64(len(b)), nil
+}
+
+// states lists what all layers are.
+func (b *bench) states() []State {
+	var out []State
+	for _, in := range b.List() {
+		out = append(out, in.State)
+	}
+	return out
+}
+
+// A flipped bit in every kind of file is found, and repaired from whatever copy there
+// is; afterwards everything is as before.
+func TestScrubRepairs(t *testing.T) {
+	for name, tc := range map[string]struct {
+		damage  func(b *bench, in Info, id snapshot.ID)
+		what    string
+		from    string // before it is durable: nothing but this host
+		durable string // afterwards: with a blob store
+	}{
+		"index":    {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.indexPath(in.Index), 100) }, "index", fromFiles, fromBlobStore},
+		"no index": {func(b *bench, in Info, _ snapshot.ID) { require.NoError(b.t, os.Remove(b.indexPath(in.Index))) }, "index", fromFiles, fromBlobStore},
+		"manifest": {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.manifestPath(in.Manifest), 100) }, "manifest", fromIndex, fromIndex},
+		"sources":  {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.srcPath(in.ID), 30) }, "sources", fromFiles, fromFiles},
+		"pack":     {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.packPath(in.Blobs[0].Digest), 1000) }, "pack", fromFiles, ""},
+		"no pack":  {func(b *bench, in Info, _ snapshot.ID) { require.NoError(b.t, os.Remove(b.packPath(in.Blobs[0].Digest))) }, "pack", fromFiles, ""},
+		"small file": {
+			func(b *bench, _ Info, id snapshot.ID) { flipFile(b.t, b.sourceOf(id, "src/c"), 1) }, "content", fromPacks, fromBlobStore,
+		},
+		"large file": {
+			func(b *bench, _ Info, id snapshot.ID) {
+				flipFile(b.t, b.sourceOf(id, "noise"), 3<<20)
+				flipFile(b.t, b.sourceOf(id, "noise"), 10)
+			}, "content", fromPacks, fromBlobStore,
+		},
+		"hole": {
+			func(b *bench, _ Info, id snapshot.ID) { flipFile(b.t, b.sourceOf(id, "sparse"), 5<<20) }, "content", fromPacks, fromPacks,
+		},
+		"linked file": {
+			func(b *bench, _ Info, id snapshot.ID) { flipFile(b.t, b.sourceOf(id, "src/a"), 0) }, "content", fromPacks, fromBlobStore,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			drivers(t, func(t *testing.T, driver string) {
+				b := newBench(t, driver)
+				ids := history(t, b)
+				r := newRemote(t)
+				b.packed(ids...)
+				for _, id := range ids {
+					r.upload(b, id)
+				}
+				var want []snapshot.Digest
+				for _, id := range ids {
+					want = append(want, b.requireTree(id))
+				}
+				before := b.states()
+				check := func(o ScrubOptions, from string) {
+					t.Helper()
+					in, err := b.Lookup(ids[0])
+					require.NoError(t, err)
+					tc.damage(b, in, ids[0])
+					b.reopen() // nothing of it is in memory
+					blind := o
+					blind.NoRepair = true
+					got, err := b.Scrub(t.Context(), blind)
+					require.NoError(t, err)
+					require.NotEmpty(t, got.Damages)
+					require.Equal(t, tc.what, got.Damages[0].What)
+					require.Positive(t, got.Left())
+					require.Contains(t, b.states(), Suspect, "not to be used")
+					b.reopen()
+					got, err = b.Scrub(t.Context(), o)
+					require.NoError(t, err)
+					require.Zero(t, got.Left(), "%+v", got.Damages)
+					require.Equal(t, from, got.Damages[0].From)
+					require.Empty(t, got.Suspect)
+					require.Equal(t, before, b.states(), "all are what they were")
+					for i, id := range ids {
+						require.Equal(t, want[i], b.requireTree(id))
+						require.NoError(t, b.Verify(t.Context(), id))
+					}
+					got, err = b.Scrub(t.Context(), o)
+					require.NoError(t, err)
+					require.Empty(t, got.Damages)
+				}
+				check(ScrubOptions{}, tc.from)
+				if tc.durable == "" {
+					return
+				}
+				for _, id := range ids {
+					require.NoError(t, b.MarkDurable(t.Context(), id))
+				}
+				b.reopen()
+				before = b.states()
+				check(ScrubOptions{Open: r.open, Size: r.size}, tc.durable)
+			})
+		})
+	}
+}
+
+// What no copy can repair is named and stays suspect, with all that stands on it; a
+// good copy later brings it all back.
+func TestScrubWithoutCopy(t *testing.T) {
+	b := newBench(t, overlayOrCopy(t))
+	ids := history(t, b)
+	b.packed(ids...)
+	r := newRemote(t)
+	for _, id := range ids {
+		r.upload(b, id)
+		require.NoError(t, b.MarkDurable(t.Context(), id))
+	}
+	b.dropStale() // as Run does
+	sealed := b.job(func(dir string) { write(t, dir+"/more", "x") }, ids[2])
+	running := b.spec(ids[2])
+	_, err := b.Prepare(t.Context(), running)
+	require.NoError(t, err)
+	flipFile(t, b.sourceOf(ids[0], "noise"), 77)
+	got, err := b.Scrub(t.Context(), ScrubOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 1, got.Left())
+	require.Equal(t, "noise", got.Damages[0].Name)
+	require.Contains(t, got.Damages[0].Left, errNoCopy.Error())
+	require.Equal(t, []State{Suspect, Suspect, Suspect, Suspect}, b.states())
+	require.Equal(t, 1, got.Unpacked)
+
+	got, err = b.Scrub(t.Context(), ScrubOptions{Open: r.open})
+	require.NoError(t, err)
+	require.Zero(t, got.Left())
+	require.Equal(t, []State{Durable, Durable, Durable, Sealed}, b.states())
+	require.ElementsMatch(t, append([]snapshot.ID{sealed.ID}, ids...), got.Restored)
+	b.packed(sealed.ID)
+
+	// The job that ran on it meanwhile may have read the wrong bytes.
+	in, err := b.Seal(t.Context(), running.ID, nil)
+	require.NoError(t, err)
+	require.Equal(t, Suspect, in.State)
+	require.Contains(t, in.Err, "damaged")
+	got, err = b.Scrub(t.Context(), ScrubOptions{Open: r.open})
+	require.NoError(t, err)
+	require.Equal(t, []snapshot.ID{running.ID}, got.Suspect, "nothing says that it is right")
+}
+
+// Names and modes are compared, too.
+func TestScrubNamesWhatItCantRepair(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, path string){
+		"mode": func(t *testing.T, path string) { require.NoError(t, os.Chmod(path, 0o600)) },
+		"time": func(t *testing.T, path string) { require.NoError(t, os.Chtimes(path, time.Time{}, time.Unix(1, 0))) },
+		"gone": func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+		"size": func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 2)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, overlayOrCopy(t))
+			one := b.job(func(dir string) { write(t, dir+"/f", "some content") })
+			b.packed(one.ID)
+			damage(t, b.sourceOf(one.ID, "f"))
+			got, err := b.Scrub(t.Context(), ScrubOptions{})
+			require.NoError(t, err)
+			require.Positive(t, got.Left())
+			require.Equal(t, "names", got.Damages[0].What)
+			require.Equal(t, []State{Suspect}, b.states())
+		})
+	}
+}
+
+// A lying blob store makes nothing worse.
+func TestScrubTrustsNobody(t *testing.T) {
+	b := newBench(t, overlayOrCopy(t))
+	one := b.job(func(dir string) { write(t, dir+"/f", strings.Repeat("some content ", 1000)) })
+	in := b.packed(one.ID)[0]
+	r := newRemote(t)
+	r.upload(b, one.ID)
+	require.NoError(t, b.MarkDurable(t.Context(), one.ID))
+	b.reopen()
+	for _, bl := range in.Blobs {
+		r.blobs[bl.Digest][len(r.blobs[bl.Digest])/2] ^= 1
+	}
+	flipFile(t, b.indexPath(in.Index), 50)
+	got, err := b.Scrub(t.Context(), ScrubOptions{Open: r.open})
+	require.NoError(t, err)
+	require.Zero(t, got.Left(), "from its files")
+	flipFile(t, b.sourceOf(one.ID, "f"), 50)
+	got, err = b.Scrub(t.Context(), ScrubOptions{Open: r.open})
+	require.NoError(t, err)
+	require.Equal(t, 1, got.Left())
+	require.Contains(t, got.Damages[0].Left, "digest")
+}
+
+// The rate holds over time, and a scrub that is cut short goes on where it was.
+func TestScrubRateAndResume(t *testing.T) {
+	b := newBench(t, overlayOrCopy(t))
+	var ids []snapshot.ID
+	for range 3 {
+		noise := make([]byte, 1<<20)
+		for i := range noise {
+			noise[i] = byte(rand.Uint32())
+		}
+		ids = append(ids, b.job(func(dir string) { write(t, dir+"/f", string(noise)) }).ID)
+	}
+	b.packed(ids...)
+	ctx, cancel := context.WithCancel(t.Context())
+	began := time.Now()
+	_, err := b.Scrub(ctx, ScrubOptions{Rate: 8 << 20, Progress: func(p ScrubProgress) {
+		if p.Done == 2 {
+			cancel()
+		}
+	}})
+	require.ErrorIs(t, err, context.Canceled)
+	require.GreaterOrEqual(t, time.Since(began), 400*time.Millisecond, "4 MiB at 8 MiB/s")
+	b.reopen()
+	got, err := b.Scrub(t.Context(), ScrubOptions{Before: began})
+	require.NoError(t, err)
+	require.Equal(t, 1, got.Layers)
+	got, err = b.Scrub(t.Context(), ScrubOptions{Before: began})
+	require.NoError(t, err)
+	require.Zero(t, got.Layers)
+}
+
+// Every bit of a small layer's stored files: each is found.
+func TestScrubFindsEveryBit(t *testing.T) {
+	b := newBench(t, overlayOrCopy(t))
+	one := b.job(func(dir string) {
+		write(t, dir+"/f", "some content")
+		require.NoError(t, os.Chtimes(dir+"/f", time.Unix(1e9, 0), time.Unix(1e9, 0)))
+	})
+	b.packed(one.ID)
+	in, err := b.Lookup(one.ID)
+	require.NoError(t, err)
+	files := []string{b.indexPath(in.Index), b.manifestPath(in.Manifest), b.srcPath(one.ID), b.packPath(in.Blobs[0].Digest), b.sourceOf(one.ID, "f")}
+	for _, path := range files {
+		data, err := os.ReadFile(path)
+		require.NoError(t, err)
+		fi, err := os.Stat(path)
+		require.NoError(t, err)
+		step := 1 + len(data)/25
+		if testing.Short() {
+			step = 1 + len(data)/5
+		}
+		for at := 0; at < len(data); at += step {
+			flipFile(t, path, int64(at))
+			got, err := b.Scrub(t.Context(), ScrubOptions{})
+			require.NoError(t, err)
+			require.Len(t, got.Damages, 1, "%s at %d", path, at)
+			require.Zero(t, got.Left(), "%s at %d: %+v", path, at, got.Damages)
+			after, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, data, after)
+			now, err := os.Stat(path)
+			require.NoError(t, err)
+			require.Equal(t, fi.Mode(), now.Mode())
+		}
+	}
+	requireEmptyDir(t, filepath.Join(b.dir, "tmp"))
+}
+
+func requireEmptyDir(t testing.TB, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		require.NoError(t, err)
+		require.Empty(t, entries, dir)
+	}
+}
