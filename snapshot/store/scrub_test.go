@@ -77,7 +77,9 @@ func TestScrubRepairs(t *testing.T) {
 		"manifest": {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.manifestPath(in.Manifest), 100) }, "manifest", fromIndex, fromIndex},
 		"sources":  {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.srcPath(in.ID), 30) }, "sources", fromFiles, fromFiles},
 		"pack":     {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.packPath(in.Blobs[0].Digest), 1000) }, "pack", fromFiles, ""},
-		"no pack":  {func(b *bench, in Info, _ snapshot.ID) { require.NoError(b.t, os.Remove(b.packPath(in.Blobs[0].Digest))) }, "pack", fromFiles, ""},
+		"no pack": {func(b *bench, in Info, _ snapshot.ID) {
+			require.NoError(b.t, os.Remove(b.packPath(in.Blobs[0].Digest)))
+		}, "pack", fromFiles, ""},
 		"small file": {
 			func(b *bench, _ Info, id snapshot.ID) { flipFile(b.t, b.sourceOf(id, "src/c"), 1) }, "content", fromPacks, fromBlobStore,
 		},
