@@ -91,6 +91,8 @@ var elsewhere = map[string]string{
 	"erofs.mount.attached":       "snapshot/view: TestCrash of the erofs driver",
 	"erofs.mount.detached":       "snapshot/view: TestCrash of the erofs driver",
 	"erofs.write.super":          "snapshot/view: TestCrash of the erofs driver",
+	"view.graph.created":         "snapshot/view: TestCrash of the containers-storage driver",
+	"view.graph.removed":         "snapshot/view: TestCrash of the containers-storage driver",
 	"view.image.copied":          "snapshot/view: TestCrash of the erofs driver",
 	"view.image.mounted":         "snapshot/view: TestCrash of the erofs driver",
 	"view.image.written":         "snapshot/view: TestCrash of the erofs driver",
@@ -103,6 +105,10 @@ var elsewhere = map[string]string{
 	"store.restore.filled":       "cmd/roost: TestSnapshotSurvivesKills",
 	"store.restore.made":         "cmd/roost: TestSnapshotSurvivesKills",
 	"store.restore.synced":       "cmd/roost: TestSnapshotSurvivesKills",
+	"blob.ref.committed":         "cmd/roost: TestSnapshotSurvivesKills",
+	"store.pull.packs":           "cmd/roost: TestSnapshotSurvivesKills",
+	"store.pull.written":         "cmd/roost: TestSnapshotSurvivesKills",
+	"store.pull.row":             "cmd/roost: TestSnapshotSurvivesKills",
 }
 
 // TestKillAtNamedSteps kills an agent or the coordinator, as kill -9 does, at the

@@ -23,6 +23,7 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/tree"
 	"github.com/roost-ci/roost/snapshot/view"
+	"github.com/roost-ci/roost/snapshot/view/containers"
 )
 
 // points are all the steps of this package at which a process can be killed. A
@@ -39,6 +40,11 @@ var points = map[string][]string{
 		"view.trashed", "view.unpack.made", "view.unpack.names", "view.unpack.filled", "view.synced",
 		"view.image.copied", "view.image.written", "view.image.mounted",
 		"erofs.write.super", "erofs.mount.detached", "erofs.mount.attached", "durable.synced", "durable.renamed",
+	},
+	containers.Name: {
+		"view.prepare.made", "view.base.mounted", "view.flattened", "view.fixup.made", "view.graph.created", "view.prepare.upper",
+		"view.mount.detached", "view.mount.attached", "view.prepare.mounted", "view.seal.readonly", "view.seal.unmounted",
+		"view.graph.removed", "view.trashed", "view.unpack.made", "view.unpack.names", "view.unpack.filled", "view.synced",
 	},
 	view.NameCopy: {
 		"view.prepare.made", "view.prepare.upper", "view.prepare.mounted", "view.seal.readable", "view.seal.unmounted",

@@ -7,6 +7,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot/view"
+	"github.com/roost-ci/roost/snapshot/view/containers"
 	"github.com/roost-ci/roost/snapshot/view/viewtest"
 )
 
@@ -45,6 +46,8 @@ var rungs = []struct {
 	{testenv.Ext4, "erofs, an image of every layer", newImaging, view.Options{}, true},
 	{testenv.Ext4, "erofs flattened at almost every step", view.NewErofs, view.Options{MaxLowers: 3}, false},
 	{testenv.Ext4, "copy", view.NewCopy, view.Options{}, false},
+	{testenv.Ext4, "containers-storage", containers.Open, view.Options{}, false},
+	{testenv.Ext4, "containers-storage flattened at almost every step", containers.Open, view.Options{MaxLowers: 3}, false},
 	{testenv.XFS, "overlay", view.NewOverlay, view.Options{}, false},
 	{testenv.XFS, "erofs, an image of every layer", newImaging, view.Options{}, true},
 	{testenv.XFS, "reflink", view.NewReflink, view.Options{}, false},
