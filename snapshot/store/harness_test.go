@@ -43,9 +43,9 @@ type bench struct {
 // drivers runs fn with each driver that this machine has.
 func drivers(t *testing.T, fn func(t *testing.T, driver string)) {
 	t.Helper()
-	for _, d := range []string{view.NameOverlay, view.NameCopy} {
+	for _, d := range []string{view.NameErofs, view.NameOverlay, view.NameCopy} {
 		t.Run(d, func(t *testing.T) {
-			if d == view.NameOverlay {
+			if d != view.NameCopy {
 				testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
 			}
 			fn(t, d)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/view"
 )
@@ -225,18 +227,11 @@ func TestImportReplacesSuspects(t *testing.T) {
 		for _, id := range ids {
 			require.NoError(t, dst.Import(t.Context(), r.upload(src, id), r.open, nil))
 		}
-		var victim string
 		m, err := dst.Tree(t.Context(), ids[0])
 		require.NoError(t, err)
-		for _, e := range m.Entries {
-			if e.Path == "src/c" {
-				victim = e.Source
-			}
-		}
-		fi, err := os.Stat(victim)
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(victim, []byte("srcC"), 0o644)) // same length
-		require.NoError(t, os.Chtimes(victim, fi.ModTime(), fi.ModTime()))
+		e, ok := m.Find("src/c")
+		require.True(t, ok)
+		overwrite(t, e, "srcC") // same length
 
 		var corrupt *snapshot.CorruptError
 		require.ErrorAs(t, dst.Verify(t.Context(), ids[0]), &corrupt)
@@ -250,6 +245,49 @@ func TestImportReplacesSuspects(t *testing.T) {
 		}
 		require.Equal(t, src.requireTree(ids[2]), dst.requireTree(ids[2]))
 	})
+}
+
+// overwrite damages what a layer has of e.
+func overwrite(t testing.TB, e *snapshot.Entry, text string) {
+	t.Helper()
+	fi, err := os.Stat(e.Source)
+	require.NoError(t, err)
+	f, err := os.OpenFile(e.Source, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte(text), e.SourceAt)
+	require.NoError(t, errors.Join(err, f.Close()))
+	require.NoError(t, os.Chtimes(e.Source, fi.ModTime(), fi.ModTime()))
+}
+
+// A bundle that lost its end is found before a job could read what is not there.
+func TestShortBundle(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	src, dst := newBench(t, view.NameErofs), newBench(t, view.NameErofs)
+	src.run()
+	ids := history(t, src)
+	src.packed(ids...)
+	r := newRemote(t)
+	for _, id := range ids {
+		require.NoError(t, dst.Import(t.Context(), r.upload(src, id), r.open, nil))
+	}
+	m, err := dst.Tree(t.Context(), ids[0])
+	require.NoError(t, err)
+	e, ok := m.Find("src/c")
+	require.True(t, ok)
+	require.Positive(t, e.SourceAt)
+	require.NoError(t, os.Truncate(e.Source, 512))
+	_, err = dst.Prepare(t.Context(), dst.spec(ids[2]))
+	var corrupt *snapshot.CorruptError
+	require.ErrorAs(t, err, &corrupt)
+	for _, id := range ids {
+		in, err := dst.Lookup(id)
+		require.NoError(t, err)
+		require.Equal(t, Suspect, in.State, "all that stands on the bundle")
+	}
+	for _, id := range ids {
+		require.NoError(t, dst.Import(t.Context(), r.upload(src, id), r.open, nil))
+	}
+	require.Equal(t, src.requireTree(ids[2]), dst.requireTree(ids[2]))
 }
 
 func TestVerifyFindsDamage(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"time"
 
@@ -112,7 +113,11 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 	fail.Point("store.prepare.row")
 	mounted, err := s.driver.Prepare(ctx, spec)
 	if err != nil {
-		return nil, errors.Join(err, s.undo(ctx, v))
+		err = errors.Join(err, s.undo(ctx, v))
+		if pl.base != nil {
+			s.blame(ctx, pl.base, err)
+		}
+		return nil, err
 	}
 	fail.Point("store.prepared")
 	s.mu.Lock()
@@ -129,6 +134,28 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 		return nil, errors.Join(err, s.undo(ctx, v))
 	}
 	return a, nil
+}
+
+// blame makes the layer suspect that err found damaged, or else l on which the view
+// would stand: a good copy of it is fetched for the next try.
+func (s *Store) blame(ctx context.Context, l *layer, err error) {
+	var corrupt *snapshot.CorruptError
+	if !errors.As(err, &corrupt) {
+		return
+	}
+	if in, ok := s.rel(corrupt.Name); ok {
+		s.mu.Lock()
+		for _, o := range s.layers {
+			if !o.stored() && overlaps(in, path.Dir(o.place().Dir)) {
+				l = o
+				break
+			}
+		}
+		s.mu.Unlock()
+	}
+	s.log.Error("a layer is damaged", "snapshot", l.info.ID, "error", err)
+	s.fallen(context.WithoutCancel(ctx), l, err)
+	s.tell()
 }
 
 // claim shows the view to Remove, which must leave alone what it stands on.

@@ -133,7 +133,7 @@ func (s *Store) each(ctx context.Context, q string, fn func(*sql.Rows) error) er
 // to work.
 func (s *Store) insertLayer(ctx context.Context, tx *sql.Tx, l *layer) error {
 	in := &l.info
-	in.Made = s.o.Now()
+	in.Made = time.Unix(0, s.o.Now().UnixNano()) // as it is read back
 	parents, err := json.Marshal(in.Parents)
 	if err != nil {
 		return err

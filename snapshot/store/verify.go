@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
@@ -117,10 +119,14 @@ func (s *Store) needs(d snapshot.Digest) bool {
 	return ok
 }
 
-// verifyNames compares what the directory shows now with the manifest, all but
-// what is in the files.
+// verifyNames compares what a view would show now with the manifest, all but what
+// is in the files.
 func (s *Store) verifyNames(ctx context.Context, l *layer, m *snapshot.Manifest) error {
-	found, err := s.treeFromLayer(ctx, l)
+	find := s.treeFromLayer
+	if _, ok := s.driver.(imager); ok {
+		find = s.treeFromMount // its directories alone don't say
+	}
+	found, err := find(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -141,6 +147,21 @@ func (s *Store) verifyNames(ctx context.Context, l *layer, m *snapshot.Manifest)
 		}
 	}
 	return nil
+}
+
+// treeFromMount looks at what a mount of l shows.
+func (s *Store) treeFromMount(ctx context.Context, l *layer) (_ *snapshot.Manifest, err error) {
+	dir, err := os.MkdirTemp(filepath.Join(s.dir, "tmp"), "look-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(dir) //nolint:errcheck // gone with the mount
+	c, err := s.driver.Mount(ctx, l.place(), dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	return tree.Scan(ctx, dir, tree.ScanOptions{Owners: s.o.Owners})
 }
 
 func (s *Store) verifyFile(ctx context.Context, l *layer, m *snapshot.Manifest, c *snapshot.Change) error {

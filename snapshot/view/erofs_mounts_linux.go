@@ -91,6 +91,9 @@ func (m *images) mount(rel, at string) error {
 	if err != nil {
 		return err
 	}
+	if err := checkBundles(image, devices); err != nil {
+		return err
+	}
 	if err := os.Mkdir(at, 0o700); err != nil {
 		return err
 	}
@@ -101,6 +104,16 @@ func (m *images) mount(rel, at string) error {
 		}
 	}
 	os.Remove(at) //nolint:errcheck // the first error is the one to tell
+	return err
+}
+
+// checkBundles tells of a damaged bundle as of other damage, by its path.
+func checkBundles(image string, devices []string) error {
+	err := erofs.CheckDevices(image, devices)
+	var bad *erofs.DeviceError
+	if errors.As(err, &bad) && (errors.Is(err, erofs.ErrDevices) || errors.Is(err, os.ErrNotExist)) {
+		return &snapshot.CorruptError{What: "bundle", Name: bad.Path, Why: bad.Err.Error()}
+	}
 	return err
 }
 

@@ -22,9 +22,21 @@ const (
 // no error, as reads from a hole do.
 var ErrDevices = errors.New("a bundle lacks bytes that the image refers to")
 
+// DeviceError says which bundle is not as it should be.
+type DeviceError struct {
+	Path string
+	Err  error // wraps ErrDevices, or says why the bundle can't be looked at
+}
+
+func (e *DeviceError) Error() string { return fmt.Sprintf("bundle %s: %v", e.Path, e.Err) }
+
+// Unwrap returns Err.
+func (e *DeviceError) Unwrap() error { return e.Err }
+
 // CheckDevices makes sure that every device holds the bytes that image needs of
 // it: as a file long enough and without holes in that part, since an absent
-// bundle grows in order and is never sparse. It reads no content.
+// bundle grows in order and is never sparse. It reads no content. What is
+// wrong with a bundle is a *DeviceError.
 func CheckDevices(image string, devices []string) error {
 	f, err := os.Open(image)
 	if err != nil {
@@ -47,7 +59,7 @@ func CheckDevices(image string, devices []string) error {
 	}
 	for i, d := range devices {
 		if err := checkDevice(d, m.Devices[i].Bytes); err != nil {
-			return fmt.Errorf("image %s: device %d: %w", image, i, err)
+			return fmt.Errorf("image %s: %w", image, &DeviceError{Path: d, Err: err})
 		}
 	}
 	return nil
@@ -64,17 +76,17 @@ func checkDevice(path string, need int64) error {
 		return err
 	}
 	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file", path)
+		return fmt.Errorf("%w: not a file", ErrDevices)
 	}
 	if fi.Size() < need {
-		return fmt.Errorf("%s: %w: it has %d bytes, %d are needed", path, ErrDevices, fi.Size(), need)
+		return fmt.Errorf("%w: it has %d bytes, %d are needed", ErrDevices, fi.Size(), need)
 	}
 	hole, err := firstHole(f, fi.Size())
 	if err != nil {
 		return err
 	}
 	if hole < need {
-		return fmt.Errorf("%s: %w: it has a hole at %d, below %d", path, ErrDevices, hole, need)
+		return fmt.Errorf("%w: it has a hole at %d, below %d", ErrDevices, hole, need)
 	}
 	return nil
 }
