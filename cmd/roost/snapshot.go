@@ -38,7 +38,8 @@ One process uses a store at a time: who finds it held exits with 3.` + exitHelp,
   roost snapshot restore latest /tmp/home`,
 		Args: cobra.NoArgs,
 	}
-	c.AddCommand(newSnapshotCreate(), newSnapshotRestore(), newSnapshotLs())
+	c.AddCommand(newSnapshotCreate(), newSnapshotRestore(), newSnapshotLs(), newSnapshotDiff(),
+		newSnapshotVerify(), newSnapshotPush(), newSnapshotPull(), newSnapshotKey(), newSnapshotRm())
 	return c
 }
 

@@ -332,7 +332,7 @@ func (c *creating) save(ctx context.Context, e *encoded) (*layer, error) {
 	fail.Point("store.create.written")
 	l := c.layer(e, index, indexBytes)
 	c.committing = true
-	if err := s.addStored(ctx, l, e); err != nil {
+	if err := s.addStored(ctx, l, e.tree); err != nil {
 		return nil, err
 	}
 	fail.Point("store.create.row")
@@ -363,8 +363,8 @@ func storedLayer(boot string, key []byte, ix *pack.Index) *layer {
 	return l
 }
 
-// addStored writes the row of a stored layer and shows it.
-func (s *Store) addStored(ctx context.Context, l *layer, e *encoded) error {
+// addStored writes the row of a stored layer, whose tree is m, and shows it.
+func (s *Store) addStored(ctx context.Context, l *layer, m *snapshot.Manifest) error {
 	s.mu.Lock()
 	l.seq = s.nextSeq
 	s.nextSeq++
@@ -383,7 +383,7 @@ func (s *Store) addStored(ctx context.Context, l *layer, e *encoded) error {
 			s.have[p.Digest] = blobFile{path: s.packPath(p.Digest), bytes: p.Bytes}
 		}
 	}
-	s.trees.put(in.ID, e.tree, len(e.tree.Entries))
+	s.trees.put(in.ID, m, len(m.Entries))
 	s.announceLocked(l)
 	return nil
 }
@@ -392,11 +392,12 @@ func (s *Store) addStored(ctx context.Context, l *layer, e *encoded) error {
 // being written. What stays is deleted by the next Open.
 func (s *Store) sweepUnnamed() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.packing != "" || len(s.busy) > 1 {
+	busy, want := s.packing != "" || len(s.busy) > 1, s.wantedFiles()
+	s.mu.Unlock()
+	if busy {
 		return
 	}
-	want := s.wantedFiles()
+	var gone []snapshot.Digest
 	for _, dir := range []string{"packs", "indexes", "manifests"} {
 		entries, err := os.ReadDir(filepath.Join(s.dir, dir))
 		if err != nil {
@@ -404,9 +405,18 @@ func (s *Store) sweepUnnamed() {
 			return
 		}
 		for _, e := range entries {
-			if !want[dir+"/"+e.Name()] {
-				removeFile(filepath.Join(s.dir, dir, e.Name()), s.log)
+			if want[dir+"/"+e.Name()] {
+				continue
+			}
+			removeFile(filepath.Join(s.dir, dir, e.Name()), s.log)
+			if d, err := snapshot.ParseDigest(e.Name()); err == nil && dir != "manifests" {
+				gone = append(gone, d)
 			}
 		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range gone {
+		delete(s.have, d)
 	}
 }

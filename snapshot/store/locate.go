@@ -152,3 +152,29 @@ func (s *Store) indexOf(ctx context.Context, key []byte, lo *locator, m *snapsho
 	}
 	return ix, nil
 }
+
+// Chain lists id and what must be had before it elsewhere, the first one first,
+// each with all blobs that its index names. What is not packed is ErrNotPacked; a
+// blob that is not here is a snapshot.ErrNotFound.
+func (s *Store) Chain(id snapshot.ID) ([]Info, error) {
+	chain, err := s.wireChain(id)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Info, 0, len(chain))
+	for i := len(chain) - 1; i >= 0; i-- {
+		l, err := s.usableLocked(chain[i].ID)
+		if err != nil {
+			return nil, err
+		}
+		in := s.infoLocked(l)
+		if len(in.Blobs) != len(l.packs)+1 {
+			return nil, fmt.Errorf("snapshot %s: %d of its %d packs are not here, they went to its agent's blob store: %w",
+				in.ID, len(l.packs)+1-len(in.Blobs), len(l.packs), snapshot.ErrNotFound)
+		}
+		out = append(out, in)
+	}
+	return out, nil
+}

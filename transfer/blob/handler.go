@@ -26,7 +26,8 @@ type HandlerOptions struct {
 }
 
 // Handler serves GET, HEAD and PUT of /{digest} from s; DESIGN's F6 is what PUT
-// promises by 201 (stored now) and 200 (was there). Mount it behind
+// promises by 201 (stored now) and 200 (was there). If s has Refs, it serves GET
+// and PUT of /refs/{id}, too. Mount it behind
 // http.StripPrefix, and behind whatever checks tokens: it checks none.
 //
 // A client should send "Expect: 100-continue" with a PUT: a blob that is there, or
@@ -89,6 +90,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) serve(q *request) error {
+	if strings.HasPrefix(q.URL.Path, refPrefix) {
+		return h.ref(q)
+	}
 	d, err := snapshot.ParseDigest(strings.TrimPrefix(q.URL.Path, "/"))
 	if err != nil || d.IsZero() || q.URL.RawPath != "" { // a blob has one spelling
 		return &StatusError{Status: http.StatusNotFound, Code: codeNotFound, Text: "no such blob"}

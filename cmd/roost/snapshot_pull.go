@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/store"
+	"github.com/roost-ci/roost/transfer"
+)
+
+// maxPulled bounds a chain of layers that somebody else's refs tell of.
+const maxPulled = 10_000
+
+func newSnapshotPull() *cobra.Command {
+	var e elsewhere
+	c := &cobra.Command{
+		Use:   "pull SNAP URL",
+		Short: "Fetch a pushed snapshot into a store",
+		Long: `Fetches SNAP, by its whole id, and what it stands on, as far as the store lacks it;
+what is damaged here is mended. It can be restored and mounted then. Nothing that
+comes is believed: refs are checked against the key, everything else by digests.
+
+The key is that of the store that pushed (roost snapshot key), in --key-file; without
+it the store's own. The first key that a new store sees becomes its own.
+` + urlHelp + exitHelp,
+		Example:           "  roost snapshot pull 3k9f… /mnt/usb/roost --store /srv/roost --key-file roost.key",
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: e.completeSnaps(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.with(cmd, true, func(ctx context.Context, s *store.Store) error {
+				return remoteError(e.pull(ctx, cmd, s, args[0], args[1]))
+			})
+		},
+	}
+	e.flags(c)
+	c.Flags().StringVar(&e.keyFile, "key-file", "", "file with the key of the store that pushed; default: this store's own")
+	c.MarkFlagFilename("key-file") //nolint:errcheck // the flag exists, one line above
+	return c
+}
+
+func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store, name, where string) error {
+	id, err := snapshot.ParseID(name)
+	if err != nil {
+		return usageError(err, "what is elsewhere must be named by its whole id")
+	}
+	key, err := e.key(s)
+	if err != nil {
+		return err
+	}
+	r, done, err := e.connect(where)
+	if err != nil {
+		return err
+	}
+	defer done()
+	chain, err := chainOf(ctx, s, r, id, key)
+	if err != nil {
+		return err
+	}
+	if err := s.SetKey(key); err != nil { // it has fitted
+		return err
+	}
+	p := &store.Progress{}
+	stop := e.progress(cmd, "pulling", p)
+	defer stop()
+	fetch := transfer.NewFetcher(transfer.FetcherOptions{Blobs: r})
+	for i := len(chain) - 1; i >= 0; i-- {
+		l := &chain[i]
+		err := s.Pull(ctx, store.ImportSpec{
+			ID: l.Snapshot, Base: l.Base, Parents: l.Parents, Index: l.Index, IndexBytes: l.IndexBytes,
+			Manifest: l.Manifest, DomainKey: key,
+		}, fetch.Open, p)
+		if err != nil {
+			return err
+		}
+	}
+	stop()
+	in, err := s.Lookup(id)
+	if err != nil {
+		return err
+	}
+	if !e.asJSON {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), id)
+		return err
+	}
+	return printJSON(cmd.OutOrStdout(), struct {
+		Snapshot     snapshot.ID `json:"snapshot"`
+		Entries      int64       `json:"entries"`
+		Bytes        int64       `json:"bytes"`
+		Layers       int         `json:"layers"`
+		BytesFetched int64       `json:"bytes_fetched"`
+		WallMS       float64     `json:"wall_ms"`
+	}{id, in.Entries, in.TreeBytes, len(chain), p.Done.Load(), e.wallMS()})
+}
+
+// key is what refs and chunks are checked with.
+func (e *elsewhere) key(s *store.Store) ([]byte, error) {
+	if e.keyFile == "" {
+		key, err := s.Key()
+		if errors.Is(err, store.ErrNoKey) {
+			err = usageError(err, "--key-file FILE: what roost snapshot key wrote where the snapshot was made")
+		}
+		return key, err
+	}
+	fi, err := os.Stat(e.keyFile)
+	if err != nil {
+		return nil, usageError(err, "")
+	}
+	if fi.Mode().Perm()&0o077 != 0 && !ignoreModes {
+		return nil, usageError(fmt.Errorf("key file %s can be read by others (mode %04o): chmod 600 it", e.keyFile, fi.Mode().Perm()), "")
+	}
+	key, err := store.ReadKey(e.keyFile)
+	if err != nil {
+		return nil, usageError(err, "")
+	}
+	return key, nil
+}
+
+// chainOf reads the refs of what is missing here for id, id first.
+func chainOf(ctx context.Context, s *store.Store, r depot, id snapshot.ID, key []byte) ([]transfer.Ref, error) {
+	var chain []transfer.Ref
+	seen := map[snapshot.ID]bool{}
+	for at := id; at != ""; {
+		if in, err := s.Lookup(at); err == nil && in.State.Usable() {
+			break
+		}
+		if seen[at] || len(chain) == maxPulled {
+			return nil, &snapshot.CorruptError{What: "ref", Name: string(at), Why: "what it stands on never ends"}
+		}
+		seen[at] = true
+		b, err := r.GetRef(ctx, at)
+		if errors.Is(err, snapshot.ErrNotFound) {
+			return nil, usageError(fmt.Errorf("there is no snapshot %s: %w", at, err), "was it pushed there?")
+		}
+		if err != nil {
+			return nil, err
+		}
+		ref, err := transfer.ParseRef(at, b, key)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, ref)
+		at = ref.Base
+	}
+	return chain, nil
+}

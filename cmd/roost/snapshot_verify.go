@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/store"
+)
+
+func newSnapshotVerify() *cobra.Command {
+	var o opened
+	c := &cobra.Command{
+		Use:   "verify [SNAP...]",
+		Short: "Read snapshots back and compare them with their digests",
+		Long: `Reads everything that the store has of the given snapshots, and of those that they
+stand on, and compares it with the digests: index, manifest, packs, each chunk, each
+unpacked file. Without SNAP all are verified. Ends with 1 if anything is damaged;
+pull mends a snapshot from where it was pushed.` + exitHelp,
+		Example: "  roost snapshot verify --store /var/backups/roost\n  roost snapshot verify latest",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, w string) ([]string, cobra.ShellCompDirective) {
+			return o.complete(cmd, args, w)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd, false, func(ctx context.Context, s *store.Store) error { return o.verify(ctx, cmd, s, args) })
+		},
+	}
+	o.flags(c)
+	return c
+}
+
+func (o *opened) verify(ctx context.Context, cmd *cobra.Command, s *store.Store, names []string) error {
+	var ids []snapshot.ID
+	for _, n := range names {
+		in, err := resolve(s, n)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, in.ID)
+	}
+	if len(names) == 0 {
+		for _, in := range s.List() {
+			ids = append(ids, in.ID)
+		}
+	}
+	w := cmd.OutOrStdout()
+	good, bad := 0, 0
+	err := s.VerifyAll(ctx, ids, func(id snapshot.ID, err error) {
+		line := struct {
+			Snapshot snapshot.ID `json:"snapshot"`
+			OK       bool        `json:"ok"`
+			Error    string      `json:"error,omitempty"`
+		}{Snapshot: id, OK: err == nil}
+		if err == nil {
+			good++
+		} else {
+			bad++
+			line.Error = err.Error()
+		}
+		switch {
+		case o.asJSON:
+			printJSON(w, line) //nolint:errcheck // standard output is gone: nobody to tell
+		case err == nil:
+			fmt.Fprintf(w, "ok       %s\n", id)
+		default:
+			fmt.Fprintf(w, "DAMAGED  %s  %v\n", id, err)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if bad > 0 {
+		return &exitError{
+			code: exitFailed, err: fmt.Errorf("%d of %d %s damaged", bad, good+bad, plural(good+bad, "snapshot")),
+			hint: "roost snapshot pull mends one from where it was pushed",
+		}
+	}
+	return nil
+}

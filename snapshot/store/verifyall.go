@@ -1,0 +1,58 @@
+package store
+
+import (
+	"context"
+	"errors"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// VerifyAll verifies snapshots and all that they stand on, each once, and each
+// pack once. It goes on after damage, and calls each with every snapshot that it
+// looked at and what is wrong with it, nil if nothing is. The error is about
+// something else.
+func (s *Store) VerifyAll(ctx context.Context, ids []snapshot.ID, each func(snapshot.ID, error)) error {
+	checked, seen := map[snapshot.Digest]bool{}, map[snapshot.ID]bool{}
+	for _, id := range ids {
+		chain, err := s.wireChain(id)
+		if err != nil {
+			return err
+		}
+		for i := len(chain) - 1; i >= 0; i-- { // a base before what stands on it
+			in := chain[i]
+			if seen[in.ID] {
+				continue
+			}
+			seen[in.ID] = true
+			err := s.verifyOne(ctx, in.ID, checked)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			each(in.ID, err)
+		}
+	}
+	return nil
+}
+
+// verifyOne is Verify with a memory of packs.
+func (s *Store) verifyOne(ctx context.Context, id snapshot.ID, checked map[snapshot.Digest]bool) error {
+	s.mu.Lock()
+	l, err := s.usableLocked(id)
+	var in Info
+	if err == nil {
+		in = s.infoLocked(l)
+	}
+	s.mu.Unlock()
+	if err != nil || !l.stored() {
+		if err == nil {
+			err = s.Verify(ctx, id)
+		}
+		return err
+	}
+	err = s.verifyStored(ctx, l, &in, checked)
+	var corrupt *snapshot.CorruptError
+	if errors.As(err, &corrupt) {
+		s.fallen(ctx, l, err)
+	}
+	return err
+}
