@@ -37,8 +37,11 @@ fuzz: ## each fuzz target for FUZZTIME
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x; done; done
 
-bench: ## Roost and what people use today, in one run (root); docs/performance.md names the knobs
-	$(GO) test -tags bench ./integration/bench -count=1 -v -timeout 120m
+bench: ## Roost and its peers in one run (root, 20 GB), into docs/performance.md; BENCH=quick: 3 minutes, nothing written there
+	@mkdir -p bin
+	BENCH='$(BENCH)' BENCH_JSON='$(or $(BENCH_JSON),$(CURDIR)/bin/bench.json)' \
+	  BENCH_DOC='$(or $(BENCH_DOC),$(if $(BENCH),,$(CURDIR)/docs/performance.md))' \
+	  $(GO) test -tags bench ./integration/bench -count=1 -v -timeout 120m
 
 microbench: ## the Go benchmarks of every package
 	$(GO) test ./... -run '^$$' -bench . -benchmem

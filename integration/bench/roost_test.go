@@ -12,10 +12,10 @@ var roostWay = way{
 	name: "Roost", needs: nil, prog: `"$ROOST" version`,
 	save:  `"$ROOST" snapshot create "$SRC" --store "$REPO/store" > "$REPO/last"`,
 	again: `"$ROOST" snapshot create "$SRC" --store "$REPO/store" --base "$(cat "$REPO/last")" > "$REPO/next"; mv "$REPO/next" "$REPO/last"`,
-	ready: `"$ROOST" snapshot push "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/store"`,
-	back:  `"$ROOST" snapshot restore "$(cat "$REPO/last")" "$DST" --store "$REPO/store"`,
+	ready: `"$ROOST" snapshot push "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/store"
+		"$ROOST" snapshot key --store "$REPO/store" > "$REPO/../key"`,
 	// To a store that has nothing, from a directory of blobs.
-	mount: `"$ROOST" snapshot pull "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/../other"
+	mount: `"$ROOST" snapshot pull "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/../other" --key-file "$REPO/../key"
 		"$ROOST" snapshot mount "$(cat "$REPO/last")" "$DST" --store "$REPO/../other"`,
 	umount: `umount "$DST"`,
 }

@@ -48,7 +48,7 @@ func (b *bench) handVerdicts(fs string) (out []verdict) {
 		switch {
 		case j.touch == 100 && !j.other:
 			at100 = p50
-		case j.touch == 1000 && !j.run:
+		case j.touch == 1000 && !j.busy:
 			at1000 = p50
 		}
 		out = append(out, verdict{
@@ -56,6 +56,14 @@ func (b *bench) handVerdicts(fs string) (out []verdict) {
 			fmt.Sprintf("%.1f ms, %.1f ms", p50, p99), p50 <= 10 && p99 <= 30, len(l) > 0,
 		})
 	}
+	k := key{Group: "hand", FS: fs, Tree: "hand", Way: roostWay.name}
+	n := int(handFiles * min(b.set.scale, 1))
+	image := b.sum(k, opImage)
+	asked := 300 * float64(n) / 100_000
+	out = append(out, verdict{fs + ": attach, content here but no image: ≤ 0.3 s for each 100,000 files", fmt.Sprintf("%s s for %d files", secs(image), n), image <= asked, image > 0})
+	k.Way = "cp -a --reflink=never"
+	copied := b.sum(k, opCopy)
+	out = append(out, verdict{fs + ": the same ≥ 10 × faster than cp -a", fmt.Sprintf("cp -a %s s, %s ×", secs(copied), times(copied, image)), copied >= 10*image, image > 0 && copied > 0})
 	each := (at1000 - at100) / 900 * 1000
 	return append(out, verdict{fs + ": hand-over grows by ≤ 2 µs for each file touched", fmt.Sprintf("%.1f µs", each), each <= 2, at100 > 0 && at1000 > 0})
 }
