@@ -18,10 +18,6 @@ import (
 	"github.com/roost-ci/roost/snapshot/view/internal/erofs"
 )
 
-// maxData is how many data directories an image may lead to. A mount has them,
-// and a few directories more.
-const maxData = maxStack - 40
-
 // imaging is the making of one image: it knows where each file's bytes are, as
 // the image's mount and the overlay above it reach them.
 type imaging struct {
@@ -171,8 +167,8 @@ func sourceKey(e *snapshot.Entry) string { return fmt.Sprintf("%d@%s", e.SourceA
 
 // tooMany picks the entries to copy so that few enough data directories are left:
 // those of the layers with the fewest files in the tree.
-func (g *imaging) tooMany(max int) []int {
-	if len(g.data) <= max {
+func (g *imaging) tooMany(most int) []int {
+	if len(g.data) <= most {
 		return nil
 	}
 	ids := make([]string, 0, len(g.data))
@@ -186,7 +182,7 @@ func (g *imaging) tooMany(max int) []int {
 		return strings.Compare(a, b)
 	})
 	drop := map[string]bool{}
-	for _, id := range ids[:len(ids)-max] {
+	for _, id := range ids[:len(ids)-most] {
 		drop[id] = true
 		delete(g.data, id)
 	}
@@ -203,26 +199,25 @@ func (g *imaging) tooMany(max int) []int {
 	return out
 }
 
-// checkOwn makes sure that the files below views/<id> are as large as the tree
-// says: a short one would read short without an error, as objects do. They never
+// checkOwn makes sure that the layer's own files are as large as the tree says: a
+// short one would read short without an error, as objects do. They never
 // change once their layer is sealed, so each is looked at once, by the image of
 // its own layer. Bundles are checked before every mount.
 func (g *imaging) checkOwn() error {
-	p, err := newPlacer(g.dir(g.id), false)
+	own := part(g.id, upperPrefix)
+	p, err := newPlacer(g.abs(own), false)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	prefix := "/" + path.Base(own) + "/"
 	for i := range g.m.Entries {
 		e := &g.m.Entries[i]
 		if e.Type != snapshot.TypeFile || e.Link != "" && e.Link != e.Path {
 			continue
 		}
-		at, id, in := g.locate(e)
-		if at != inObject || id != string(g.id) {
-			continue
-		}
-		if !p.fileOf(in[1:], e.Size) {
+		at, _, in := g.locate(e)
+		if rel, ok := strings.CutPrefix(in, prefix); ok && at == inObject && !p.fileOf(rel, e.Size) {
 			return &snapshot.CorruptError{What: "file", Name: e.Source, Why: fmt.Sprintf("not a file of %d bytes any more", e.Size)}
 		}
 	}
@@ -265,10 +260,35 @@ func (g *imaging) copyOne(ctx context.Context, e *snapshot.Entry, to string) err
 		return err
 	}
 	defer f.Abort()
-	if err := copySource(ctx, f.File, e, nil); err != nil {
+	src, err := g.open(e)
+	if err != nil {
+		return err
+	}
+	defer src.Close() //nolint:errcheck // only read from
+	if e.SourceAt > 0 {
+		err = copyRun(f.File, src, e, nil)
+	} else {
+		err = copyContent(ctx, f.File, src, e.Size, nil)
+	}
+	if err != nil {
 		return err
 	}
 	return f.Commit(to)
+}
+
+// open opens a source. Its path may be longer than the kernel takes for one.
+func (g *imaging) open(e *snapshot.Entry) (*os.File, error) {
+	at, id, in := g.locate(e)
+	if at != inObject {
+		return openRegular(e.Source)
+	}
+	own, rest, _ := strings.Cut(in[1:], "/")
+	p, err := newPlacer(filepath.Join(g.prefix, id, own), false)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	return p.open(rest, os.O_RDONLY)
 }
 
 // write writes the image rel to f. The inode numbers of base are kept if its image
@@ -293,9 +313,14 @@ func (g *imaging) write(ctx context.Context, f *os.File, rel string, base *Layer
 	}
 	var ee *erofs.EntryError
 	if errors.As(err, &ee) && errors.Is(err, erofs.ErrTooLarge) {
-		return &snapshot.UnsupportedError{Path: ee.Path, What: "entry that no image can show (" + ee.Err.Error() + ")"}
+		return noImage(ee)
 	}
 	return err
+}
+
+// noImage tells of an entry that is in order but that no image can show.
+func noImage(ee *erofs.EntryError) error {
+	return &snapshot.UnsupportedError{Path: ee.Path, What: "file that no image can show (" + ee.Err.Error() + ")"}
 }
 
 // layer is what the image at rel makes of the layer.
@@ -316,7 +341,7 @@ func (g *imaging) layer(rel string) *Layer {
 // A file whose source lies in a bundle is read from there, any other in views/ by
 // reference. What can't be referred to is copied into the layer once: a source
 // outside of views/, one whose path is longer than the kernel takes, and those of
-// the layers with the fewest files when there are more than 440 of them.
+// the layers with the fewest files when they are too many for one mount.
 //
 // Crash states, in order:
 //  1. before the rename the file is in the trash, which Reconcile empties; copies
@@ -348,7 +373,7 @@ func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest)
 	if err := g.checkOwn(); err != nil {
 		return nil, err
 	}
-	odd = append(odd, g.tooMany(maxData)...)
+	odd = append(odd, g.tooMany(d.images.maxData)...)
 	if err := g.copyOdd(ctx, odd); err != nil {
 		return nil, err
 	}
@@ -362,7 +387,7 @@ func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest)
 		return nil, err
 	}
 	out := g.layer(part(l.ID, imagePrefix))
-	if err := erofs.CheckDevices(f.Name(), d.absAll(out.Devices)); err != nil {
+	if err := checkBundles(f.Name(), d.absAll(out.Devices)); err != nil {
 		return nil, err
 	}
 	fail.Point("view.image.written")
@@ -409,7 +434,7 @@ func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if odd = append(odd, g.tooMany(maxData)...); len(odd) > 0 {
+	if odd = append(odd, g.tooMany(d.images.maxData)...); len(odd) > 0 {
 		return nil, &snapshot.UnsupportedError{Path: g.m.Entries[odd[0]].Path, What: "file that no image can refer to"}
 	}
 	f, err := os.OpenFile(d.abs(part(spec.ID, startPrefix)), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -16,9 +16,14 @@ import (
 	"github.com/roost-ci/roost/snapshot/view/internal/erofs"
 )
 
-// maxHot is how many images stay mounted when no view is being made of them. Each
-// keeps the pages that jobs have read.
-const maxHot = 64
+const (
+	// mostHot is how many images stay mounted when no view is being made of them.
+	// Each keeps the pages that jobs have read.
+	mostHot = 64
+	// mostData is how many data directories an image may lead to. A mount has them,
+	// and a few directories more.
+	mostData = maxStack - 40
+)
 
 // images are the mounts of image files, each shared by all that is made of it.
 //
@@ -29,7 +34,10 @@ type images struct {
 	layout
 	o      Options
 	method erofs.Method
-	always bool // in tests: every merge that comes with its tree is an image
+
+	// Tests set these before the first use.
+	maxHot, maxData int
+	always          bool // every merge that comes with its tree is an image
 
 	// mu guards all below. It is not held across I/O.
 	mu    sync.Mutex
@@ -50,7 +58,7 @@ type imageMount struct {
 }
 
 func newImages(l layout, o Options, m erofs.Method) *images {
-	return &images{layout: l, o: o, method: m, hot: map[string]*imageMount{}}
+	return &images{layout: l, o: o, method: m, maxHot: mostHot, maxData: mostData, hot: map[string]*imageMount{}}
 }
 
 // use returns where the image rel is mounted, mounting it if it is not. It stays
@@ -166,7 +174,7 @@ func (m *images) release(rel string, x *imageMount) {
 // coldLocked takes the mounts that were not used for longest out of hot.
 func (m *images) coldLocked() []*imageMount {
 	var out []*imageMount
-	for len(m.hot) > maxHot {
+	for len(m.hot) > m.maxHot {
 		oldest := ""
 		for rel, x := range m.hot {
 			if x.uses == 0 && (oldest == "" || x.last < m.hot[oldest].last) {

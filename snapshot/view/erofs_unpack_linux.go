@@ -58,7 +58,7 @@ func checkImageable(changes []snapshot.Change) error {
 		err := erofs.CheckEntry(e)
 		var ee *erofs.EntryError
 		if errors.Is(err, erofs.ErrTooLarge) && errors.As(err, &ee) {
-			return &snapshot.UnsupportedError{Path: e.Path, What: "entry that no image can show (" + ee.Err.Error() + ")"}
+			return noImage(ee)
 		}
 		if err != nil {
 			return err
