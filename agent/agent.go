@@ -136,6 +136,7 @@ func (a *Agent) serve(ctx, out context.Context, stop func(), left []leftover, ov
 	keep.Go(func() { a.heartbeats(beats, quit) })
 	keep.Go(func() { a.guard(beats) })
 	keep.Go(func() { a.watchRoom(beats) })
+	keep.Go(func() { a.scrubs(beats) })
 	a.reportLeftovers(out, left, over)
 	a.resumePacking(out)
 

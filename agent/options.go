@@ -36,6 +36,7 @@ type Store interface {
 	Drop(ctx context.Context, id snapshot.ID) error
 	Hold(ctx context.Context, ids ...snapshot.ID) (release func(), err error)
 	Evict(ctx context.Context, spec store.EvictSpec) (store.EvictReport, error)
+	Scrub(ctx context.Context, o store.ScrubOptions) (store.ScrubReport, error)
 	Usage() int64
 
 	Lookup(id snapshot.ID) (store.Info, error)
@@ -78,6 +79,8 @@ type Options struct {
 	DrainTimeout time.Duration
 	// Room says how much of the disk the store may have.
 	Room Room
+	// Scrub says how damage in the store is looked for.
+	Scrub Scrub
 	// BootID names this run of the kernel, Version this program.
 	BootID  string
 	Version string
@@ -115,7 +118,7 @@ func New(o Options) (*Agent, error) {
 	if o.DrainTimeout <= 0 {
 		o.DrainTimeout = 30 * time.Second
 	}
-	o.Room = o.Room.withDefaults()
+	o.Room, o.Scrub = o.Room.withDefaults(), o.Scrub.withDefaults()
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}

@@ -101,7 +101,7 @@ func (a *Agent) watchRoom(ctx context.Context) {
 
 // roomWatch remembers what was said, so that it is said once.
 type roomWatch struct {
-	stuck, full bool
+	stuck bool
 	// Since the start.
 	layers int
 	bytes  int64

@@ -9,7 +9,9 @@ import (
 func TestRoom(t *testing.T) {
 	const gib = int64(1) << 30
 	r := Room{MaxBytes: 100 * gib}.withDefaults()
-	disk := func(used, free int64) Disk { return Disk{Used: used * gib, Free: free * gib, Total: (used + free) * gib} }
+	disk := func(used, free int64) Disk {
+		return Disk{Used: used * gib, Free: free * gib, Total: (used + free) * gib}
+	}
 	require.LessOrEqual(t, r.over(r.High, disk(900, 100), 90*gib), int64(0))
 	require.InDelta(t, float64(20*gib), float64(r.over(r.High, disk(920, 80), 0)), 1000)
 	require.Equal(t, 1*gib, r.over(r.High, Disk{}, 91*gib), "the budget counts where the disk is not known")

@@ -54,10 +54,12 @@ type Agent struct {
 
 // Store configures how roost agent keeps house in its store_dir.
 type Store struct {
-	MaxBytes  string `mapstructure:"max_bytes" default:"0" doc:"The most that the layers kept may take, such as 200GiB. 0: all of the file system."`
-	HighWater int    `mapstructure:"high_water" default:"90" doc:"Percent in use, of max_bytes or of the file system (bytes and inodes), above which layers are evicted that the blob store has, the longest unused first. 10 to 100."`
-	LowWater  int    `mapstructure:"low_water" default:"80" doc:"Percent in use at which that ends. 1 to high_water - 1."`
-	MinFree   string `mapstructure:"min_free" default:"1GiB" doc:"No jobs are taken while less than this is free, or less than a twentieth of a small file system: the smaller counts."`
+	MaxBytes      string `mapstructure:"max_bytes" default:"0" doc:"The most that the layers kept may take, such as 200GiB. 0: all of the file system."`
+	HighWater     int    `mapstructure:"high_water" default:"90" doc:"Percent in use, of max_bytes or of the file system (bytes and inodes), above which layers are evicted that the blob store has, the longest unused first. 10 to 100."`
+	LowWater      int    `mapstructure:"low_water" default:"80" doc:"Percent in use at which that ends. 1 to high_water - 1."`
+	MinFree       string `mapstructure:"min_free" default:"1GiB" doc:"No jobs are taken while less than this is free, or less than a twentieth of a small file system: the smaller counts."`
+	ScrubInterval string `mapstructure:"scrub_interval" default:"168h" doc:"How often the agent reads all that it keeps, compares it with its digests and repairs what is damaged. Duration, at least 1h; 0s: never."`
+	ScrubRate     string `mapstructure:"scrub_rate" default:"20MiB" doc:"Most bytes per second that are read for that. 0: no limit."`
 }
 
 // Default returns the configuration of an empty file.
@@ -206,13 +208,16 @@ func (c *Config) Validate() error {
 }
 
 func (s *Store) validate(bad func(key, format string, a ...any)) {
-	for _, k := range []struct{ key, value string }{{"max_bytes", s.MaxBytes}, {"min_free", s.MinFree}} {
+	for _, k := range []struct{ key, value string }{{"max_bytes", s.MaxBytes}, {"min_free", s.MinFree}, {"scrub_rate", s.ScrubRate}} {
 		if _, err := ParseSize(k.value); err != nil {
 			bad("store."+k.key, "%v", err)
 		}
 	}
 	if s.HighWater < 10 || s.HighWater > 100 {
 		bad("store.high_water", "%d is not a percentage from 10 to 100", s.HighWater)
+	}
+	if d, err := time.ParseDuration(s.ScrubInterval); err != nil || d != 0 && d < time.Hour {
+		bad("store.scrub_interval", "%q is not a duration of an hour or more, or 0s", s.ScrubInterval)
 	}
 	if s.LowWater < 1 || s.LowWater >= s.HighWater {
 		bad("store.low_water", "%d is not from 1 to what is below high_water (%d)", s.LowWater, s.HighWater)

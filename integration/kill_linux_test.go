@@ -83,10 +83,10 @@ func processOf(dir string) []string {
 // elsewhere are steps that no pipeline of this version reaches; the test named
 // beside each kills there instead.
 var elsewhere = map[string]string{
-	"store.scrub.remade":         "a scrub finds no damage in a pipeline: snapshot/store TestScrubDeath",
-	"store.scrub.quarantined":    "a scrub finds no damage in a pipeline: snapshot/store TestScrubDeath",
-	"store.scrub.mended":         "a scrub finds no damage in a pipeline: snapshot/store TestScrubDeath",
-	"store.scrub.revived":        "a scrub finds no damage in a pipeline: snapshot/store TestScrubDeath",
+	"store.scrub.remade":         "no damage is in a pipeline: TestVerify",
+	"store.scrub.quarantined":    "no damage is in a pipeline: TestVerify",
+	"store.scrub.mended":         "no damage is in a pipeline: TestVerify",
+	"store.scrub.revived":        "no damage is in a pipeline: TestVerify",
 	"store.evict":                "only a host without room evicts: TestSmallStore",
 	"erofs.mount.attached":       "snapshot/view: TestCrash of the erofs driver",
 	"erofs.mount.detached":       "snapshot/view: TestCrash of the erofs driver",

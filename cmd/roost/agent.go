@@ -169,10 +169,15 @@ func (o *agentOptions) assemble(ctx context.Context, cfg configs.Agent, client *
 		return fail(exitUsage, err)
 	}
 	room.Every = o.roomEvery
+	scrub, err := scrubOf(o.store)
+	if err != nil {
+		return fail(exitUsage, err)
+	}
+	scrub.Every = o.roomEvery
 	opts := agent.Options{
 		Name: cfg.Name, Tags: cfg.Tags, Slots: cfg.Slots, Coordinator: client, Store: st, Adapter: runner,
 		Blobs: blob.NewHTTP(client.BlobsURL(), client.Token, nil), UploadRate: rate,
-		BootID: bootID(), Version: version, Ready: serving, Log: log, Room: room,
+		BootID: bootID(), Version: version, Ready: serving, Log: log, Room: room, Scrub: scrub,
 	}
 	if linuxRoot {
 		opts.BuildsDir = cfg.BuildsDir
@@ -199,6 +204,16 @@ func roomOf(c configs.Store) (agent.Room, error) {
 		return agent.Room{}, err
 	}
 	return agent.Room{MaxBytes: most, High: c.HighWater, Low: c.LowWater, MinFree: free}, nil
+}
+
+// scrubOf translates what the file says of looking for damage.
+func scrubOf(c configs.Store) (agent.Scrub, error) {
+	every, err := time.ParseDuration(c.ScrubInterval)
+	if err != nil {
+		return agent.Scrub{}, err
+	}
+	rate, err := configs.ParseSize(c.ScrubRate)
+	return agent.Scrub{Interval: every, Rate: rate}, err
 }
 
 // bootID names this run of the kernel, "" where it has no name.

@@ -68,7 +68,7 @@ func graph(t *rapid.T, b *bench, now time.Time) []*made {
 		if m.state == Packed || m.state == Durable {
 			l.info.Index[0], l.info.Manifest[0] = byte(i+1), byte(i+1)
 		}
-		l.use = use{made: m.used, used: m.used, pinned: m.pinned, was: m.was}
+		l.use = use{used: m.used, pinned: m.pinned, was: m.was}
 		all = append(all, m)
 		b.layers[m.id] = l
 		if m.held {
@@ -142,7 +142,7 @@ func modelBench(t *testing.T, now time.Time) *bench {
 	_, err := b.db.Exec("PRAGMA synchronous=OFF")
 	require.NoError(t, err)
 	b.Store.driver = noFiles{b.Store.driver}
-	t.Cleanup(func() { require.NoError(t, b.Store.Close()) })
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	return b
 }
 

@@ -11,9 +11,9 @@ import (
 
 // use is what eviction and the scrub go by. Store.mu guards it.
 type use struct {
-	made    time.Time
 	used    time.Time // when a view, an import or a mount last stood on it
 	checked time.Time // when all of it was last read and found right
+	tried   time.Time // when that was last begun, in this process
 	pinned  bool      // by people: not to be evicted
 	was     State     // what a suspect layer was before; "" if not known
 }
@@ -24,8 +24,8 @@ const useEvery = time.Minute
 
 // last is when a layer was last of use.
 func (l *layer) last() time.Time {
-	if l.use.used.Before(l.use.made) {
-		return l.use.made
+	if l.use.used.Before(l.info.Made) {
+		return l.info.Made
 	}
 	return l.use.used
 }
@@ -80,15 +80,15 @@ func (s *Store) saveUse(ctx context.Context, every time.Duration) {
 
 // loadUse fills layer.use.
 func (s *Store) loadUse(ctx context.Context) error {
-	const q = "SELECT id, made, used, checked, pinned, was FROM layers"
+	const q = "SELECT id, used, checked, pinned, was FROM layers"
 	return s.each(ctx, q, func(r *sql.Rows) error {
 		var id snapshot.ID
-		var made, used, checked int64
+		var used, checked int64
 		var u use
-		if err := r.Scan(&id, &made, &used, &checked, &u.pinned, &u.was); err != nil {
+		if err := r.Scan(&id, &used, &checked, &u.pinned, &u.was); err != nil {
 			return err
 		}
-		u.made, u.used, u.checked = time.Unix(0, made), time.Unix(0, used), time.Unix(0, checked)
+		u.used, u.checked = time.Unix(0, used), time.Unix(0, checked)
 		if l, ok := s.layers[id]; ok {
 			l.use = u
 		}
@@ -122,6 +122,17 @@ func (s *Store) Pin(ctx context.Context, id snapshot.ID, pinned bool) error {
 // what is missing. If one is being removed just then, Hold waits for the end of
 // that, so that it can be imported again at once.
 func (s *Store) Hold(ctx context.Context, ids ...snapshot.ID) (release func(), err error) {
+	release, err = s.hold(ctx, ids...)
+	if err == nil {
+		s.mu.Lock()
+		s.touchLocked(ids...)
+		s.mu.Unlock()
+	}
+	return release, err
+}
+
+// hold is Hold by who has no use for them.
+func (s *Store) hold(ctx context.Context, ids ...snapshot.ID) (release func(), err error) {
 	s.mu.Lock()
 	for _, id := range ids {
 		s.held[id]++

@@ -33,7 +33,7 @@ const (
 // ScrubOptions say what is read, how fast, and where good copies are.
 type ScrubOptions struct {
 	IDs    []snapshot.ID // nil: all
-	Before time.Time     // only what was not read since; zero: all
+	Before time.Time     // only what was not made or read since, and what is suspect; zero: all
 	Rate   int64         // bytes per second; 0: as fast as it goes
 	// Open and Size ask the blob store; nil if there is none at hand.
 	Open OpenBlobFunc
@@ -121,12 +121,21 @@ func (x *scrubber) plan() []*layer {
 		case x.o.IDs != nil && !slices.Contains(x.o.IDs, id), l.info.State == Broken, l.removing:
 		case l.info.Index.IsZero():
 			x.r.Unpacked++
-		case x.o.Before.IsZero() || l.use.checked.Before(x.o.Before):
+		case x.o.Before.IsZero(), l.due(x.o.Before):
 			out = append(out, l)
 		}
 	}
 	slices.SortFunc(out, bySeq)
 	return out
+}
+
+// due reports whether l was not read since. A suspect layer is tried once in the life
+// of a process and then as often as others.
+func (l *layer) due(since time.Time) bool {
+	if l.info.State == Suspect {
+		return l.use.tried.Before(since)
+	}
+	return l.use.checked.Before(since) && l.info.Made.Before(since)
 }
 
 // finish lists what is suspect at the end.
@@ -142,12 +151,13 @@ func (x *scrubber) finish() {
 // layer reads one layer. The error is of the scrub, not of the layer.
 func (x *scrubber) layer(ctx context.Context, l *layer) error {
 	s := x.s
-	release, err := s.Hold(ctx, l.info.ID)
+	release, err := s.hold(ctx, l.info.ID)
 	if err != nil {
 		return err
 	}
 	defer release()
 	s.mu.Lock()
+	l.use.tried = s.o.Now()
 	held, in := s.layers[l.info.ID] == l && !l.removing, s.infoLocked(l)
 	s.mu.Unlock()
 	if !held || s.onUnusable(l) != "" {
