@@ -236,6 +236,7 @@ func TestEvictOrder(t *testing.T) {
 		l.use = use{used: now.Add(-ago)}
 		ids[l.info.ID], names = name, append(names, name)
 		require.NoError(t, b.commit(t.Context(), func(ctx context.Context, tx *sql.Tx) error { return b.insertLayer(ctx, tx, l) }))
+		l.info.Made = l.use.used
 		b.layers[l.info.ID] = l
 	}
 	add("old base", Durable, "", 100, 100*time.Hour)
