@@ -30,7 +30,7 @@ type faulty struct {
 	r      *rand.Rand
 	s      *store.Store
 
-	base, other, away snapshot.ID // always held; held; only in far
+	base, other, away snapshot.ID // always held, the same, only in far
 	op                string
 	id                snapshot.ID // of the operation
 	acked             bool
@@ -431,17 +431,4 @@ func (f *faulty) nothingLeft(how string) error {
 		}
 	}
 	return nil
-}
-
-func mountsBelow(dir string) (found []string) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return []string{err.Error()}
-	}
-	for l := range strings.Lines(string(b)) {
-		if strings.Contains(l, dir) {
-			found = append(found, l)
-		}
-	}
-	return found
 }

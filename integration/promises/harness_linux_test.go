@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot/store"
@@ -128,10 +129,33 @@ func newDisk(t testing.TB, megabytes int, opts string) string {
 	t.Cleanup(func() {
 		runtime.GC() // a driver keeps files open that only its end closes
 		runtime.GC()
+		for _, m := range mountsBelow(at + "/") { // a test that failed in the middle
+			if f := strings.Fields(m); len(f) > 4 && t.Failed() {
+				unix.Unmount(f[4], unix.MNT_DETACH)
+			}
+		}
+		if t.Failed() {
+			unix.Unmount(at, unix.MNT_DETACH)
+			return
+		}
 		out, err := exec.Command("umount", at).CombinedOutput()
 		require.NoError(t, err, string(out))
 	})
 	return at
+}
+
+// mountsBelow lists the mounts that have to do with dir, the last one first.
+func mountsBelow(dir string) (found []string) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for l := range strings.Lines(string(b)) {
+		if strings.Contains(l, dir) {
+			found = append([]string{l}, found...)
+		}
+	}
+	return found
 }
 
 // leftovers lists the mounts and loop devices that have to do with dir.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -139,7 +140,7 @@ func (g *gardener) step() error {
 		return os.Symlink([]string{"../nowhere", "/etc/passwd", "n1", strings.Repeat("x", 300)}[g.r.IntN(4)], g.at(g.fresh()))
 	case 7:
 		if f := pick(g.r, g.files); f != "" {
-			return os.Link(g.at(f), g.at(g.fresh()))
+			return g.link(f)
 		}
 		return nil
 	case 8:
@@ -194,7 +195,9 @@ func (g *gardener) overwrite(p string) error {
 			return err
 		}
 	}
-	_, err = f.Write(g.content())
+	// Never nothing: where overlay mounts copied a file's look up before its content,
+	// opening it to write alone sets its time.
+	_, err = f.Write(append(g.content(), 'x'))
 	return err
 }
 
@@ -215,7 +218,42 @@ func (g *gardener) rename() error {
 	if g.linked[p] || to == p || strings.HasPrefix(to, p+"/") {
 		return nil
 	}
-	return unix.Rename(g.at(p), g.at(to))
+	for l, linked := range g.linked {
+		if linked && strings.HasPrefix(l, p+"/") {
+			return nil
+		}
+	}
+	err := unix.Rename(g.at(p), g.at(to))
+	if errors.Is(err, unix.EXDEV) { // overlay mounts move no directory whose path is too long; mv copies
+		if out, err := exec.Command("mv", "-T", "--", g.at(p), g.at(to)).CombinedOutput(); err != nil {
+			return fmt.Errorf("mv: %w: %s", err, out)
+		}
+		return nil
+	}
+	return err
+}
+
+// link gives a file another name.
+func (g *gardener) link(p string) error {
+	to := g.fresh()
+	err := os.Link(g.at(p), g.at(to))
+	if !errors.Is(err, unix.EXDEV) {
+		return err
+	}
+	// Overlay mounts give none to a file of which they copied only the look, if its
+	// path is too long. Opening it to write copies the rest, and sets its time.
+	fi, err := os.Stat(g.at(p))
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(g.at(p), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Close(), os.Chtimes(g.at(p), fi.ModTime(), fi.ModTime())); err != nil {
+		return err
+	}
+	return os.Link(g.at(p), g.at(to))
 }
 
 func (g *gardener) sparse(p string) error {

@@ -1,0 +1,536 @@
+package promises
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/store"
+	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// attack is a layer in the making, and what the network gives for its packs.
+type attack struct {
+	rawIndex
+	r      *rand.Rand
+	victim string // a directory outside of the store that nobody may touch
+	serve  func(d snapshot.Digest, b []byte) []byte
+	lie    bool // about the manifest
+}
+
+func (a *attack) change() *snapshot.Change { return &a.ix.Changes[a.r.IntN(len(a.ix.Changes))] }
+
+// file returns a change that puts a file with content.
+func (a *attack) file() *snapshot.Change {
+	for {
+		if c := a.change(); !c.Delete && c.Entry.Type == snapshot.TypeFile && len(c.Entry.Chunks) > 0 {
+			return c
+		}
+	}
+}
+
+// put adds an entry where it belongs.
+func (a *attack) put(e snapshot.Entry) {
+	i := slices.IndexFunc(a.ix.Changes, func(c snapshot.Change) bool { return snapshot.ComparePaths(c.Entry.Path, e.Path) >= 0 })
+	if i < 0 {
+		i = len(a.ix.Changes)
+	}
+	a.ix.Changes = slices.Insert(a.ix.Changes, i, snapshot.Change{Entry: e})
+}
+
+func (a *attack) content(p string) snapshot.Entry {
+	e := a.file().Entry
+	e.Path, e.Link, e.Source = p, "", ""
+	return e
+}
+
+func oneOf[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }
+
+// attacks are ways to do harm. Each gets a valid layer and makes one that is not,
+// or that is but should not get anywhere.
+var attacks = map[string]func(a *attack){
+	"path": func(a *attack) {
+		a.change().Entry.Path = oneOf(a.r, "../evil", "p0/../../evil", a.victim+"/evil", "./x", "p0//x", "x/", "/", "..", ".", "p0/..",
+			"x\x00y", strings.Repeat("n", 256), strings.Repeat("d/", 2100)+"x", "../../../../../../etc/cron.d/evil")
+	},
+	"path in its place": func(a *attack) {
+		a.put(a.content(oneOf(a.r, "../evil", "p0/../../../evil", a.victim+"/evil", "./evil", "p0/./evil", "p0//evil")))
+	},
+	"through a symlink": func(a *attack) {
+		l := oneOf(a.r, "aaa", "p0/zzz", "zzz")
+		a.put(snapshot.Entry{Path: l, Type: snapshot.TypeSymlink, Mode: 0o777, Target: oneOf(a.r, a.victim, "../../..", "/", "p0")})
+		a.put(a.content(l + "/evil"))
+	},
+	"a directory becomes a symlink": func(a *attack) {
+		a.put(snapshot.Entry{Path: "base", Type: snapshot.TypeSymlink, Mode: 0o777, Target: a.victim})
+		if a.r.IntN(2) == 0 {
+			a.put(a.content("base/evil"))
+		}
+	},
+	"through a symlink of the base": func(a *attack) { a.put(a.content("base/out/evil")) },
+	"below a file":                  func(a *attack) { a.put(a.content(a.file().Entry.Path + "/x")) },
+	"below nothing":                 func(a *attack) { a.put(a.content("no/such/directory")) },
+	"twice": func(a *attack) {
+		i := a.r.IntN(len(a.ix.Changes))
+		a.ix.Changes = slices.Insert(a.ix.Changes, i, a.ix.Changes[i])
+	},
+	"order": func(a *attack) {
+		i := 1 + a.r.IntN(len(a.ix.Changes)-1)
+		a.ix.Changes[i-1], a.ix.Changes[i] = a.ix.Changes[i], a.ix.Changes[i-1]
+	},
+	"hard link": func(a *attack) {
+		e := &a.file().Entry
+		e.Link = oneOf(a.r, "no/where", "../evil", a.victim+"/canary", "p0", "base", "base/out", "base/kept", e.Path, "\x00", "a", "..")
+	},
+	"hard link of another size": func(a *attack) {
+		e := a.content("l1")
+		e.Link = "l1"
+		f := a.content("l2")
+		f.Link, f.Size = "l1", e.Size+1
+		a.put(e)
+		a.put(f)
+	},
+	"hard link that is a directory": func(a *attack) {
+		a.put(snapshot.Entry{Path: "l1", Type: snapshot.TypeDir, Mode: 0o755, Link: "l1"})
+		a.put(snapshot.Entry{Path: "l2", Type: snapshot.TypeDir, Mode: 0o755, Link: "l1"})
+	},
+	"size": func(a *attack) {
+		a.file().Entry.Size = oneOf[int64](a.r, -1, 0, 1, math.MaxInt64, math.MinInt64, 1<<62, 1<<44, 1<<33)
+	},
+	"sizes add up": func(a *attack) {
+		for _, p := range []string{"s1", "s2", "s3"} {
+			e := a.content(p)
+			e.Size = math.MaxInt64 / 2
+			a.put(e)
+		}
+	},
+	"chunks overlap": func(a *attack) {
+		e := &a.file().Entry
+		c := e.Chunks[0]
+		c.Off += int64(a.r.IntN(3)) - 1
+		e.Chunks = append(slices.Clone(e.Chunks), c)
+	},
+	"chunk elsewhere": func(a *attack) {
+		e := &a.file().Entry
+		e.Chunks = slices.Clone(e.Chunks)
+		e.Chunks[0].Off = oneOf[int64](a.r, -1, e.Size, 1<<40, math.MaxInt64-1)
+	},
+	"chunk of another": func(a *attack) {
+		i, j := a.r.IntN(len(a.ix.Chunks)), a.r.IntN(len(a.ix.Chunks))
+		a.ix.Chunks[i].Frame, a.ix.Chunks[i].Off = a.ix.Chunks[j].Frame, a.ix.Chunks[j].Off
+	},
+	"chunk table": func(a *attack) {
+		c := &a.ix.Chunks[a.r.IntN(len(a.ix.Chunks))]
+		*oneOf(a.r, &c.Off, &c.Len) = oneOf[uint32](a.r, 0, 1, 1<<22, math.MaxUint32, math.MaxUint32-7)
+	},
+	"chunk frame": func(a *attack) {
+		a.ix.Chunks[a.r.IntN(len(a.ix.Chunks))].Frame = oneOf(a.r, -1, len(a.ix.Frames), math.MaxInt32, math.MinInt32)
+	},
+	"chunk id": func(a *attack) {
+		c := &a.ix.Chunks[a.r.IntN(len(a.ix.Chunks))]
+		old := c.ID
+		c.ID[a.r.IntN(32)] ^= 1 << a.r.IntN(8)
+		for i := range a.ix.Changes {
+			for j := range a.ix.Changes[i].Entry.Chunks {
+				if a.ix.Changes[i].Entry.Chunks[j].ID == old {
+					a.ix.Changes[i].Entry.Chunks = slices.Clone(a.ix.Changes[i].Entry.Chunks)
+					a.ix.Changes[i].Entry.Chunks[j].ID = c.ID
+				}
+			}
+		}
+	},
+	"frame": func(a *attack) {
+		f := &a.ix.Frames[a.r.IntN(len(a.ix.Frames))]
+		switch a.r.IntN(5) {
+		case 0:
+			f.Off = oneOf[int64](a.r, -1, 0, 7, 1<<29, math.MaxInt64)
+		case 1:
+			f.Stored = oneOf[uint32](a.r, 0, 1, f.Stored+1, 1<<23, math.MaxUint32)
+		case 2:
+			f.Plain = oneOf[uint32](a.r, 0, 1, f.Plain-1, f.Plain+1, 4<<20, 4<<20+1, math.MaxUint32)
+		case 3:
+			f.Codec = oneOf[byte](a.r, 0, 1, 2, 255)
+		case 4:
+			f.Pack = oneOf(a.r, -1, len(a.ix.Packs), 1<<30)
+		}
+	},
+	"frames overlap": func(a *attack) {
+		i := a.r.IntN(len(a.ix.Frames))
+		a.ix.Frames = slices.Insert(a.ix.Frames, i, a.ix.Frames[i])
+	},
+	"pack": func(a *attack) {
+		p := &a.ix.Packs[a.r.IntN(len(a.ix.Packs))]
+		switch a.r.IntN(4) {
+		case 0:
+			p.Digest = snapshot.Digest{}
+		case 1:
+			p.Bytes = oneOf[int64](a.r, 0, -1, 8, 1<<31, math.MaxInt64)
+		case 2:
+			a.ix.Packs = append(a.ix.Packs, *p)
+		case 3:
+			a.own = 7
+		}
+	},
+	"mode": func(a *attack) {
+		a.change().Entry.Mode = oneOf[uint32](a.r, 0o4755, 0o6777, 0o20644, 0o60644, 0o100644, math.MaxUint32, 0)
+	},
+	"type": func(a *attack) {
+		i := a.r.IntN(len(a.ix.Changes))
+		a.ix.Changes[i].Entry.Type = snapshot.Type(a.r.IntN(8))
+	},
+	"root": func(a *attack) {
+		if a.ix.Changes[0].Entry.Path != "" {
+			a.put(snapshot.Entry{Type: snapshot.TypeDir, Mode: 0o755})
+		}
+		e := &a.ix.Changes[0]
+		switch a.r.IntN(4) {
+		case 0:
+			e.Entry.Type = snapshot.TypeFile
+		case 1:
+			e.Entry.Type, e.Entry.Target = snapshot.TypeSymlink, a.victim
+		case 2:
+			e.Delete = true
+		case 3:
+			e.Entry.Link = "x"
+		}
+	},
+	"attribute": func(a *attack) {
+		name := oneOf(a.r, "trusted.overlay.redirect", "trusted.overlay.opaque", "trusted.overlay.metacopy", "trusted.overlay.whiteout",
+			"security.capability", "security.selinux", "user.overlay.redirect", "user.overlay.opaque", "user.", "user", "", "user.\x00x",
+			"system.posix_acl_access", "system.posix_acl_default", "system.nfs4_acl", "user."+strings.Repeat("x", 251), "trusted.roost")
+		a.change().Entry.Xattrs = []snapshot.Xattr{{Name: name, Value: oneOf(a.r, nil, []byte("y"), []byte(a.victim), make([]byte, 70_000), []byte{2, 0, 0, 0, 9, 9})}}
+	},
+	"attributes": func(a *attack) {
+		e := &a.change().Entry
+		for i := range oneOf(a.r, 2, 256, 257, 3000) {
+			e.Xattrs = append(e.Xattrs, snapshot.Xattr{Name: oneOf(a.r, "user.same", fmt.Sprintf("user.%05d", i)), Value: []byte("x")})
+		}
+	},
+	"whiteout names": func(a *attack) {
+		e := a.content(oneOf(a.r, ".wh.p0", ".wh..wh..opq", "p0/.wh.x", ".wh..wh.aufs", ".wh..wh.plnk"))
+		a.put(e)
+	},
+	"names of ours": func(a *attack) {
+		a.put(snapshot.Entry{Path: oneOf(a.r, "views", "trash", "packed", "w", "b", "meta", "empty"), Type: snapshot.TypeDir, Mode: 0o755})
+	},
+	"delete": func(a *attack) {
+		a.ix.Changes = append(a.ix.Changes, snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: oneOf(a.r, "../evil", a.victim, "zz/zz", "base/out/canary", "", "..")}})
+	},
+	"delete and below": func(a *attack) {
+		a.put(snapshot.Entry{Path: "base", Type: snapshot.TypeDir})
+		i := slices.IndexFunc(a.ix.Changes, func(c snapshot.Change) bool { return c.Entry.Path == "base" })
+		a.ix.Changes[i] = snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: "base"}}
+		a.put(a.content("base/evil"))
+	},
+	"replace": func(a *attack) { a.op = map[int]byte{a.r.IntN(len(a.ix.Changes)): oneOf[byte](a.r, 2, 3, 255)} },
+	"kind": func(a *attack) {
+		a.kind = map[int]byte{a.r.IntN(len(a.ix.Changes)): byte(a.r.IntN(256))}
+	},
+	"symlink": func(a *attack) {
+		a.put(snapshot.Entry{
+			Path: "soft", Type: snapshot.TypeSymlink, Mode: 0o777,
+			Target: oneOf(a.r, "", "\x00", "a\x00b", strings.Repeat("x", 4095), strings.Repeat("x", 4096), strings.Repeat("y", 90_000), a.victim),
+		})
+	},
+	"owner": func(a *attack) {
+		e := &a.change().Entry
+		e.UID, e.GID = oneOf[uint32](a.r, 0, 1, math.MaxUint32, math.MaxUint32-1), oneOf[uint32](a.r, 0, math.MaxUint32)
+	},
+	"time": func(a *attack) {
+		a.change().Entry.MTime = oneOf[int64](a.r, math.MaxInt64, math.MinInt64, math.MinInt64+1e9, -1, 1<<62)
+	},
+	"counts": func(a *attack) {
+		a.counts = map[string]int{oneOf(a.r, "packs", "frames", "chunks", "changes"): oneOf(a.r, 0, 1, 1<<20, 1<<40, math.MaxInt64, -1)}
+	},
+	"deep": func(a *attack) {
+		p := ""
+		for range oneOf(a.r, 100, 1000, 2000) {
+			p = filepath.Join(p, "d")
+			a.put(snapshot.Entry{Path: p, Type: snapshot.TypeDir, Mode: 0o755})
+		}
+	},
+	"bomb in the index": func(a *attack) {
+		a.zstd = true
+		a.trailing = make([]byte, oneOf(a.r, 1<<20, 16<<20, 64<<20))
+		a.plain = oneOf[uint64](a.r, 0, 100, 1<<30, 1<<40, math.MaxUint64)
+	},
+	"bomb in a frame": func(a *attack) {
+		a.serve = func(_ snapshot.Digest, b []byte) []byte {
+			e, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true))
+			if err != nil {
+				panic(err)
+			}
+			defer e.Close()
+			z := e.EncodeAll(make([]byte, 64<<20), nil)
+			out := bytes.Clone(b)
+			copy(out[min(8, len(out)):], z)
+			return out
+		}
+	},
+	"another pack": func(a *attack) {
+		a.serve = func(_ snapshot.Digest, b []byte) []byte {
+			switch out := bytes.Clone(b); a.r.IntN(4) {
+			case 0:
+				return out[:a.r.IntN(len(out))]
+			case 1:
+				for i := range out {
+					out[i] = byte(a.r.Uint32())
+				}
+				return out
+			case 2:
+				out[8+a.r.IntN(len(out)-8)] ^= 1
+				return out
+			default:
+				return nil
+			}
+		}
+	},
+	"manifest": func(a *attack) { a.lie = true },
+	"bytes": func(a *attack) {
+		a.edit = func(b []byte) []byte {
+			for range 1 + a.r.IntN(4) {
+				b[a.r.IntN(len(b))] = byte(a.r.Uint32())
+			}
+			return b
+		}
+	},
+	"cut": func(a *attack) {
+		a.edit = func(b []byte) []byte { return b[:a.r.IntN(len(b))] }
+	},
+	"more": func(a *attack) { a.trailing = []byte(oneOf(a.r, "\x00", "more", strings.Repeat("\xff", 100))) },
+}
+
+// TestEvilLayers offers layers that were made to do harm. A store refuses them and
+// keeps nothing, or shows exactly what their manifest says, which is then no harm;
+// outside of it nothing changes either way.
+func TestEvilLayers(t *testing.T) {
+	n := count(92, 300, 1500)
+	r, _ := seeded(t)
+	names := make([]string, 0, len(attacks))
+	for name := range attacks {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	drivers(t, func(t *testing.T, driver string) {
+		began := time.Now()
+		e := newEvil(t, driver)
+		refused, harmless := 0, 0
+		for i := range n / len(working(t)) {
+			if e.offer(names[i%len(names)], r) {
+				refused++
+			} else {
+				harmless++
+			}
+		}
+		require.Greater(t, refused, harmless)
+		e.untouched()
+		record(t, began, "malicious layers", refused+harmless, "of %d kinds: %d refused, %d harmless and shown exactly, nothing outside touched", len(names), refused, harmless)
+	})
+}
+
+// evil is a store that gets such layers.
+type evil struct {
+	*lab
+	good   *store.ImportSpec // a layer on base, in far
+	index  []byte
+	base   *snapshot.Manifest
+	baseID snapshot.ID
+	victim string
+	before map[string]string
+}
+
+func newEvil(t *testing.T, driver string) *evil {
+	dir := tempDir(t)
+	e := &evil{lab: newLab(t, dir, driver), victim: filepath.Join(dir, "victim")}
+	require.NoError(t, os.MkdirAll(filepath.Join(e.victim, "sub"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(e.victim, "canary"), []byte("alive"), 0o644))
+	e.baseID = e.job(func(dir string) {
+		require.NoError(t, garden(dir, 3, 10, false))
+		require.NoError(t, os.Mkdir(filepath.Join(dir, "base"), 0o755))
+		require.NoError(t, os.Mkdir(filepath.Join(dir, "p0"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "base/kept"), []byte("kept"), 0o644))
+		require.NoError(t, os.Symlink(e.victim, filepath.Join(dir, "base/out")))
+	})
+	top := e.job(func(dir string) { require.NoError(t, garden(dir, 9, 25, false)) }, e.baseID)
+	in := e.packed(e.baseID, top)[1]
+	e.good = e.upload(in)
+	var err error
+	e.index, err = os.ReadFile(filepath.Join(dir, "store", "indexes", in.Index.String()))
+	require.NoError(t, err)
+	require.NoError(t, e.s.Drop(t.Context(), top))
+	e.base, err = e.s.Tree(t.Context(), e.baseID)
+	require.NoError(t, err)
+	ix, err := pack.ReadIndex(bytes.NewReader(e.index))
+	require.NoError(t, err)
+	require.Equal(t, e.index, (&rawIndex{ix: ix}).encodeLike(e.index), "the raw writer must write what the real one does")
+	e.before = e.outside()
+	return e
+}
+
+// encodeLike writes the index compressed if that one is, or not.
+func (x *rawIndex) encodeLike(b []byte) []byte {
+	if b[72] == 1 {
+		return b // compressed by other settings: nothing to compare byte for byte
+	}
+	return x.encode()
+}
+
+// outside describes everything that is not the store's: names, inodes, times and
+// contents.
+func (e *evil) outside() map[string]string {
+	found := map[string]string{}
+	require.NoError(e.t, filepath.WalkDir(e.dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel := strings.TrimPrefix(p, e.dir)
+		switch rel {
+		case "/store", "/slots", "/seen":
+			return filepath.SkipDir
+		case "":
+			return nil
+		}
+		var st syscall.Stat_t
+		if err := syscall.Lstat(p, &st); err != nil {
+			return err
+		}
+		sum := ""
+		if d.Type().IsRegular() {
+			b, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			sum = digestOf(b).String()
+		}
+		found[rel] = fmt.Sprint(st.Ino, st.Mode, st.Uid, st.Nlink, st.Mtim, st.Ctim, sum)
+		return nil
+	}))
+	return found
+}
+
+func (e *evil) untouched() {
+	e.t.Helper()
+	require.Equal(e.t, e.before, e.outside(), "something outside of the store was touched")
+}
+
+// offer makes one layer and imports it. It reports whether it was refused.
+func (e *evil) offer(name string, r *rand.Rand) (refused bool) {
+	t := e.t
+	ix, err := pack.ReadIndex(bytes.NewReader(e.index))
+	require.NoError(t, err)
+	a := &attack{rawIndex: rawIndex{ix: ix}, r: r, victim: e.victim}
+	attacks[name](a)
+	spec := *e.good
+	spec.ID = newID(t)
+	m := e.seal(a, &spec)
+	b := a.encode()
+	spec.Index, spec.IndexBytes = digestOf(b), int64(len(b))
+	open := func(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
+		if d == spec.Index {
+			return io.NopCloser(bytes.NewReader(b)), nil
+		}
+		if a.serve != nil {
+			data, err := os.ReadFile(filepath.Join(e.far.dir, d.String()))
+			if err != nil {
+				return nil, err
+			}
+			data = a.serve(d, data)
+			return io.NopCloser(bytes.NewReader(data[min(off, int64(len(data))):])), nil
+		}
+		return e.far.open(ctx, d, off, n)
+	}
+	var was, is runtime.MemStats
+	runtime.ReadMemStats(&was)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err = e.s.Import(ctx, spec, open, &view.Meter{})
+	runtime.ReadMemStats(&is)
+	require.Less(t, (is.TotalAlloc-was.TotalAlloc)>>20, uint64(256), "%s: megabytes allocated", name)
+	require.False(t, errors.Is(err, context.DeadlineExceeded), "%s: does not end", name)
+	if err != nil {
+		_, lerr := e.s.Lookup(spec.ID)
+		require.ErrorIs(t, lerr, snapshot.ErrNotFound, name)
+	} else {
+		e.harmless(name, spec.ID, m)
+		require.NoError(t, e.s.Drop(t.Context(), spec.ID))
+	}
+	views, rerr := os.ReadDir(filepath.Join(e.dir, "store", "views"))
+	require.NoError(t, rerr)
+	require.Len(t, views, 1, "%s: something is left of it: %v", name, err)
+	e.untouched()
+	return err != nil
+}
+
+// seal gives the layer the manifest that it makes, if it makes one.
+func (e *evil) seal(a *attack, spec *store.ImportSpec) *snapshot.Manifest {
+	if a.lie {
+		spec.Manifest[0] ^= 1
+		a.ix.Manifest = spec.Manifest
+		return nil
+	}
+	ix, err := pack.ReadIndex(bytes.NewReader(a.encode()))
+	if err != nil {
+		return nil
+	}
+	m, err := tree.Apply(e.base, ix.Changes)
+	if err != nil {
+		return nil
+	}
+	if d, err := pack.ManifestDigest(m); err == nil {
+		spec.Manifest, a.ix.Manifest = d, d
+	}
+	return m
+}
+
+// harmless checks that a layer which was accepted is what its manifest says.
+func (e *evil) harmless(name string, id snapshot.ID, want *snapshot.Manifest) {
+	t := e.t
+	require.NotNil(t, want, name)
+	e.shown(id, func(dir string) {
+		got, err := tree.Scan(t.Context(), dir, tree.ScanOptions{Owners: true})
+		require.NoError(t, err, name)
+		bare := func(m *snapshot.Manifest) *snapshot.Manifest {
+			out := &snapshot.Manifest{Entries: slices.Clone(m.Entries)}
+			for i := range out.Entries {
+				e := &out.Entries[i]
+				e.Source = ""
+				switch e.Type {
+				case snapshot.TypeFile:
+					e.Chunks = []snapshot.Chunk{}
+				case snapshot.TypeSymlink:
+					e.Mode = 0o777 // Linux has no other
+				}
+			}
+			return out
+		}
+		require.Empty(t, tree.Diff(bare(want), bare(got)), "%s: it shows another tree than its manifest says", name)
+		for i := range got.Entries {
+			g := &got.Entries[i]
+			if w, ok := want.Find(g.Path); ok && g.Type == snapshot.TypeFile && g.Size > 0 && g.Size < 1<<30 {
+				read := *g
+				require.NoError(t, pack.Hash(t.Context(), domainKey, &read))
+				same, err := pack.Same(t.Context(), domainKey, g, &snapshot.Entry{Type: w.Type, Size: w.Size, Chunks: w.Chunks})
+				require.NoError(t, err)
+				require.True(t, same, "%s: %q has other content", name, g.Path)
+			}
+		}
+	})
+}
