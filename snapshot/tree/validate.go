@@ -130,6 +130,13 @@ func pathFault(p string) string {
 	return ""
 }
 
+// No time before 1901 is kept by ext4 and XFS, and none after 2262 fits: a tree that
+// says so could not be shown as it says.
+const (
+	minTime = -(1 << 31) * 1_000_000_000
+	maxTime = (math.MaxInt64/1_000_000_000 - 1) * 1_000_000_000
+)
+
 // entryFault says what is wrong with an entry by itself, or nothing.
 func entryFault(e *snapshot.Entry) string {
 	if why := pathFault(e.Path); why != "" {
@@ -142,6 +149,8 @@ func entryFault(e *snapshot.Entry) string {
 		return fmt.Sprintf("mode %#o", e.Mode)
 	case e.UID == math.MaxUint32 || e.GID == math.MaxUint32:
 		return "an owner of -1, which means nobody to chown(2)"
+	case e.MTime < minTime || e.MTime > maxTime:
+		return "a modification time that no scan would find"
 	case e.Size < 0 || e.Size != 0 && e.Type != snapshot.TypeFile:
 		return fmt.Sprintf("a %s of %d bytes", e.Type, e.Size)
 	case e.Link != "" && e.Type != snapshot.TypeFile:
