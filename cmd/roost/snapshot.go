@@ -39,7 +39,7 @@ One process uses a store at a time: who finds it held exits with 3.` + exitHelp,
 		Args: cobra.NoArgs,
 	}
 	c.AddCommand(newSnapshotCreate(), newSnapshotRestore(), newSnapshotLs(), newSnapshotDiff(),
-		newSnapshotVerify(), newSnapshotPush(), newSnapshotPull(), newSnapshotKey(), newSnapshotRm())
+		newSnapshotVerify(), newSnapshotMount(), newSnapshotUmount(), newSnapshotPush(), newSnapshotPull(), newSnapshotKey(), newSnapshotRm())
 	return c
 }
 
@@ -49,6 +49,7 @@ type opened struct {
 	driver string
 	asJSON bool
 	began  time.Time
+	shown  []store.Shown // what stays mounted
 }
 
 func (o *opened) flags(c *cobra.Command) {
@@ -74,10 +75,15 @@ func (o *opened) open(cmd *cobra.Command, mayMake bool) (*store.Store, error) {
 	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: cmd.ErrOrStderr()})
 	s, err := store.Open(cmd.Context(), o.dir, store.Options{
 		Driver: func(dir string) (view.Driver, error) {
-			return view.Open(o.driver, dir, view.Options{Log: log.Named("view"), Owners: root})
+			return view.Open(strings.TrimPrefix(o.driver, "auto"), dir, view.Options{Log: log.Named("view"), Owners: root, Keep: o.readShown()})
 		},
 		Log: log.Named("store"), Owners: root,
 	})
+	if err == nil {
+		if err = s.SetShown(o.shown); err != nil {
+			s.Close() //nolint:errcheck // the first error is the one to tell
+		}
+	}
 	if err != nil {
 		return nil, snapshotError(cmd.Context(), err)
 	}

@@ -358,7 +358,7 @@ func (c *creating) layer(e *encoded, index snapshot.Digest, indexBytes int64) *l
 
 // storedLayer is a layer without a place.
 func storedLayer(boot string, key []byte, ix *pack.Index) *layer {
-	l := &layer{boot: boot, key: bytes.Clone(key), packs: ix.Packs}
+	l := &layer{boot: boot, key: bytes.Clone(key), packs: ix.Packs, imported: true}
 	l.at.Store(&view.Layer{})
 	return l
 }

@@ -157,8 +157,12 @@ func (s *Store) findSources(ctx context.Context, l *layer, m *snapshot.Manifest)
 		if err != nil {
 			return err
 		}
-		s.driver.Locate(l.place(), ix.Changes)
-		if found, err = tree.Apply(start, ix.Changes); err != nil {
+		changes := ix.Changes
+		if l.info.WireBase != l.info.Base {
+			changes = tree.Diff(start, m) // unpacked as a whole
+		}
+		s.driver.Locate(l.place(), changes)
+		if found, err = tree.Apply(start, changes); err != nil {
 			return err
 		}
 	} else {

@@ -34,6 +34,9 @@ type Options struct {
 	// NoDataDirs makes the overlay driver behave as on a kernel older than 6.8,
 	// which knows neither lowerdir+ nor datadir+. The probe sets it there.
 	NoDataDirs bool
+	// Keep names mount points that Reconcile leaves as they are: what a person
+	// wants to look at for longer than the process that mounted it lives.
+	Keep map[string]bool
 	// Sleep waits between two tries. Default: a timer.
 	Sleep func(ctx context.Context, d time.Duration) error
 }

@@ -66,6 +66,10 @@ func (o Options) reconcileMounts(ctx context.Context, root string, report *[]str
 		if !inside(m.point, root) && len(dirs) == 0 {
 			continue
 		}
+		if o.Keep[m.point] {
+			mark(busy, dirs)
+			continue
+		}
 		ours := m.fstype == "overlay" && len(dirs) > 0
 		if ours {
 			err := o.retryBusy(ctx, o.ReconcileWait, func() error { return setReadOnly(m.point, true) })
