@@ -135,9 +135,9 @@ func (f *fake) green(a *fakeAttempt) api.Finish {
 }
 
 func drivers(t *testing.T, test func(t *testing.T, driver string)) {
-	for _, d := range []string{view.NameCopy, view.NameOverlay} {
+	for _, d := range []string{view.NameCopy, view.NameOverlay, view.NameErofs} {
 		t.Run(d, func(t *testing.T) {
-			if d == view.NameOverlay {
+			if d != view.NameCopy {
 				testenv.Require(t, testenv.Overlay)
 			}
 			test(t, d)
@@ -170,7 +170,7 @@ func TestChain(t *testing.T) {
 		w := fx.Workspace
 		require.Equal(t, []string{api.StateFull, api.OriginParent, api.SourceLocal}, []string{w.State, w.Origin, w.Source})
 		require.InDelta(t, 300004, w.BytesNeeded, 10)
-		if driver == view.NameOverlay {
+		if driver != view.NameCopy {
 			require.Zero(t, w.BytesMoved)
 			require.Zero(t, w.BytesWritten)
 		}
@@ -204,7 +204,7 @@ func TestChain(t *testing.T) {
 		again := f.give("b", from(job("again", "cat x y"), join))
 		fa := f.green(again)
 		require.Equal(t, api.SourceLocal, fa.Workspace.Source)
-		if driver == view.NameOverlay {
+		if driver != view.NameCopy {
 			require.Zero(t, fa.Workspace.BytesMoved)
 		}
 		f.durable(again.finish.Output)

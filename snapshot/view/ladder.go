@@ -39,7 +39,7 @@ var ErrUnavailable = errors.New("view driver is not available here")
 var (
 	ladderMu sync.Mutex
 	ladder   = []Rung{
-		{Name: NameErofs, Open: NewErofs, Probe: probeErofs, OptIn: true}, // until the store makes images
+		{Name: NameErofs, Open: NewErofs, Probe: probeErofs},
 		{Name: NameOverlay, Open: NewOverlay, Probe: probeOverlay},
 		{Name: NameReflink, Open: NewReflink, Probe: probeReflink},
 		{Name: NameCopy, Open: NewCopy, Probe: probeCopy},
