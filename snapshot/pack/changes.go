@@ -20,16 +20,12 @@ const (
 // table is in order of first use, nearly all references are 0.
 type refCodec struct {
 	chunks []ChunkRef
-	place  map[snapshot.Digest]int // into chunks; only a writer has it
+	place  idTable // of chunks; only a writer has it
 	next   int
 }
 
 func newRefCodec(chunks []ChunkRef) *refCodec {
-	r := &refCodec{chunks: chunks, place: make(map[snapshot.Digest]int, len(chunks))}
-	for i, c := range chunks {
-		r.place[c.ID] = i
-	}
-	return r
+	return &refCodec{chunks: chunks, place: tableOf(chunks)}
 }
 
 // inOrder sorts the table by first use; chunks that no change uses come last.
@@ -38,7 +34,7 @@ func (r *refCodec) inOrder(changes []snapshot.Change) []ChunkRef {
 	used := make([]bool, len(r.chunks))
 	for i := range changes {
 		for _, c := range changes[i].Entry.Chunks {
-			if at, ok := r.place[c.ID]; ok && !used[at] && !changes[i].Delete {
+			if at, ok := r.place.find(&c.ID); ok && !used[at] && !changes[i].Delete {
 				used[at] = true
 				sorted = append(sorted, r.chunks[at])
 			}
@@ -49,17 +45,14 @@ func (r *refCodec) inOrder(changes []snapshot.Change) []ChunkRef {
 			sorted = append(sorted, c)
 		}
 	}
-	for i, c := range sorted {
-		r.place[c.ID] = i
-	}
-	r.chunks = sorted
+	r.chunks, r.place = sorted, tableOf(sorted)
 	return sorted
 }
 
 func (r *refCodec) size() int { return 2 }
 
 func (r *refCodec) append(b []byte, c snapshot.Chunk) ([]byte, error) {
-	at, ok := r.place[c.ID]
+	at, ok := r.place.find(&c.ID)
 	if !ok {
 		return nil, fmt.Errorf("chunk %s is in no frame", c.ID)
 	}

@@ -129,7 +129,7 @@ func checkContent(e *snapshot.Entry) error {
 // every reference has something at its end. Reader and writer both call it, so
 // nothing is written that can't be read.
 func checkTables(ix *Index) error {
-	seen := make(map[snapshot.Digest]struct{}, len(ix.Chunks))
+	seen := make(map[snapshot.Digest]struct{}, len(ix.Packs))
 	for i, p := range ix.Packs {
 		if p.Digest.IsZero() || p.Bytes <= packHeader || p.Bytes > maxPackBytes {
 			return fmt.Errorf("pack %d: %d bytes named %s", i, p.Bytes, p.Digest)
@@ -142,7 +142,7 @@ func checkTables(ix *Index) error {
 	if err := checkFrames(ix); err != nil {
 		return err
 	}
-	clear(seen)
+	ids := newIDTable(len(ix.Chunks), func(i int) *snapshot.Digest { return &ix.Chunks[i].ID })
 	for i, c := range ix.Chunks {
 		if c.Frame < 0 || c.Frame >= len(ix.Frames) {
 			return fmt.Errorf("chunk %d: no frame %d", i, c.Frame)
@@ -151,10 +151,9 @@ func checkTables(ix *Index) error {
 		if c.Len < 1 || c.Off > plain || c.Len > plain-c.Off {
 			return fmt.Errorf("chunk %d: %d bytes at %d leave the frame of %d bytes", i, c.Len, c.Off, plain)
 		}
-		if _, dup := seen[c.ID]; dup {
+		if !ids.add(i) {
 			return fmt.Errorf("chunk %d: listed twice", i)
 		}
-		seen[c.ID] = struct{}{}
 	}
 	return nil
 }

@@ -108,7 +108,7 @@ func Encode(ctx context.Context, o EncoderOptions, changes []snapshot.Change) (*
 // goroutine named beside it until run returns.
 type encoder struct {
 	o     EncoderOptions
-	files []*file
+	files []file
 	packs *packWriter // the writer's
 	table             // the sequencer's
 	stats Stats       // the sequencer's, Plain and New
@@ -119,20 +119,43 @@ type encoder struct {
 }
 
 // file is one content to store: a regular file, whatever number of names it has.
+// There are as many as files, so it is small.
 type file struct {
-	path   string // for errors
-	source where
-	size   int64
-	names  []int // indexes of the changes that are its names
+	entry  *snapshot.Entry // its first name among the changes
+	chunks []snapshot.Chunk
 	hashed bool
+	more   *fileMore // nil for most
+}
+
+// fileMore is what few files have.
+type fileMore struct {
+	names  []int            // indexes of the other changes that are its names
+	source where            // where entry does not say it
 	todo   []snapshot.Chunk // of a hashed file: what must be read
 	prev   *snapshot.Entry  // of a large file that is not hashed: what the base has
 	most   int64            // read no more than this; 0: all
-	chunks []snapshot.Chunk
+}
+
+// with returns f.more, which there is from then on.
+func (f *file) with() *fileMore {
+	if f.more == nil {
+		f.more = &fileMore{}
+	}
+	return f.more
+}
+
+// source is where to read it, with an empty path if nowhere.
+func (f *file) source() where {
+	if f.more != nil && f.more.source.path != "" {
+		return f.more.source
+	}
+	return whereIs(f.entry)
 }
 
 func newEncoder(o EncoderOptions) *encoder {
-	return &encoder{o: o, table: newTable(o.Known), packs: &packWriter{dir: o.Dir, tmp: o.Tmp, discard: o.discard}}
+	e := &encoder{o: o, packs: &packWriter{dir: o.Dir, tmp: o.Tmp, discard: o.discard}}
+	e.init(o.Known)
+	return e
 }
 
 func (e *encoder) close() {
@@ -142,39 +165,59 @@ func (e *encoder) close() {
 
 // plan lists the files in order and finds what Known has of those that are hashed.
 func (e *encoder) plan(changes []snapshot.Change) error {
+	n := 0
+	for i := range changes {
+		if hasContent(&changes[i]) {
+			n++
+		}
+	}
+	e.files = make([]file, 0, n) // pointers into it are kept
+	e.expect(n)
 	linked := map[string]*file{}
 	for i := range changes {
-		en := &changes[i].Entry
-		if changes[i].Delete || en.Type != snapshot.TypeFile || en.Size == 0 {
+		if !hasContent(&changes[i]) {
 			continue
 		}
+		en := &changes[i].Entry
 		if f := linked[en.Link]; f != nil && en.Link != "" {
 			if err := f.addName(i, en); err != nil {
 				return err
 			}
 			continue
 		}
-		f := &file{path: en.Path, source: whereIs(en), size: en.Size, names: []int{i}, hashed: en.Hashed(), chunks: en.Chunks}
-		e.files = append(e.files, f)
+		e.files = append(e.files, file{entry: en, hashed: en.Hashed(), chunks: en.Chunks})
 		if en.Link != "" {
-			linked[en.Link] = f
+			linked[en.Link] = &e.files[len(e.files)-1]
 		}
 	}
+	return e.planReading(changes)
+}
+
+// hasContent says whether a change puts a file there that is not empty.
+func hasContent(ch *snapshot.Change) bool {
+	return !ch.Delete && ch.Entry.Type == snapshot.TypeFile && ch.Entry.Size != 0
+}
+
+// planReading says what must be read of hashed files, and what large ones are to be
+// compared with.
+func (e *encoder) planReading(changes []snapshot.Change) error {
 	reading := map[snapshot.Digest]bool{}
-	for _, f := range e.files {
-		if f.source.path == "" && !f.hashed {
-			return fmt.Errorf("%q: %w, and nowhere to read it", f.path, errUnhashed)
+	for i := range e.files {
+		f := &e.files[i]
+		readable := f.source().path != ""
+		if !readable && !f.hashed {
+			return fmt.Errorf("%q: %w, and nowhere to read it", f.entry.Path, errUnhashed)
 		}
-		if !f.hashed && f.size >= largeBytes {
-			f.prev = e.previous(f, changes)
-		}
-		for _, c := range f.chunks {
-			if !e.has(c.ID, c.Len) && f.source.path != "" && !reading[c.ID] {
-				f.todo = append(f.todo, c)
-				reading[c.ID] = true
+		if !f.hashed && f.entry.Size >= largeBytes {
+			if prev := e.previous(f, changes); prev != nil {
+				f.with().prev = prev
 			}
 		}
 		for _, c := range f.chunks {
+			if !e.has(c.ID, c.Len) && readable && !reading[c.ID] {
+				f.with().todo = append(f.with().todo, c)
+				reading[c.ID] = true
+			}
 			e.stats.Plain += c.Len
 		}
 	}
@@ -184,12 +227,14 @@ func (e *encoder) plan(changes []snapshot.Change) error {
 // previous finds what the base has at one of f's names, or at the first name of all
 // when that is not among the changes.
 func (e *encoder) previous(f *file, changes []snapshot.Change) *snapshot.Entry {
-	paths := make([]string, 0, len(f.names)+1)
-	for _, i := range f.names {
-		paths = append(paths, changes[i].Entry.Path)
+	paths := []string{f.entry.Path}
+	if f.more != nil {
+		for _, i := range f.more.names {
+			paths = append(paths, changes[i].Entry.Path)
+		}
 	}
-	if link := changes[f.names[0]].Entry.Link; link != "" {
-		paths = append(paths, link)
+	if f.entry.Link != "" {
+		paths = append(paths, f.entry.Link)
 	}
 	for _, p := range paths {
 		if prev := e.o.Previous(p); prev != nil && prev.Type == snapshot.TypeFile && len(prev.Chunks) > 0 && checkContent(prev) == nil {
@@ -201,25 +246,25 @@ func (e *encoder) previous(f *file, changes []snapshot.Change) *snapshot.Entry {
 
 // addName notes another name of the same hard-linked file.
 func (f *file) addName(i int, en *snapshot.Entry) error {
-	if en.Size != f.size {
-		return fmt.Errorf("%q and %q: names of one file, but of %d and %d bytes", f.path, en.Path, f.size, en.Size)
+	if en.Size != f.entry.Size {
+		return fmt.Errorf("%q and %q: names of one file, but of %d and %d bytes", f.entry.Path, en.Path, f.entry.Size, en.Size)
 	}
-	f.names = append(f.names, i)
+	f.with().names = append(f.more.names, i)
 	if !f.hashed && en.Hashed() {
 		f.hashed, f.chunks = true, en.Chunks
 	}
-	if f.source.path == "" {
-		f.source = whereIs(en)
+	if f.source().path == "" {
+		f.more.source = whereIs(en)
 	}
 	return nil
 }
 
 // check finds chunks of hashed files that nothing has.
 func (e *encoder) check() error {
-	for _, f := range e.files {
-		for _, c := range f.chunks {
-			if _, ok := e.place[c.ID]; !ok {
-				return fmt.Errorf("%q: chunk %s is in no known pack, and nowhere to read it", f.path, c.ID)
+	for i := range e.files {
+		for _, c := range e.files[i].chunks {
+			if _, ok := e.place.find(&c.ID); !ok {
+				return fmt.Errorf("%q: chunk %s is in no known pack, and nowhere to read it", e.files[i].entry.Path, c.ID)
 			}
 		}
 	}
@@ -228,12 +273,16 @@ func (e *encoder) check() error {
 
 // fill tells every name what its content is.
 func (e *encoder) fill(changes []snapshot.Change) {
-	for _, f := range e.files {
+	for i := range e.files {
+		f := &e.files[i]
 		if f.chunks == nil {
 			f.chunks = []snapshot.Chunk{} // nothing but a hole
 		}
-		for _, i := range f.names {
-			changes[i].Entry.Chunks = f.chunks
+		f.entry.Chunks = f.chunks
+		if f.more != nil {
+			for _, i := range f.more.names {
+				changes[i].Entry.Chunks = f.chunks
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package pack
 
 import (
 	"math"
+	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -11,11 +12,27 @@ type entryReader struct {
 	entryState
 	chunks chunkCodec
 	slab   []snapshot.Chunk // allocated ahead, handed out piecewise
+	text   strings.Builder  // paths, back to back; its room never moves
 }
 
-// readShared reads what appendShared wrote. The shared part must be as long as it
+// textBytes is how much room for paths is allocated at once.
+const textBytes = 32 << 10
+
+// join returns a string that shares its room with others.
+func (r *entryReader) join(head string, tail []byte) string {
+	n := len(head) + len(tail)
+	if r.text.Cap()-r.text.Len() < n {
+		r.text = strings.Builder{}
+		r.text.Grow(max(n, textBytes))
+	}
+	r.text.WriteString(head)
+	r.text.Write(tail)
+	return r.text.String()[r.text.Len()-n:]
+}
+
+// shared reads what appendShared wrote. The shared part must be as long as it
 // can be: there is one way to write a path.
-func readShared(c *cursor, prev string) string {
+func (r *entryReader) shared(c *cursor, prev string) string {
 	n := int(c.uvarint("shared length", uint64(len(prev))))
 	m := int(c.uvarint("length of a path", uint64(snapshot.MaxPathBytes-min(n, snapshot.MaxPathBytes))))
 	tail := c.bytes(m)
@@ -26,7 +43,7 @@ func readShared(c *cursor, prev string) string {
 		c.fail("path shares more than it says")
 		return ""
 	}
-	p := prev[:n] + string(tail)
+	p := r.join(prev[:n], tail)
 	if why := badPath(p); why != "" {
 		c.fail("path %q: %s", p, why)
 		return ""
@@ -35,7 +52,7 @@ func readShared(c *cursor, prev string) string {
 }
 
 func (r *entryReader) path(c *cursor) string {
-	p := readShared(c, r.prev)
+	p := r.shared(c, r.prev)
 	if c.err == nil && r.started && snapshot.ComparePaths(r.prev, p) >= 0 {
 		c.fail("path %q stands behind %q, out of order", p, r.prev)
 	}
@@ -56,7 +73,7 @@ func (r *entryReader) entry(c *cursor, e *snapshot.Entry) {
 	case linkSelf:
 		e.Link = e.Path
 	case linkOther:
-		e.Link = readShared(c, e.Path)
+		e.Link = r.shared(c, e.Path)
 		if e.Link == e.Path {
 			c.fail("%q: link to itself in the long form", e.Path)
 		}

@@ -233,15 +233,15 @@ func (x *extractor) check(f *Frame, uses []use, plain []byte, ids *paired) (err 
 
 // put writes a chunk to every place that needs it.
 func (x *extractor) put(u use, p []byte) error {
-	for _, at := range u.places {
+	for _, at := range x.p.of(u) {
 		err := eachRun(p, func(start, end int) error {
-			return x.write(at.change, at.off+int64(start), p[start:end])
+			return x.write(int(at.change), at.off+int64(start), p[start:end])
 		})
 		if err != nil {
 			return fmt.Errorf("%q: %w", x.ix.Changes[at.change].Entry.Path, err)
 		}
 		if x.left != nil && x.left[at.change].Add(-1) == 0 {
-			if err := x.o.Done(at.change); err != nil {
+			if err := x.o.Done(int(at.change)); err != nil {
 				return fmt.Errorf("%q: %w", x.ix.Changes[at.change].Entry.Path, err)
 			}
 		}

@@ -183,7 +183,7 @@ func keepers(kept []keep, n int, sameEnd bool) []snapshot.Chunk {
 
 // reread reads a chunk that was kept, but that nothing known has after all.
 func (e *encoder) reread(c *found) ([]byte, error) {
-	s, err := openSource(c.f.source, c.f.size)
+	s, err := openSource(c.f.source(), c.f.entry.Size)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (e *encoder) reread(c *found) ([]byte, error) {
 	}
 	if newKeyed(e.o.Key).id(p) != c.id {
 		return nil, &snapshot.CorruptError{
-			What: "file", Name: c.f.source.path,
+			What: "file", Name: c.f.source().path,
 			Why: fmt.Sprintf("%d bytes at %d are not what they were", c.kept, c.off),
 		}
 	}

@@ -17,37 +17,93 @@ const (
 
 // extractPlan says what is needed of each frame.
 type extractPlan struct {
-	ix   *Index
-	uses [][]use // by frame
+	ix     *Index
+	places []place // those of one chunk stand together
+	uses   [][]use // by frame
 }
 
 // use is a chunk that is needed.
 type use struct {
-	chunk  int // index into Index.Chunks
-	places []place
+	chunk int // index into Index.Chunks
+	at, n int32
 }
 
 // place is where a chunk goes.
 type place struct {
-	change int
 	off    int64
+	change int32
 }
 
+// of returns where a chunk goes.
+func (p *extractPlan) of(u use) []place { return p.places[u.at:][:u.n] }
+
 func planExtract(ix *Index) (*extractPlan, error) {
-	p := &extractPlan{ix: ix, uses: make([][]use, len(ix.Frames))}
-	chunks := make(map[snapshot.Digest]int, len(ix.Chunks))
-	for i := range ix.Chunks {
-		chunks[ix.Chunks[i].ID] = i
+	ids := tableOf(ix.Chunks)
+	var refs []int32                        // which chunk each of a file's chunks is, in order
+	behind := make([]int32, len(ix.Chunks)) // how often each is there; then, where its places go on
+	err := eachContent(ix, func(_ int, e *snapshot.Entry) error {
+		if err := checkContent(e); err != nil {
+			return fmt.Errorf("%q: %w", e.Path, err)
+		}
+		for i := range e.Chunks {
+			c := &e.Chunks[i]
+			at, ok := ids.find(&c.ID)
+			if !ok || int64(ix.Chunks[at].Len) != c.Len {
+				return &snapshot.CorruptError{What: indexWhat, Name: e.Path, Why: fmt.Sprintf("chunk %s of %d bytes is in no frame", c.ID, c.Len)}
+			}
+			refs = append(refs, int32(at))
+			behind[at]++
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	places := make([][]place, len(ix.Chunks))
+	p := &extractPlan{ix: ix, places: make([]place, len(refs))}
+	p.group(behind)
+	return p, eachContent(ix, func(i int, e *snapshot.Entry) error {
+		for _, c := range e.Chunks {
+			at := &behind[refs[0]]
+			p.places[*at] = place{c.Off, int32(i)}
+			*at, refs = *at+1, refs[1:]
+		}
+		return nil
+	})
+}
+
+// group makes the lists of what is needed of each frame. Of each chunk it takes how
+// many places it has, and leaves where they begin.
+func (p *extractPlan) group(count []int32) {
+	perFrame, all := make([]int32, len(p.ix.Frames)), 0
+	for i, n := range count {
+		if n > 0 {
+			perFrame[p.ix.Chunks[i].Frame]++
+			all++
+		}
+	}
+	p.uses = make([][]use, len(p.ix.Frames))
+	room := make([]use, all)
+	for f, n := range perFrame {
+		p.uses[f], room = room[:0:n], room[n:]
+	}
+	at := int32(0)
+	for i, n := range count {
+		if n > 0 {
+			f := p.ix.Chunks[i].Frame
+			p.uses[f] = append(p.uses[f], use{i, at, n})
+		}
+		count[i] = at
+		at += n
+	}
+}
+
+// eachContent calls f for each file of the changes, of several names for the first.
+func eachContent(ix *Index, f func(i int, e *snapshot.Entry) error) error {
 	linked := map[string]bool{}
 	for i := range ix.Changes {
 		e := &ix.Changes[i].Entry
 		if ix.Changes[i].Delete || e.Type != snapshot.TypeFile {
 			continue
-		}
-		if err := checkContent(e); err != nil {
-			return nil, fmt.Errorf("%q: %w", e.Path, err)
 		}
 		if e.Link != "" {
 			if linked[e.Link] {
@@ -55,21 +111,11 @@ func planExtract(ix *Index) (*extractPlan, error) {
 			}
 			linked[e.Link] = true
 		}
-		for _, c := range e.Chunks {
-			at, ok := chunks[c.ID]
-			if !ok || int64(ix.Chunks[at].Len) != c.Len {
-				return nil, &snapshot.CorruptError{What: indexWhat, Name: e.Path, Why: fmt.Sprintf("chunk %s of %d bytes is in no frame", c.ID, c.Len)}
-			}
-			places[at] = append(places[at], place{i, c.Off})
+		if err := f(i, e); err != nil {
+			return err
 		}
 	}
-	for i, pl := range places {
-		if len(pl) > 0 {
-			f := ix.Chunks[i].Frame
-			p.uses[f] = append(p.uses[f], use{i, pl})
-		}
-	}
-	return p, nil
+	return nil
 }
 
 // countPlaces counts what is to be written of each change; nil if it is not wanted.
@@ -80,7 +126,7 @@ func (p *extractPlan) countPlaces(wanted bool) []atomic.Int32 {
 	left := make([]atomic.Int32, len(p.ix.Changes))
 	for _, uses := range p.uses {
 		for _, u := range uses {
-			for _, at := range u.places {
+			for _, at := range p.of(u) {
 				left[at.change].Add(1)
 			}
 		}

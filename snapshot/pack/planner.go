@@ -11,13 +11,14 @@ func (e *encoder) planner(ctx context.Context, p *pipes) error {
 	defer close(p.units)
 	defer close(p.unitOrder)
 	l := planning{e: e, p: p, small: &unit{}}
-	for _, f := range e.files {
+	for i := range e.files {
+		f := &e.files[i]
 		var err error
 		switch {
 		case f.hashed:
 			err = l.hashed(ctx, f)
-		case f.size < largeBytes:
-			err = l.piece(ctx, piece{f: f, n: int(f.size)})
+		case f.entry.Size < largeBytes:
+			err = l.piece(ctx, piece{f: f, n: int(f.entry.Size)})
 		default:
 			err = l.large(ctx, f)
 		}
@@ -67,7 +68,7 @@ func (l *planning) piece(ctx context.Context, pc piece) error {
 
 // hashed lists the chunks that must be read.
 func (l *planning) hashed(ctx context.Context, f *file) error {
-	if len(f.todo) == 0 {
+	if f.more == nil || len(f.more.todo) == 0 {
 		return nil
 	}
 	open := &l.e.open
@@ -76,7 +77,7 @@ func (l *planning) hashed(ctx context.Context, f *file) error {
 		return err
 	}
 	defer open.release(of) // the planner's own hold
-	for _, c := range f.todo {
+	for _, c := range f.more.todo {
 		if err := l.piece(ctx, piece{f: f, open: open.hold(of), off: c.Off, n: int(c.Len), want: c.ID}); err != nil {
 			return err
 		}
@@ -96,12 +97,13 @@ func (l *planning) large(ctx context.Context, f *file) error {
 	}
 	defer l.e.open.release(of)
 	var keep []snapshot.Chunk
-	if f.prev != nil {
-		if keep, err = l.e.unchangedChunks(ctx, of.source, f.prev); err != nil {
+	more := f.with()
+	if more.prev != nil {
+		if keep, err = l.e.unchangedChunks(ctx, of.source, more.prev); err != nil {
 			return err
 		}
 	}
-	c := cutter{s: of.source, bufs: &l.e.bufs, most: f.most}
+	c := cutter{s: of.source, bufs: &l.e.bufs, most: more.most}
 	c.flush = func(buf []byte, chunks []found) error {
 		if len(chunks) == 0 {
 			l.e.bufs.put(buf)
@@ -122,7 +124,7 @@ func (l *planning) large(ctx context.Context, f *file) error {
 		}
 		pos = k.Off + k.Len
 	}
-	if err := c.region(ctx, pos, f.size); err != nil {
+	if err := c.region(ctx, pos, f.entry.Size); err != nil {
 		return err
 	}
 	if err := of.source.unchanged(); err != nil {

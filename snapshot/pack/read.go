@@ -22,7 +22,7 @@ type openFiles struct {
 }
 
 func (o *openFiles) add(f *file) (*openFile, error) {
-	s, err := openSource(f.source, f.size)
+	s, err := openSource(f.source(), f.entry.Size)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func (r *reading) read(u *unit, at int, pc *piece) error {
 
 func (r *reading) fill(pc *piece, buf []byte) error {
 	if pc.open == nil {
-		return r.small.read(pc.f.source, buf)
+		return r.small.read(pc.f.source(), buf)
 	}
 	s := pc.open.source
 	defer r.e.open.release(pc.open)
@@ -153,7 +153,7 @@ func (r *reading) identify(u *unit) (err error) {
 		c := &u.chunks[r.todo[i]]
 		if c.f.hashed && c.id != id && err == nil {
 			err = &snapshot.CorruptError{
-				What: "file", Name: c.f.source.path,
+				What: "file", Name: c.f.source().path,
 				Why: fmt.Sprintf("%d bytes at %d are not what its manifest says", c.end-c.start, c.off),
 			}
 		}

@@ -24,8 +24,8 @@ func SampleRate(ctx context.Context, m *snapshot.Manifest, maxBytes int64) (plai
 	if err := e.plan(changes); err != nil {
 		return 0, 0, fmt.Errorf("sample: %w", err)
 	}
-	for i, f := range e.files { // one each: names of hard links are not sampled
-		f.most = most[i]
+	for i := range e.files { // one each: names of hard links are not sampled
+		e.files[i].with().most = most[i]
 	}
 	if err := e.run(ctx); err != nil {
 		return 0, 0, fmt.Errorf("sample: %w", err)

@@ -42,7 +42,11 @@ type sequence struct {
 	// take says that buf may become a frame, taken that it did: then the chunks in it
 	// need not be copied, or only towards its beginning.
 	take, taken bool
+	slab        []snapshot.Chunk
 }
+
+// slabChunks is how many chunks get their room at once.
+const slabChunks = 256
 
 // takeable reports whether u's chunks nearly fill a frame, and can't fill more than
 // one: then its buffer is not looked at any more once the frame is sent on.
@@ -67,7 +71,7 @@ func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
 		s.e.o.Seen.Add(int64(n))
 	}
 	if !c.f.hashed {
-		c.f.chunks = append(c.f.chunks, snapshot.Chunk{Off: c.off, Len: int64(n), ID: c.id})
+		s.list(c.f, snapshot.Chunk{Off: c.off, Len: int64(n), ID: c.id})
 		s.e.stats.Plain += int64(n)
 	}
 	if s.e.has(c.id, int64(n)) {
@@ -104,6 +108,17 @@ func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
 		return s.flush(ctx)
 	}
 	return nil
+}
+
+// list notes a chunk of a file. Most files have one: those share their room.
+func (s *sequence) list(f *file, c snapshot.Chunk) {
+	if f.chunks == nil {
+		if len(s.slab) == 0 {
+			s.slab = make([]snapshot.Chunk, slabChunks)
+		}
+		f.chunks, s.slab = s.slab[:0:1], s.slab[1:]
+	}
+	f.chunks = append(f.chunks, c)
 }
 
 // flush sends the frame on.

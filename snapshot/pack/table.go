@@ -12,7 +12,7 @@ import (
 type table struct {
 	known  func(snapshot.Digest) (Location, bool)
 	chunks []ChunkRef // Frame >= 0: an own frame; < 0: -1-i is reused[i]
-	place  map[snapshot.Digest]int
+	place  idTable    // of chunks
 	reused []Location
 	frame  map[frameKey]int // into reused
 }
@@ -22,13 +22,21 @@ type frameKey struct {
 	off  int64
 }
 
-func newTable(known func(snapshot.Digest) (Location, bool)) table {
-	return table{known: known, place: map[snapshot.Digest]int{}, frame: map[frameKey]int{}}
+// init makes the table ready. It must stay where it is from then on.
+func (t *table) init(known func(snapshot.Digest) (Location, bool)) {
+	t.known, t.frame = known, map[frameKey]int{}
+	t.place = newIDTable(0, func(i int) *snapshot.Digest { return &t.chunks[i].ID })
+}
+
+// expect makes room for n chunks; there may be more.
+func (t *table) expect(n int) {
+	t.chunks = make([]ChunkRef, 0, n)
+	t.place = newIDTable(n, t.place.id)
 }
 
 // has reports whether the chunk is in the table, or is known and now is in it.
 func (t *table) has(id snapshot.Digest, n int64) bool {
-	if at, ok := t.place[id]; ok {
+	if at, ok := t.place.find(&id); ok {
 		return int64(t.chunks[at].Len) == n
 	}
 	l, ok := t.known(id)
@@ -47,8 +55,8 @@ func (t *table) has(id snapshot.Digest, n int64) bool {
 }
 
 func (t *table) add(c ChunkRef) {
-	t.place[c.ID] = len(t.chunks)
 	t.chunks = append(t.chunks, c)
+	t.place.add(len(t.chunks) - 1)
 }
 
 // sane says whether a location can be what it says. What is not is stored anew.

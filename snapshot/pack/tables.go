@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -13,6 +14,8 @@ const (
 	minPack  = 32 + 1 + 1
 	minFrame = 1 + 1 + 1 + 1 + 1
 	minChunk = 32 + 1 + 1 + 1
+	// typicalChange is about what a change takes: more than most.
+	typicalChange = 40
 )
 
 func appendBody(b []byte, ix *Index) ([]byte, error) {
@@ -22,6 +25,7 @@ func appendBody(b []byte, ix *Index) ([]byte, error) {
 	if len(ix.Changes) > maxEntries {
 		return nil, fmt.Errorf("%d changes, more than %d", len(ix.Changes), maxEntries)
 	}
+	b = slices.Grow(b, (minPack+4)*len(ix.Packs)+(minFrame+6)*len(ix.Frames)+(minChunk+2)*len(ix.Chunks)+typicalChange*len(ix.Changes))
 	b = binary.AppendUvarint(b, uint64(len(ix.Packs)))
 	for _, p := range ix.Packs {
 		b = append(b, p.Digest[:]...)
