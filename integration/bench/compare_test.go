@@ -59,7 +59,7 @@ func (b *bench) makeTrees() {
 	for _, name := range b.set.trees {
 		tr := makeTree(b.t, b.set, name)
 		b.trees = append(b.trees, tr)
-		b.about.Trees = append(b.about.Trees, fmt.Sprintf("%s: %s; %d files, %.0f MB", name, tr.what, tr.files, mb(tr.bytes)))
+		b.about.Trees = append(b.about.Trees, fmt.Sprintf("%s: %s; %d files, %.0f MB", name, tr.What, tr.files, mb(tr.bytes)))
 	}
 }
 

@@ -125,9 +125,8 @@ func makeGame(t *testing.T, set settings, dir string) *tree {
 	must(t, `cp -a "$V0" "$V1"`, "V0="+dir+"/v0", "V1="+dir+"/v1")
 	changed := changeGame(t, dir+"/v1")
 	return &tree{
-		what:    fmt.Sprintf("%d files of %d MiB, half text, half noise; then 1 %% of the bytes overwritten in scattered blocks of 64 KiB, and 4,099 bytes inserted into one file", gameFiles, size>>20),
-		changed: changed, touched: gameFiles,
-		change: func(t *testing.T, src string) { changeGame(t, src) },
+		What:    fmt.Sprintf("%d files of %d MiB, half text, half noise; then 1 %% of the bytes overwritten in scattered blocks of 64 KiB, and 4,099 bytes inserted into one file", gameFiles, size>>20),
+		Changed: changed, Touched: gameFiles,
 	}
 }
 

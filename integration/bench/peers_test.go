@@ -17,7 +17,7 @@ type way struct {
 	name   string
 	needs  []string // programs
 	fs     string   // where it can work alone, "" for everywhere
-	slow   bool     // one session is enough: it takes more time than all others
+	slow   bool     // one session on one file system is enough: it takes more time than the others
 	prog   string   // what prints its version
 	init   string   // not measured
 	save   string   // the tree as it is

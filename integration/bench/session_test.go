@@ -258,7 +258,7 @@ func (b *bench) sessions(list []way) {
 				start := time.Now()
 				for i := range list {
 					w := list[(i+round)%len(list)]
-					if (w.slow && round > 0) || (w.fs != "" && w.fs != fs) {
+					if (w.slow && (round > 0 || fs != b.set.fs[0])) || (w.fs != "" && w.fs != fs) {
 						continue
 					}
 					b.session(tr, fs, w)

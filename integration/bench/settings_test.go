@@ -25,6 +25,7 @@ type settings struct {
 	only   []string // BENCH_ONLY: ways of sessions, by the names of their programs; default all
 	driver string   // BENCH_DRIVER: of Roost's views, default the best that works
 	dir    string   // BENCH_DIR: where to work, default a temporary directory; 20 GB
+	trunk  string   // BENCH_TRUNK: where trees are kept for later runs, default in dir and not kept
 	doc    string   // BENCH_DOC: document whose table is replaced, "" for none
 	json   string   // BENCH_JSON: file for all samples, "" for none
 	md     string   // BENCH_MD: file for the table alone, "" for none
@@ -67,6 +68,12 @@ func readSettings(t *testing.T) settings {
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(s.dir) })
 	s.dir, err = filepath.EvalSymlinks(s.dir)
+	require.NoError(t, err)
+	if s.trunk = os.Getenv("BENCH_TRUNK"); s.trunk == "" {
+		s.trunk = s.dir
+	}
+	require.NoError(t, os.MkdirAll(s.trunk, 0o755))
+	s.trunk, err = filepath.Abs(s.trunk)
 	require.NoError(t, err)
 	return s
 }

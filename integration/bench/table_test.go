@@ -60,7 +60,7 @@ func (b *bench) sessionTable(w *bytes.Buffer, tr *tree, fs string) {
 		return
 	}
 	fmt.Fprintf(w, "#### %s, %d files, %.0f MB, on %s\n\n", tr.name, tr.files, mb(tr.bytes), fs)
-	fmt.Fprintf(w, "Changed: %d files, %.1f MB. Seconds until it is on the disk (CPU seconds); × is to Roost.\n\n", tr.touched, mb(tr.changed))
+	fmt.Fprintf(w, "Changed: %d files, %.1f MB. Seconds until it is on the disk (CPU seconds); × is to Roost.\n\n", tr.Touched, mb(tr.Changed))
 	fmt.Fprint(w, "| way | n | full save | × | MB | unchanged | × | changed | × | MB | ÷ changed | restore | × | and read all | × |\n")
 	fmt.Fprint(w, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	k.Way = roostWay.name
@@ -82,7 +82,7 @@ func (b *bench) sessionTable(w *bytes.Buffer, tr *tree, fs string) {
 		stored := median(sizes(b.rec.of(r.of(opChange))))
 		fmt.Fprintf(w, "| %s | %d | %s | %s | %.1f | %s | %s | %s | %s | %.2f | %.2f | %s | %s | %s | %s |\n", y.name, len(b.rec.of(r.of(opSave))),
 			cell(opSave), times(b.sum(r, opSave), base(opSave)), median(sizes(b.rec.of(r.of(opSave))))/1e6,
-			same, times(b.sum(r, opSame), base(opSame)), cell(opChange), times(b.sum(r, opChange), base(opChange)), stored/1e6, stored/float64(max(tr.changed, 1)),
+			same, times(b.sum(r, opSame), base(opSame)), cell(opChange), times(b.sum(r, opChange), base(opChange)), stored/1e6, stored/float64(max(tr.Changed, 1)),
 			cell(opBack), times(b.sum(r, opBack), base(opBack)), sumCell(b.sum(r, opBack, opReadDir)), times(b.sum(r, opBack, opReadDir), whole))
 		if y.mount != "" {
 			fmt.Fprintf(w, "| %s, mounted | %d | | | | | | | | | | %s | %s | %s | %s |\n", y.name, len(b.rec.of(r.of(opMount))),

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,26 +21,24 @@ import (
 // the next pipeline's job.
 type tree struct {
 	name   string
-	what   string                   // how it was made
 	v0, v1 string                   // directories
 	saw    map[bool]*treecheck.Tree // v1, by whether times are in seconds
 	files  int
 	bytes  int64
-	// changed is the content of the files that differ between v0 and v1, as far as
+	What   string // how it was made
+	// Changed is the content of the files that differ between v0 and v1, as far as
 	// it differs: what an ideal increment would store before compression.
-	changed int64
-	touched int // number of such files
+	Changed int64
+	Touched int // number of such files
 	gib     int // size of a disk that has room for a session
-	// change makes src, which is v0, into v1.
-	change func(t *testing.T, src string)
 }
 
-// apply changes src as compilers and package managers do: new files in place of
-// old ones.
+// apply makes src, which is v0, into v1, as compilers and package managers do: with
+// new files in place of old ones; or as a cooker does.
 func (tr *tree) apply(t *testing.T, src string) {
 	t.Helper()
-	if tr.change != nil {
-		tr.change(t, src)
+	if tr.name == "game" {
+		changeGame(t, src)
 		return
 	}
 	must(t, `rsync -a --delete "$V1"/ "$SRC"/`, "V1="+tr.v1, "SRC="+src)
@@ -54,9 +53,21 @@ var makers = map[string]func(t *testing.T, set settings, dir string) *tree{
 func makeTree(t *testing.T, set settings, name string) *tree {
 	t.Helper()
 	require.Contains(t, makers, name, "BENCH_TREES")
-	dir := filepath.Join(set.dir, name)
-	require.NoError(t, os.Mkdir(dir, 0o755))
-	tr := makers[name](t, set, dir)
+	dir := filepath.Join(set.trunk, fmt.Sprintf("%s-%g", name, set.scale))
+	tr := &tree{}
+	if b, err := os.ReadFile(dir + "/made.json"); err == nil {
+		require.NoError(t, json.Unmarshal(b, tr))
+	} else {
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		tr = makers[name](t, set, dir)
+		if tr.Changed == 0 {
+			tr.Changed, tr.Touched = changedBytes(t, dir+"/v0", dir+"/v1")
+		}
+		tr.What += ", at commit " + output("git rev-parse --short HEAD")
+		made, err := json.Marshal(tr)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(dir+"/made.json", made, 0o644))
+	}
 	tr.name, tr.v0, tr.v1 = name, filepath.Join(dir, "v0"), filepath.Join(dir, "v1")
 	tr.saw = map[bool]*treecheck.Tree{}
 	for _, seconds := range []bool{false, true} {
@@ -65,11 +76,8 @@ func makeTree(t *testing.T, set settings, name string) *tree {
 		tr.saw[seconds] = saw
 	}
 	tr.files, tr.bytes = sizeOf(t, tr.v1)
-	if tr.changed == 0 {
-		tr.changed, tr.touched = changedBytes(t, tr.v0, tr.v1)
-	}
 	tr.gib = 3 + int(8*tr.bytes>>30)
-	logf("tree %s: %d files, %.0f MB; %d files changed, %.1f MB", name, tr.files, mb(tr.bytes), tr.touched, mb(tr.changed))
+	logf("tree %s: %d files, %.0f MB; %d files changed, %.1f MB", name, tr.files, mb(tr.bytes), tr.Touched, mb(tr.Changed))
 	return tr
 }
 
@@ -94,12 +102,12 @@ func makeGo(t *testing.T, set settings, dir string) *tree {
 			printf '\n// Changed says what the next pipeline changed.\nconst Changed%s = "%s"\n' "$(basename $f .go)" "$f" >> "$f"; done
 			go build $BUILD; git status >/dev/null`, env...)
 	})
-	return &tree{what: "this repository, its modules and its build cache, after `go build " + build + "`; then two files changed and built again"}
+	return &tree{What: "this repository, its modules and its build cache, after `go build " + build + "`; then two files changed and built again"}
 }
 
 // goEnv is for building inside the tree, wherever it is shown.
 func goEnv(set settings, more ...string) []string {
-	at := filepath.Join(set.dir, "at")
+	at := filepath.Join(set.trunk, "at")
 	return append([]string{
 		"AT=" + at, "GOMODCACHE=" + at + "/mod", "GOCACHE=" + at + "/cache", "GOFLAGS=-modcacherw -buildvcs=false",
 		"GOTOOLCHAIN=local", "CGO_ENABLED=0", "GOPROXY=off",
@@ -115,7 +123,7 @@ func goModules(t *testing.T) string {
 // underPath shows dir at the path of goEnv while fn runs.
 func underPath(t *testing.T, set settings, dir string, fn func()) {
 	t.Helper()
-	at := filepath.Join(set.dir, "at")
+	at := filepath.Join(set.trunk, "at")
 	must(t, `mkdir -p "$AT"; mount --bind "$WHAT" "$AT"`, "AT="+at, "WHAT="+dir)
 	defer must(t, `umount "$AT"`, "AT="+at)
 	fn()
@@ -134,12 +142,12 @@ func makeNode(t *testing.T, set settings, dir string) *tree {
 		must(t, `mkdir -p "$V0"; find "$V0" -mindepth 1 -delete; rm -rf "$V1"`, env...)
 		makePackages(t, dir+"/v0", set.scale)
 		must(t, `cp -a "$V0" "$V1"; for d in "$V1"/@scope-3/*; do for f in "$d"/*/*.js; do echo changed >> "$f"; done; done`, env...)
-		return &tree{what: "GENERATED, npm could not be reached: packages of 22 small files; then those of one scope changed"}
+		return &tree{What: "GENERATED, npm could not be reached: packages of 22 small files; then those of one scope changed"}
 	}
 	if set.quick {
 		must(t, `for v in "$V0" "$V1"; do cd "$v/node_modules"; ls -d [a-q]* @* | xargs rm -r; done`, env...)
 	}
-	return &tree{what: "what npm installs for a front end's usual dependencies; then another version of one package"}
+	return &tree{What: "what npm installs for a front end's usual dependencies; then another version of one package"}
 }
 
 // sizeOf counts regular files and their bytes.

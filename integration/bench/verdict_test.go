@@ -98,7 +98,7 @@ func (b *bench) sessionVerdicts(tr *tree, fs string) []verdict {
 	change := func(k key) float64 { return b.sum(k, opChange) }
 	who, v = best(change)
 	out = append(out, faster("save after the change, against the fastest peer", 1, change(k), who, v))
-	stored := median(sizes(b.rec.of(k.of(opChange)))) / float64(max(tr.changed, 1))
+	stored := median(sizes(b.rec.of(k.of(opChange)))) / float64(max(tr.Changed, 1))
 	if most := map[string]float64{"xfs": 1.3, "ext4": 3}[fs]; tr.name == "game" {
 		out = append(out, verdict{fmt.Sprintf("%sstored after the change ≤ %.1f × what changed", name, most), fmt.Sprintf("%.2f ×", stored), stored <= most, b.rec.has(k.of(opChange))})
 	}
