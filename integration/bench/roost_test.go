@@ -9,15 +9,15 @@ import (
 
 // roostWay is the command line on a store directory alone. ROOST is the binary.
 var roostWay = way{
-	name: "Roost", needs: nil, prog: `"$ROOST" version`,
+	name: "Roost", prog: `"$ROOST" version`,
 	save:  `"$ROOST" snapshot create "$SRC" --store "$REPO/store" > "$REPO/last"`,
 	again: `"$ROOST" snapshot create "$SRC" --store "$REPO/store" --base "$(cat "$REPO/last")" > "$REPO/next"; mv "$REPO/next" "$REPO/last"`,
-	ready: `"$ROOST" snapshot push "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/store"
-		"$ROOST" snapshot key --store "$REPO/store" > "$REPO/../key"`,
+	back:  `rmdir "$DST"; "$ROOST" snapshot restore "$(cat "$REPO/last")" "$DST" --store "$REPO/store"`,
+	ready: `"$ROOST" snapshot push "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/store"; "$ROOST" snapshot key "$REPO/../key" --store "$REPO/store"`,
 	// To a store that has nothing, from a directory of blobs.
-	mount: `"$ROOST" snapshot pull "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/../other" --key-file "$REPO/../key"
-		"$ROOST" snapshot mount "$(cat "$REPO/last")" "$DST" --store "$REPO/../other"`,
-	umount: `umount "$DST"`,
+	mount: `"$ROOST" snapshot pull "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/../other" --key-file "$REPO/../key"; ` +
+		`"$ROOST" snapshot mount "$(cat "$REPO/last")" "$DST" --detach --store "$REPO/../other"`,
+	umount: `"$ROOST" snapshot umount "$DST"`,
 }
 
 // buildRoost builds the command and returns where it is.
