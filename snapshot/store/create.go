@@ -226,7 +226,7 @@ func (c *creating) encode(ctx context.Context) (e *encoded, kept int64, err erro
 	o := c.s.encoder(c.key, c.s.locate(c.whereToLook()).find, previous(c.baseTree))
 	o.Seen = &c.spec.Progress.Done
 	if e.ix, e.stats, err = pack.Encode(ctx, o, changes); err != nil {
-		return nil, 0, c.blame(err)
+		return nil, 0, c.blame(ctx, read, err)
 	}
 	if err := c.unchanged(ctx, read); err != nil {
 		return nil, 0, err
@@ -242,6 +242,9 @@ func (c *creating) encode(ctx context.Context) (e *encoded, kept int64, err erro
 				return nil, 0, err
 			}
 		}
+	}
+	for i := range e.tree.Entries { // a later file there may be another one
+		e.tree.Entries[i].Source = ""
 	}
 	e.ix.Manifest, err = pack.ManifestDigest(e.tree)
 	return e, kept, err
@@ -268,13 +271,13 @@ func (c *creating) whereToLook() []Info {
 	return out
 }
 
-// blame turns an error of reading a file that is not what it was into one that
-// says so.
-func (c *creating) blame(err error) error {
-	if !errors.Is(err, os.ErrNotExist) {
-		return err
+// blame finds out whether an error comes from a file that changed.
+func (c *creating) blame(ctx context.Context, read []int, err error) error {
+	var changed *ChangedError
+	if ctx.Err() == nil && errors.As(c.unchanged(ctx, read), &changed) {
+		return changed
 	}
-	return fmt.Errorf("the tree changed while it was read: %w", err)
+	return err
 }
 
 // unchanged looks again at the files that were read.
