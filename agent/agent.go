@@ -51,6 +51,8 @@ type Agent struct {
 	encode   rate
 	// noRoom says that there is no room for the views of more jobs.
 	noRoom bool
+	// offered are layers that are uploaded again, or were tried to be.
+	offered map[snapshot.Digest]time.Time
 }
 
 // running is an attempt that has a slot.
@@ -76,6 +78,7 @@ func newAgent(o Options) (*Agent, error) {
 	a := &Agent{
 		o: o, log: o.Log, freed: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		running: map[snapshot.ID]*running{}, slots: make([]bool, o.Slots),
+		offered: map[snapshot.Digest]time.Time{},
 	}
 	id, err := snapshot.NewID(o.Rand)
 	if err != nil {

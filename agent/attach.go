@@ -250,7 +250,7 @@ func (a *Agent) importAll(ctx context.Context, c *api.Claim, need []transfer.Lay
 			ID: l.ID, Base: l.Base, Parents: parents[l.ID], Index: l.Index, IndexBytes: l.IndexBytes,
 			Manifest: l.Manifest, DomainKey: c.DomainKey,
 		}
-		if err := a.o.Store.Import(ctx, spec, a.fetch.Open, m); err != nil {
+		if err := a.importOne(ctx, spec, m); err != nil {
 			return fmt.Errorf("fetch snapshot %s: %w", l.ID, err)
 		}
 		fail.Point("agent.imported")

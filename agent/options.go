@@ -37,6 +37,7 @@ type Store interface {
 	Hold(ctx context.Context, ids ...snapshot.ID) (release func(), err error)
 	Evict(ctx context.Context, spec store.EvictSpec) (store.EvictReport, error)
 	Scrub(ctx context.Context, o store.ScrubOptions) (store.ScrubReport, error)
+	Reoffer(ctx context.Context, lost snapshot.Digest) (store.Info, error)
 	Usage() int64
 
 	Lookup(id snapshot.ID) (store.Info, error)

@@ -58,7 +58,7 @@ func (a *Agent) scrub(ctx context.Context) {
 		}
 		a.hold(api.Holding{ID: id, Bytes: in.DiskBytes})
 		if in.State != store.Durable {
-			a.pack(ctx, id)
+			a.later(func() { a.pack(ctx, id) })
 		}
 	}
 	if len(before) != len(after) {

@@ -160,6 +160,7 @@ func (a *Agent) heartbeat(ctx context.Context) error {
 	for _, id := range reply.Fenced {
 		a.cancel(id, errFenced)
 	}
+	a.reoffer(ctx, reply.Missing)
 	if len(reply.Urgent) > 0 {
 		a.o.Store.First(reply.Urgent...)
 		a.up.Urgent(reply.Urgent...)

@@ -36,6 +36,9 @@ type Coordinator struct {
 	StateDir   string `mapstructure:"state_dir" default:"/var/lib/roost/coordinator" doc:"Directory of its database, logs, blobs and tokens. Owned by one process."`
 	HostLease  string `mapstructure:"host_lease" default:"30s" doc:"How long a silent host keeps its jobs. Duration, 5s to 10m."`
 	InfraTries int    `mapstructure:"infra_retries" default:"3" doc:"How often a job is tried again when its host, not its script, failed. 0 to 10."`
+
+	ScrubInterval string `mapstructure:"scrub_interval" default:"168h" doc:"How often every blob is read and compared with its digest; hosts that still have a damaged one upload it again. Duration, at least 1h; 0s: never."`
+	ScrubRate     string `mapstructure:"scrub_rate" default:"20MiB" doc:"Most bytes per second that are read for that. 0: no limit."`
 }
 
 // Agent configures roost agent.
@@ -182,6 +185,12 @@ func (c *Config) Validate() error {
 	if n := c.Coordinator.InfraTries; n < 0 || n > 10 {
 		bad("coordinator.infra_retries", "%d is not from 0 to 10", n)
 	}
+	if err := scrubInterval(c.Coordinator.ScrubInterval); err != nil {
+		bad("coordinator.scrub_interval", "%v", err)
+	}
+	if _, err := ParseSize(c.Coordinator.ScrubRate); err != nil {
+		bad("coordinator.scrub_rate", "%v", err)
+	}
 	a := c.Agent
 	if a.Name != "" && !nameRE.MatchString(a.Name) {
 		bad("agent.name", "%q is not a host name of up to 64 letters, digits, dots, dashes", a.Name)
@@ -207,6 +216,13 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+func scrubInterval(s string) error {
+	if d, err := time.ParseDuration(s); err != nil || d != 0 && d < time.Hour {
+		return fmt.Errorf("%q is not a duration of an hour or more, or 0s", s)
+	}
+	return nil
+}
+
 func (s *Store) validate(bad func(key, format string, a ...any)) {
 	for _, k := range []struct{ key, value string }{{"max_bytes", s.MaxBytes}, {"min_free", s.MinFree}, {"scrub_rate", s.ScrubRate}} {
 		if _, err := ParseSize(k.value); err != nil {
@@ -216,8 +232,8 @@ func (s *Store) validate(bad func(key, format string, a ...any)) {
 	if s.HighWater < 10 || s.HighWater > 100 {
 		bad("store.high_water", "%d is not a percentage from 10 to 100", s.HighWater)
 	}
-	if d, err := time.ParseDuration(s.ScrubInterval); err != nil || d != 0 && d < time.Hour {
-		bad("store.scrub_interval", "%q is not a duration of an hour or more, or 0s", s.ScrubInterval)
+	if err := scrubInterval(s.ScrubInterval); err != nil {
+		bad("store.scrub_interval", "%v", err)
 	}
 	if s.LowWater < 1 || s.LowWater >= s.HighWater {
 		bad("store.low_water", "%d is not from 1 to what is below high_water (%d)", s.LowWater, s.HighWater)

@@ -119,6 +119,9 @@ func (c *call) heartbeat() error {
 	}); err != nil {
 		return err
 	}
+	if c.s.o.Missing != nil {
+		out.Missing = c.s.o.Missing()
+	}
 	return c.json(200, out)
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/roost-ci/roost/snapshot"
 )
 
 // Options configure a coordinator. Dir, AgentToken and UserToken must be set; the
@@ -32,6 +34,9 @@ type Options struct {
 	// Blobs serves /v1/blobs/{digest} with that prefix cut off; without it the
 	// answer is 404.
 	Blobs http.Handler
+	// Missing lists blobs that were found damaged and are wanted again from whoever
+	// has them; nil: none. It is asked at each heartbeat.
+	Missing func() []snapshot.Digest
 	// AllowLocalSource lets pipelines name a work tree on this machine.
 	AllowLocalSource bool
 

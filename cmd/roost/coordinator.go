@@ -110,6 +110,14 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	if err != nil {
 		return fail(err)
 	}
+	every, err := time.ParseDuration(cfg.ScrubInterval)
+	if err != nil {
+		return fail(err)
+	}
+	rate, err := configs.ParseSize(cfg.ScrubRate)
+	if err != nil {
+		return fail(err)
+	}
 	retries := cfg.InfraTries
 	if retries == 0 {
 		retries = -1 // none; zero means the default there
@@ -118,13 +126,16 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	if o.localSource {
 		heartbeat = time.Second // a few agents on this machine: Ctrl-C is heard soon
 	}
+	stop := scrubBlobs(dir, every, rate, log)
 	closeBlobs := func() {
+		stop()
 		if err := dir.Close(); err != nil {
 			log.Warn("closing the blob store", "error", err)
 		}
 	}
 	return coordinator.Options{
-		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken,
+		Missing: missingBlobs(dir, log),
+		Dir:     cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken,
 		Blobs:            blob.Handler(dir, blob.HandlerOptions{Log: log}),
 		AllowLocalSource: o.localSource, HostLease: lease, Heartbeat: heartbeat, MaxInfraRetries: retries, Version: version,
 	}, closeBlobs, nil

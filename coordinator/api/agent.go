@@ -72,6 +72,8 @@ type HeartbeatReply struct {
 	Fenced []snapshot.ID `json:"fenced,omitempty"`
 	// Urgent are snapshots that a job on another host waits for: upload them first.
 	Urgent []snapshot.ID `json:"urgent,omitempty"`
+	// Missing are blobs that the blob store lost: whoever can make them uploads them.
+	Missing []snapshot.Digest `json:"missing,omitempty"`
 }
 
 // ClaimRequest asks for work. POST /v1/agents/{agent}/claims long-polls until

@@ -46,6 +46,12 @@ func (s *Store) MarkDurable(ctx context.Context, id snapshot.ID) error {
 	s.mu.Lock()
 	l, err := s.usableLocked(id)
 	done := err == nil && l.info.State == Durable
+	if done { // after Reoffer
+		for _, p := range l.packs {
+			s.stale = append(s.stale, p.Digest)
+		}
+		s.pokeLocked()
+	}
 	s.mu.Unlock()
 	if err != nil || done {
 		return err

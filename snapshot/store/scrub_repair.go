@@ -533,3 +533,41 @@ func (s *Store) doubt(l *layer, why string) {
 		}
 	}
 }
+
+// Reoffer sees to it that a blob that the blob store lost can be read here, and
+// returns the layer to be uploaded with it. A pack of a durable layer is made again
+// from the layer's files. snapshot.ErrNotFound says that no layer here made it. When
+// it is uploaded, MarkDurable lets go of the pack.
+func (s *Store) Reoffer(ctx context.Context, lost snapshot.Digest) (Info, error) {
+	l := s.sourceOfBlob(lost)
+	if l == nil {
+		return Info{}, fmt.Errorf("blob %s: %w", lost, snapshot.ErrNotFound)
+	}
+	release, err := s.hold(ctx, l.info.ID)
+	if err != nil {
+		return Info{}, err
+	}
+	defer release()
+	if !s.needs(lost) {
+		if err := s.rebuildPack(ctx, lost, s.packPath(lost)); err != nil {
+			return Info{}, fmt.Errorf("snapshot %s: %w", l.info.ID, err)
+		}
+	}
+	return s.Lookup(l.info.ID)
+}
+
+// sourceOfBlob returns a layer that made a pack, or whose index it is, and which
+// can be uploaded.
+func (s *Store) sourceOfBlob(d snapshot.Digest) *layer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.layers {
+		if l.info.Index.IsZero() || !l.info.State.Usable() || l.removing {
+			continue
+		}
+		if l.info.Index == d || slices.ContainsFunc(l.packs, func(p pack.Pack) bool { return p.Own && p.Digest == d }) {
+			return l
+		}
+	}
+	return nil
+}

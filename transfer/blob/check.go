@@ -18,28 +18,36 @@ import (
 // the wrong directory, are not blobs.
 func (s *Dir) Each(ctx context.Context, f func(d snapshot.Digest, size int64) error) error {
 	for i := range s.shards {
-		names, err := os.ReadDir(s.shardDir(byte(i)))
+		if err := s.each(ctx, byte(i), f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// each is Each of one shard.
+func (s *Dir) each(ctx context.Context, shard byte, f func(d snapshot.Digest, size int64) error) error {
+	names, err := os.ReadDir(s.shardDir(shard))
+	if err != nil {
+		return fmt.Errorf("list blobs: %w", err)
+	}
+	for _, n := range names {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		d, err := snapshot.ParseDigest(n.Name())
+		if err != nil || d[0] != shard {
+			continue
+		}
+		fi, err := n.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("list blobs: %w", err)
 		}
-		for _, n := range names {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			d, err := snapshot.ParseDigest(n.Name())
-			if err != nil || d[0] != byte(i) {
-				continue
-			}
-			fi, err := n.Info()
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("list blobs: %w", err)
-			}
-			if err := f(d, fi.Size()); err != nil {
-				return err
-			}
+		if err := f(d, fi.Size()); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -8,6 +8,9 @@ import (
 )
 
 func (h *handler) get(q *request) error {
+	if err := h.check(q); err != nil {
+		return err
+	}
 	size, err := h.store.Stat(q.Context(), q.digest)
 	if err != nil {
 		return err
