@@ -40,7 +40,8 @@ var ErrNotEmpty = errors.New("there is something already")
 // snapshot deletes, and any other leaves alone; on an error nothing is left.
 //
 // Crash states, in order:
-//  1. until the rename: Dir is as it was, Dir.partial-<id> is there.
+//  1. until the rename: Dir is as it was, or gone if it was an empty directory;
+//     Dir.partial-<id> is there.
 //  2. after it: Dir is whole. The content was synced before.
 func (s *Store) Restore(ctx context.Context, spec RestoreSpec) (*Info, error) {
 	in, err := s.restore(ctx, &spec)
@@ -98,6 +99,9 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 		return nil, errors.Join(err, dropPartial(partial))
 	}
 	fail.Point("store.restore.synced")
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) { // only if it is empty
+		return nil, errors.Join(err, dropPartial(partial))
+	}
 	if err := durable.Rename(partial, dir); err != nil {
 		return nil, errors.Join(err, dropPartial(partial))
 	}
