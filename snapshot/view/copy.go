@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
@@ -227,7 +226,7 @@ func (m *copyMeta) ours() bool {
 // Crash states: before the move the tree is at its target, and Seal can be called
 // again; after it, it is sealed.
 func (d *Copy) Seal(ctx context.Context, v *View) error {
-	if err := d.checkView(v); err != nil {
+	if err := checkView(v); err != nil {
 		return err
 	}
 	dir := d.abs(v.Layer.Dir)
@@ -254,25 +253,13 @@ func (d *Copy) Seal(ctx context.Context, v *View) error {
 	return nil
 }
 
-func (d *Copy) checkView(v *View) error {
-	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
-		return fmt.Errorf("view: %w", err)
-	}
-	if v.Layer.ID != v.ID {
-		return fmt.Errorf("view %s: its layer is %q", v.ID, v.Layer.ID)
-	}
-	return checkLayer(&v.Layer)
-}
-
 // Discard implements Driver.
 func (d *Copy) Discard(ctx context.Context, v *View) error {
-	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
-		return fmt.Errorf("view: %w", err)
-	}
-	if err := d.removeID(ctx, v.ID); err != nil {
-		return fmt.Errorf("discard %s: %w", v.ID, err)
-	}
-	return nil
+	return d.frame().discard(ctx, v, func() error { return nil })
+}
+
+func (d *Copy) frame() frame {
+	return frame{layout: d.layout, held: &d.held, log: d.o.Log, erase: d.removeID}
 }
 
 // removeID deletes all that belongs to id, wherever a crash left it.
@@ -324,35 +311,10 @@ type closer func() error
 func (c closer) Close() error { return c() }
 
 // Sync implements Driver. An error is final, as for the overlay driver.
-func (d *Copy) Sync(ctx context.Context, l *Layer) error {
-	if err := checkLayer(l); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	f, err := d.held.take(l.ID, d.dir(l.ID))
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", l.ID, err)
-	}
-	defer f.Close() //nolint:errcheck // only held for syncing
-	if err := syncAll(f, d.dir(l.ID)); err != nil {
-		return fmt.Errorf("sync %s: %w", l.ID, err)
-	}
-	fail.Point("view.synced")
-	return nil
-}
+func (d *Copy) Sync(ctx context.Context, l *Layer) error { return d.frame().sync(ctx, l) }
 
 // Remove implements Driver.
-func (d *Copy) Remove(ctx context.Context, l *Layer) error {
-	if err := checkLayer(l); err != nil {
-		return err
-	}
-	if err := d.removeID(ctx, l.ID); err != nil {
-		return fmt.Errorf("remove %s: %w", l.ID, err)
-	}
-	return nil
-}
+func (d *Copy) Remove(ctx context.Context, l *Layer) error { return d.frame().remove(ctx, l) }
 
 // Reconcile implements Driver.
 func (d *Copy) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]string, error) {
@@ -360,31 +322,6 @@ func (d *Copy) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]st
 	if err := d.endMounts(ctx, &report); err != nil {
 		return report, fmt.Errorf("reconcile: %w", err)
 	}
-	known := map[string]bool{}
-	for _, id := range append(append([]snapshot.ID{}, layers...), views...) {
-		known[string(id)] = true
-	}
-	names, err := readNames(d.abs(viewsDir))
-	if err != nil {
-		return report, fmt.Errorf("reconcile: %w", err)
-	}
-	for _, n := range names {
-		if known[n] {
-			continue
-		}
-		report = append(report, "deleted "+viewsDir+"/"+n+", which no view or layer knows")
-		id, err := snapshot.ParseID(n)
-		if err != nil {
-			err = d.remove(ctx, filepath.Join(d.abs(viewsDir), n))
-		} else {
-			err = d.removeID(ctx, id)
-		}
-		if err != nil {
-			report = append(report, err.Error())
-		}
-	}
-	if err := d.emptyTrash(ctx); err != nil {
-		report = append(report, err.Error())
-	}
-	return report, ctx.Err()
+	err := d.frame().sweep(ctx, layers, views, nil, &report)
+	return report, err
 }

@@ -2,49 +2,22 @@ package view
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/tree"
 )
 
 // Unpack implements Driver.
 func (d *Copy) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
 	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
-) (_ *Layer, err error) {
-	if _, err := snapshot.ParseID(string(id)); err != nil {
-		return nil, fmt.Errorf("unpack: %w", err)
-	}
-	if err := checkLayer(base); err != nil {
-		return nil, err
-	}
-	if err := tree.ValidateChanges(changes); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	if err := os.Mkdir(d.dir(id), 0o700); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	defer func() {
-		if err != nil {
-			if rerr := d.removeID(context.WithoutCancel(ctx), id); rerr != nil {
-				d.o.Log.Warn("could not undo an unpack; it is deleted at the next start", "layer", id, "err", rerr)
-			}
+) (*Layer, error) {
+	return d.frame().unpack(ctx, id, base, changes, func(l *Layer) error {
+		if err := d.unpackTo(ctx, l, base, changes, fill, m); err != nil {
+			return err
 		}
-	}()
-	fail.Point("view.unpack.made")
-	if err := d.held.keep(id, d.dir(id)); err != nil {
-		return nil, err
-	}
-	l := &Layer{ID: id, Dir: part(id, upperPrefix)}
-	if err := d.unpackTo(ctx, l, base, changes, fill, m); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	if err := d.Sync(ctx, l); err != nil {
-		return nil, err
-	}
-	return l, nil
+		return d.Sync(ctx, l)
+	})
 }
 
 func (d *Copy) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.Change,

@@ -291,16 +291,17 @@ func (g *imaging) open(e *snapshot.Entry) (*os.File, error) {
 	return p.open(rest, os.O_RDONLY)
 }
 
-// write writes the image rel to f. The inode numbers of base are kept if its image
-// can be read. The UUID is made of the image's name: no mount has two of one name.
-func (g *imaging) write(ctx context.Context, f *os.File, rel string, base *Layer) error {
+// write writes the image rel to f. The inode numbers of the image base are kept if
+// that can be read. The UUID is made of the image's name: no mount has two of one
+// name.
+func (g *imaging) write(ctx context.Context, f *os.File, rel, base string) error {
 	o := erofs.Options{Manifest: sha256.Sum256([]byte(rel))}
 	for _, id := range g.devices {
 		o.Devices = append(o.Devices, string(id))
 	}
 	t := erofs.Entries(g.m, g.place)
-	if base != nil && base.Image != "" {
-		if b, err := os.Open(g.abs(base.Image)); err == nil {
+	if base != "" {
+		if b, err := os.Open(g.abs(base)); err == nil {
 			defer b.Close() //nolint:errcheck // only read
 			o.Base = b
 		}
@@ -316,6 +317,18 @@ func (g *imaging) write(ctx context.Context, f *os.File, rel string, base *Layer
 		return noImage(ee)
 	}
 	return err
+}
+
+// numbersOf is the image whose inode numbers the one of l keeps: that of the merge
+// which l's job saw, or its base's.
+func numbersOf(l, base *Layer) string {
+	if l != nil && l.Image == part(l.ID, startPrefix) {
+		return l.Image
+	}
+	if base != nil {
+		return base.Image
+	}
+	return ""
 }
 
 // noImage tells of an entry that is in order but that no image can show.
@@ -383,7 +396,7 @@ func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest)
 		return nil, err
 	}
 	defer f.Abort()
-	if err := g.write(ctx, f.File, part(l.ID, imagePrefix), base); err != nil {
+	if err := g.write(ctx, f.File, part(l.ID, imagePrefix), numbersOf(l, base)); err != nil {
 		return nil, err
 	}
 	out := g.layer(part(l.ID, imagePrefix))
@@ -442,7 +455,7 @@ func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // synced with the view, where errors are seen
-	if err := g.write(ctx, f, part(spec.ID, startPrefix), spec.Base); err != nil {
+	if err := g.write(ctx, f, part(spec.ID, startPrefix), numbersOf(nil, spec.Base)); err != nil {
 		return nil, err
 	}
 	fail.Point("view.start.written")

@@ -22,25 +22,24 @@ const maxOpenObjects = 256
 func (d *Erofs) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
 	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
 ) (*Layer, error) {
-	return d.unpacking().run(ctx, id, base, changes, func() (*Layer, error) {
+	return d.frame().unpack(ctx, id, base, changes, func(l *Layer) error {
 		if err := checkImageable(changes); err != nil {
-			return nil, err
+			return err
 		}
-		l := &Layer{ID: id, Dir: part(id, upperPrefix)}
 		b, err := newBundleFiles(d.abs(l.Dir), id, changes, m)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer b.close()
 		fail.Point("view.unpack.names")
 		if err := fill(ctx, b.write); err != nil {
-			return nil, err
+			return err
 		}
 		fail.Point("view.unpack.filled")
 		if err := b.finish(); err != nil {
-			return nil, err
+			return err
 		}
-		return l, d.syncUnpacked(ctx, l, b)
+		return d.syncUnpacked(ctx, l, b)
 	})
 }
 

@@ -432,7 +432,7 @@ func (d *graphDriver) end(ctx context.Context, v *View) error {
 
 // Seal implements Driver.
 func (d *graphDriver) Seal(ctx context.Context, v *View) error {
-	if err := d.ov.checkView(v); err != nil {
+	if err := checkView(v); err != nil {
 		return err
 	}
 	if err := d.end(ctx, v); err != nil {

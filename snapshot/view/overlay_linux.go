@@ -319,7 +319,7 @@ func (d *Overlay) where(v *View) (string, error) {
 // Crash states: before the unmount returned the view is open, or mounted
 // read-only, and Reconcile unmounts it; after it, it is sealed.
 func (d *Overlay) Seal(ctx context.Context, v *View) error {
-	if err := d.checkView(v); err != nil {
+	if err := checkView(v); err != nil {
 		return err
 	}
 	t, err := d.where(v)
@@ -368,34 +368,25 @@ func (d *Overlay) endMount(ctx context.Context, t string) error {
 	return nil
 }
 
-func (d *Overlay) checkView(v *View) error {
-	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
-		return fmt.Errorf("view: %w", err)
-	}
-	if v.Layer.ID != v.ID {
-		return fmt.Errorf("view %s: its layer is %q", v.ID, v.Layer.ID)
-	}
-	return checkLayer(&v.Layer)
-}
-
 // Discard implements Driver. The view's processes must be gone: as at a seal it
 // is an error, ErrBusy, if they are not.
 func (d *Overlay) Discard(ctx context.Context, v *View) error {
-	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
-		return fmt.Errorf("view: %w", err)
-	}
-	t, err := d.where(v)
-	if err != nil {
-		return fmt.Errorf("discard %s: %w", v.ID, err)
-	}
-	if t != "" {
+	return d.frame().discard(ctx, v, func() error {
+		t, err := d.where(v)
+		if err != nil || t == "" {
+			return err
+		}
 		if err := d.endMount(ctx, t); err != nil {
-			return fmt.Errorf("discard %s: %w", v.ID, err)
+			return err
 		}
 		d.forget(v.ID)
 		os.Remove(t) //nolint:errcheck // as in Seal
-	}
-	return d.removeID(ctx, v.ID)
+		return nil
+	})
+}
+
+func (d *Overlay) frame() frame {
+	return frame{layout: d.layout, held: &d.held, log: d.o.Log, erase: d.removeID}
 }
 
 // removeID deletes all that belongs to id, mounts of its base included.
@@ -407,13 +398,10 @@ func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
 	}
 	if _, err := os.Lstat(filepath.Join(d.dir(id), baseName)); err == nil {
 		if err := d.o.unmount(ctx, d.dir(id), d.o.SealWait); err != nil {
-			return fmt.Errorf("remove %s: %w", id, err)
+			return err
 		}
 	}
-	if err := d.remove(ctx, d.dir(id)); err != nil {
-		return fmt.Errorf("remove %s: %w", id, err)
-	}
-	return nil
+	return d.remove(ctx, d.dir(id))
 }
 
 // Locate implements Driver.
@@ -442,29 +430,7 @@ func (d *Overlay) Mount(ctx context.Context, l *Layer, target string) (io.Closer
 
 // Sync implements Driver. An error is final: the layer must not be trusted, and a
 // second call may say yes to lost bytes.
-func (d *Overlay) Sync(ctx context.Context, l *Layer) error {
-	if err := checkLayer(l); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	f, err := d.held.take(l.ID, d.dir(l.ID))
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", l.ID, err)
-	}
-	defer f.Close() //nolint:errcheck // only held for Syncfs
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", l.ID, err)
-	}
-	fail.Point("view.synced")
-	return nil
-}
+func (d *Overlay) Sync(ctx context.Context, l *Layer) error { return d.frame().sync(ctx, l) }
 
 // Remove implements Driver.
-func (d *Overlay) Remove(ctx context.Context, l *Layer) error {
-	if err := checkLayer(l); err != nil {
-		return err
-	}
-	return d.removeID(ctx, l.ID)
-}
+func (d *Overlay) Remove(ctx context.Context, l *Layer) error { return d.frame().remove(ctx, l) }

@@ -24,31 +24,8 @@ func (d *Overlay) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([
 	if err != nil {
 		return report, fmt.Errorf("reconcile: %w", err)
 	}
-	known := map[string]bool{}
-	for _, id := range layers {
-		known[string(id)] = true
-	}
-	for _, id := range views {
-		known[string(id)] = true
-	}
-	names, err := readNames(d.abs(viewsDir))
-	if err != nil {
-		return report, fmt.Errorf("reconcile: %w", err)
-	}
-	for _, n := range names {
-		dir := filepath.Join(d.root, viewsDir, n)
-		if known[n] || busy[dir] {
-			continue
-		}
-		report = append(report, "deleted "+viewsDir+"/"+n+", which no view or layer knows")
-		if err := d.remove(ctx, dir); err != nil {
-			report = append(report, err.Error())
-		}
-	}
-	if err := d.emptyTrash(ctx); err != nil {
-		report = append(report, err.Error())
-	}
-	return report, ctx.Err()
+	err = d.frame().sweep(ctx, layers, views, busy, &report)
+	return report, err
 }
 
 // reconcileMounts ends every mount below root, and every overlay with a directory

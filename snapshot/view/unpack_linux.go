@@ -18,25 +18,20 @@ func (d *Overlay) Unpack(ctx context.Context, id snapshot.ID, base *Layer, chang
 	if err := d.checkShown(base); err != nil {
 		return nil, err
 	}
-	return d.unpacking().run(ctx, id, base, changes, func() (*Layer, error) {
+	return d.frame().unpack(ctx, id, base, changes, func(l *Layer) error {
 		on, err := d.flatten(ctx, Spec{ID: id, Base: base, Meter: m})
 		if err != nil {
-			return nil, fmt.Errorf("flatten: %w", err)
+			return fmt.Errorf("flatten: %w", err)
 		}
-		l := &Layer{ID: id, Dir: part(id, upperPrefix)}
 		l.Lowers = []string{l.Dir}
 		if on != nil {
 			l.Lowers, l.Data = append(l.Lowers, on.Lowers...), on.Data
 		}
 		if err := d.unpackTo(ctx, l, on, changes, fill, m); err != nil {
-			return nil, err
+			return err
 		}
-		return l, d.Sync(ctx, l)
+		return d.Sync(ctx, l)
 	})
-}
-
-func (d *Overlay) unpacking() unpacking {
-	return unpacking{layout: d.layout, held: &d.held, log: d.o.Log, remove: d.removeID}
 }
 
 func (d *Overlay) unpackTo(ctx context.Context, l, base *Layer, changes []snapshot.Change,
