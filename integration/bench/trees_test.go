@@ -91,10 +91,10 @@ func makeGo(t *testing.T, set settings, dir string) *tree {
 		build = "./snapshot/tree ./snapshot/pack"
 	}
 	// Go remembers the directory: both builds run at the path where jobs would see it.
-	env := goEnv(set, "ROOT="+root, "V0="+dir+"/v0", "V1="+dir+"/v1", "BUILD="+build, "MODULES="+goModules(t))
+	env := goEnv(set, "ROOT="+root, "V0="+dir+"/v0", "V1="+dir+"/v1", "BUILD="+build, "MODULES="+goVar(t, "GOMODCACHE"), "PROXY="+goVar(t, "GOPROXY"))
 	must(t, `mkdir "$V0"; git clone -q --no-hardlinks "$ROOT" "$V0/src"`, env...)
 	underPath(t, set, dir+"/v0", func() {
-		must(t, `cd "$AT/src"; GOPROXY="file://$MODULES/cache/download" GOSUMDB=off go mod download; go build $BUILD; git status >/dev/null`, env...)
+		must(t, `cd "$AT/src"; GOPROXY="file://$MODULES/cache/download,$PROXY" go build $BUILD; git status >/dev/null`, env...)
 	})
 	must(t, `cp -a "$V0" "$V1"`, env...)
 	underPath(t, set, dir+"/v1", func() {
@@ -114,8 +114,8 @@ func goEnv(set settings, more ...string) []string {
 	}, more...)
 }
 
-func goModules(t *testing.T) string {
-	out, err := exec.Command("go", "env", "GOMODCACHE").Output()
+func goVar(t *testing.T, name string) string {
+	out, err := exec.Command("go", "env", name).Output()
 	require.NoError(t, err)
 	return strings.TrimSpace(string(out))
 }
