@@ -49,7 +49,6 @@ type Agent struct {
 	Slots       int      `mapstructure:"slots" default:"0" doc:"How many jobs run at once. 0: one per two cores, at least one. At most 256."`
 	Tags        []string `mapstructure:"tags" default:"" doc:"Tags that jobs may ask for. The host's name is always one of them."`
 	StoreDir    string   `mapstructure:"store_dir" default:"/var/lib/roost/store" doc:"Directory of the workspaces. Owned by one process; keep it on the fastest disk."`
-	Driver      string   `mapstructure:"driver" default:"auto" doc:"How views are made: auto, overlay or copy. roost doctor shows what works here."`
 	BuildsDir   string   `mapstructure:"builds_dir" default:"/run/roost/builds" doc:"Where jobs see their workspace: one path per project, the same on every host. Needs root; without it the path is per slot."`
 	RunAs       string   `mapstructure:"run_as" default:"" doc:"User that jobs run as. Empty: who called sudo, else nobody. Without root: who started the agent."`
 	UploadRate  string   `mapstructure:"upload_rate" default:"0" doc:"Most bytes per second for background uploads, such as 100MiB. 0: no limit."`
@@ -57,6 +56,10 @@ type Agent struct {
 
 // Store configures how roost agent keeps house in its store_dir.
 type Store struct {
+	Driver        string `mapstructure:"driver" default:"auto" doc:"How views are made: erofs, overlay, reflink or copy; auto takes the first of them that works here, roost doctor shows which and why. containers-storage only by name."`
+	Backing       string `mapstructure:"backing" default:"none" doc:"xfs-loop: agent.store_dir becomes an XFS in the file STORE_DIR.xfs, made once, so that the first write to a large file clones it instead of copying it. For hosts on ext4; needs root, xfsprogs and an empty store_dir. none: the directory as it is."`
+	BackingSize   string `mapstructure:"backing_size" default:"0" doc:"Size of that file, such as 200GiB; at least 320MiB. 0: half of what is free when it is made. It is grown at the agent's start and never shrunk."`
+	BackingSpace  string `mapstructure:"backing_space" default:"reserved" doc:"reserved: the file takes up all its room at once. sparse: only what is used; a full disk below it then ends jobs with I/O errors."`
 	MaxBytes      string `mapstructure:"max_bytes" default:"0" doc:"The most that the layers kept may take, such as 200GiB. 0: all of the file system."`
 	HighWater     int    `mapstructure:"high_water" default:"90" doc:"Percent in use, of max_bytes or of the file system (bytes and inodes), above which layers are evicted that the blob store has, the longest unused first. 10 to 100."`
 	LowWater      int    `mapstructure:"low_water" default:"80" doc:"Percent in use at which that ends. 1 to high_water - 1."`
@@ -64,6 +67,21 @@ type Store struct {
 	ScrubInterval string `mapstructure:"scrub_interval" default:"168h" doc:"How often the agent reads all that it keeps, compares it with its digests and repairs what is damaged. Duration, at least 1h; 0s: never."`
 	ScrubRate     string `mapstructure:"scrub_rate" default:"20MiB" doc:"Most bytes per second that are read for that. 0: no limit."`
 }
+
+// Words of store.backing and store.backing_space.
+const (
+	XFSLoop = "xfs-loop"
+	Sparse  = "sparse"
+)
+
+// minBacking is internal/backing's MinSize; nothing is imported here.
+const minBacking = 320 << 20
+
+// Drivers are the words of store.driver.
+var Drivers = []string{"auto", "erofs", "overlay", "reflink", "copy", "containers-storage"}
+
+// moved are keys that have another name now.
+var moved = map[string]string{"agent.driver": "store.driver"}
 
 // Default returns the configuration of an empty file.
 func Default() Config {
@@ -160,7 +178,9 @@ func unknownKeys(keys []string) []error {
 	var errs []error
 	for _, k := range keys {
 		msg := fmt.Sprintf("unknown key %q", k)
-		if near := nearest(k); near != "" {
+		if now := moved[k]; now != "" {
+			msg += ": it is " + now + " now"
+		} else if near := nearest(k); near != "" {
 			msg += fmt.Sprintf(" (did you mean %q?)", near)
 		}
 		errs = append(errs, errors.New(msg))
@@ -206,9 +226,6 @@ func (c *Config) Validate() error {
 			bad("agent.tags", "%q is not a tag of up to 64 letters, digits, dots, dashes", t)
 		}
 	}
-	if !slices.Contains([]string{"auto", "overlay", "copy"}, a.Driver) {
-		bad("agent.driver", "%q is none of auto, overlay, copy", a.Driver)
-	}
 	if _, err := ParseSize(a.UploadRate); err != nil {
 		bad("agent.upload_rate", "%v", err)
 	}
@@ -224,7 +241,24 @@ func scrubInterval(s string) error {
 }
 
 func (s *Store) validate(bad func(key, format string, a ...any)) {
-	for _, k := range []struct{ key, value string }{{"max_bytes", s.MaxBytes}, {"min_free", s.MinFree}, {"scrub_rate", s.ScrubRate}} {
+	for _, k := range []struct {
+		key, value string
+		words      []string
+	}{
+		{"driver", s.Driver, Drivers},
+		{"backing", s.Backing, []string{"none", XFSLoop}},
+		{"backing_space", s.BackingSpace, []string{"reserved", Sparse}},
+	} {
+		if !slices.Contains(k.words, k.value) {
+			bad("store."+k.key, "%q is none of %s", k.value, strings.Join(k.words, ", "))
+		}
+	}
+	if n, err := ParseSize(s.BackingSize); err == nil && n != 0 && n < minBacking {
+		bad("store.backing_size", "%q is less than 320MiB", s.BackingSize)
+	}
+	for _, k := range []struct{ key, value string }{
+		{"max_bytes", s.MaxBytes}, {"min_free", s.MinFree}, {"scrub_rate", s.ScrubRate}, {"backing_size", s.BackingSize},
+	} {
 		if _, err := ParseSize(k.value); err != nil {
 			bad("store."+k.key, "%v", err)
 		}

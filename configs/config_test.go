@@ -29,17 +29,24 @@ listn = "127.0.0.1:1"
 host_lease = "1s"
 [agent]
 slots = 1000
-driver = "btrfs"
 upload_rate = "fast"
 coordinator = "ftp://x"
 tags = ["a b"]
 name = "-"
+driver = "copy"
+[store]
+driver = "btrfs"
+backing = "zfs-loop"
+backing_size = "1MiB"
+backing_space = "thin"
 `)
 	require.Error(t, err)
 	for _, want := range []string{
 		`unknown key "coordinator.listn" (did you mean "coordinator.listen"?)`,
 		"coordinator.host_lease", "agent.slots: 1000 is not from 0 to 256",
-		`agent.driver: "btrfs" is none of`, "agent.upload_rate", "agent.coordinator", "agent.tags", "agent.name",
+		`unknown key "agent.driver": it is store.driver now`, "agent.upload_rate", "agent.coordinator", "agent.tags", "agent.name",
+		`store.driver: "btrfs" is none of auto, erofs`, `store.backing: "zfs-loop" is none of none, xfs-loop`,
+		`store.backing_size: "1MiB" is less`, `store.backing_space: "thin" is none of reserved, sparse`,
 	} {
 		require.ErrorContains(t, err, want)
 	}
@@ -52,13 +59,14 @@ slot = 1
 slots = "many"
 tags = [[1]]
 name = {a = 1}
-driver = "btrfs"
 listen = "x"
+[store]
+driver = "btrfs"
 `)
 	require.Error(t, err)
 	for _, want := range []string{
 		`agent.slots: want an integer, not "many"`, "agent.tags[0]: want a string", "agent.name: want a string",
-		`unknown key "slot"`, `unknown key "agent.listen"`, `agent.driver: "btrfs" is none of`,
+		`unknown key "slot"`, `unknown key "agent.listen"`, `store.driver: "btrfs" is none of`,
 	} {
 		require.ErrorContains(t, err, want)
 	}

@@ -26,6 +26,7 @@ var allowed = []struct {
 	{"internal/fail", nil, "every package may name a step at which to die"},
 	{"internal/durable", []string{"internal/fail"}, "the only place that renames"},
 	{"internal/testenv", nil, "tests alone"},
+	{"internal/backing", nil, "a file system for the store's directory; knows of no store"},
 	{"snapshot", nil, "names and errors; no I/O, nothing of ours"},
 	{"snapshot/...", []string{"snapshot", "snapshot/..."}, "the local store knows of nothing outside the family"},
 	{"affinity", []string{"snapshot"}, "pure: a recorded fleet must give the same decision for ever"},

@@ -27,6 +27,7 @@ type agentOptions struct {
 	service
 	set       configs.Agent // what flags said
 	store     configs.Store // what the file said
+	driver    string        // what a flag said
 	maxLowers int
 	roomEvery time.Duration
 }
@@ -51,7 +52,7 @@ good-bye. Flags win over the configuration file.` + exitHelp,
 	f.IntVar(&o.set.Slots, "slots", 0, "jobs at once (agent.slots)")
 	f.StringSliceVar(&o.set.Tags, "tags", nil, "tags of this host (agent.tags)")
 	f.StringVar(&o.set.StoreDir, "store-dir", "", "directory of the workspaces (agent.store_dir)")
-	f.StringVar(&o.set.Driver, "driver", "", "auto, overlay or copy (agent.driver)")
+	f.StringVar(&o.driver, "driver", "", "how views are made: "+strings.Join(configs.Drivers, ", ")+" (store.driver)")
 	f.StringVar(&o.set.BuildsDir, "builds-dir", "", "where jobs see their workspace (agent.builds_dir)")
 	f.StringVar(&o.set.RunAs, "run-as", "", "user that jobs run as (agent.run_as)")
 	f.IntVar(&o.maxLowers, "max-lowers", 0, "flatten a view that stands on more layers than this")
@@ -67,14 +68,13 @@ func (o *agentOptions) configure() (configs.Agent, error) {
 	if err != nil {
 		return configs.Agent{}, err
 	}
-	o.store = cfg.Store
 	a := &cfg.Agent
 	for _, f := range []struct{ to, from *string }{
 		{&a.Name, &o.set.Name},
 		{&a.Coordinator, &o.set.Coordinator},
 		{&a.TokenFile, &o.set.TokenFile},
 		{&a.StoreDir, &o.set.StoreDir},
-		{&a.Driver, &o.set.Driver},
+		{&cfg.Store.Driver, &o.driver},
 		{&a.BuildsDir, &o.set.BuildsDir},
 		{&a.RunAs, &o.set.RunAs},
 	} {
@@ -100,6 +100,7 @@ func (o *agentOptions) configure() (configs.Agent, error) {
 	if a.StoreDir, err = filepath.Abs(a.StoreDir); err != nil {
 		return *a, usageError(err, "")
 	}
+	o.store = cfg.Store
 	return *a, nil
 }
 
@@ -135,13 +136,12 @@ func (o *agentOptions) run(cmd *cobra.Command) error {
 // assemble opens the store and wires the agent to everything that it needs.
 func (o *agentOptions) assemble(ctx context.Context, cfg configs.Agent, client *api.Client, log hclog.Logger, serving func()) (*agent.Agent, func(), error) {
 	root := os.Geteuid() == 0
-	driver := cfg.Driver
-	if driver == "auto" {
-		driver = ""
+	if err := ensureBacking(ctx, cfg.StoreDir, o.store, log.Named("backing")); err != nil {
+		return nil, nil, err
 	}
 	st, err := store.Open(ctx, cfg.StoreDir, store.Options{
 		Driver: func(dir string) (view.Driver, error) {
-			return view.Open(driver, dir, view.Options{Log: log.Named("view"), Owners: root, MaxLowers: o.maxLowers})
+			return view.Open(o.store.Driver, dir, view.Options{Log: log.Named("view"), Owners: root, MaxLowers: o.maxLowers})
 		},
 		Log: log.Named("store"), Owners: root,
 	})

@@ -17,8 +17,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/roost-ci/roost/configs"
 	"github.com/roost-ci/roost/coordinator/api"
-	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // finding is one line of the doctor's report.
@@ -28,12 +28,15 @@ type finding struct {
 	State string `json:"state"`
 	Text  string `json:"text"`
 	Fix   string `json:"fix,omitempty"` // what to change
+
+	Driver     *driverFinding `json:"driver,omitempty"`
+	FirstWrite *firstWrite    `json:"first_write,omitempty"`
 }
 
 func newDoctor() *cobra.Command {
 	var (
-		dir, url string
-		asJSON   bool
+		dir, url, config string
+		asJSON           bool
 	)
 	c := &cobra.Command{
 		Use:   "doctor",
@@ -44,7 +47,18 @@ there is. Ends with status 1 if a job could not run.` + exitHelp,
 		Example: "  roost doctor --store-dir /var/lib/roost/store",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list := examine(cmd.Context(), dir, url)
+			want := configs.Default().Store
+			if config != "" {
+				cfg, err := loadConfig(config)
+				if err != nil {
+					return err
+				}
+				want = cfg.Store
+				if !cmd.Flags().Changed("store-dir") {
+					dir = cfg.Agent.StoreDir
+				}
+			}
+			list := examine(cmd.Context(), dir, url, want)
 			if asJSON {
 				e := json.NewEncoder(cmd.OutOrStdout())
 				e.SetIndent("", "  ")
@@ -64,6 +78,7 @@ there is. Ends with status 1 if a job could not run.` + exitHelp,
 	}
 	f := c.Flags()
 	f.StringVar(&dir, "store-dir", defaultState(), "where the store would be")
+	f.StringVar(&config, "config", "", "an agent's configuration file: its store, and how views are to be made there")
 	f.StringVar(&url, "coordinator", os.Getenv("ROOST_COORDINATOR"), "URL of a coordinator to try")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return c
@@ -79,12 +94,14 @@ func printFindings(w io.Writer, list []finding) {
 	}
 }
 
-func examine(ctx context.Context, dir, url string) []finding {
-	list := []finding{{"host", "ok", hostLine(), ""}, checkUser()}
+func examine(ctx context.Context, dir, url string, want configs.Store) []finding {
+	list := []finding{{Check: "host", State: "ok", Text: hostLine()}, checkUser()}
 	store := checkWritable(dir)
 	list = append(list, store)
 	if store.State == "ok" {
-		list = append(list, checkDrivers(dir)...)
+		list = append(list, checkFileSystem(ctx, existing(dir)))
+		list = append(list, checkBacking(existing(dir), want)...)
+		list = append(list, checkDrivers(existing(dir), want.Driver)...)
 	}
 	list = append(list, checkDisk(dir), checkTool(ctx, "bash", "jobs' scripts run in it", "bad"),
 		checkTool(ctx, "git", "jobs' sources come through it", "warn"), checkProcesses())
@@ -104,11 +121,11 @@ func hostLine() string {
 
 func checkUser() finding {
 	if os.Geteuid() == 0 {
-		return finding{"user", "ok", "root: views are mounts, jobs see their workspace at one path on every host and run as another user", ""}
+		return finding{Check: "user", State: "ok", Text: "root: views are mounts, jobs see their workspace at one path on every host and run as another user"}
 	}
 	return finding{
-		"user", "warn", fmt.Sprintf("uid %d: views are copies, the path of a job's workspace differs from slot to slot, owners are not kept", os.Geteuid()),
-		"start the agent as root: attaching becomes a mount of some milliseconds, whatever the size",
+		Check: "user", State: "warn", Text: fmt.Sprintf("uid %d: views are copies, the path of a job's workspace differs from slot to slot, owners are not kept", os.Geteuid()),
+		Fix: "start the agent as root: attaching becomes a mount of some milliseconds, whatever the size",
 	}
 }
 
@@ -136,46 +153,18 @@ func checkWritable(dir string) finding {
 		if errors.As(err, &pe) {
 			why = pe.Err
 		}
-		return finding{"store", "bad", fmt.Sprintf("%s can't be made: nothing can be written in %s: %v", dir, at, why), "choose another directory: --store-dir here, --state of run and up"}
+		return finding{Check: "store", State: "bad", Text: fmt.Sprintf("%s can't be made: nothing can be written in %s: %v", dir, at, why), Fix: "choose another directory: --store-dir here, --state of run and up"}
 	}
 	os.Remove(tmp) //nolint:errcheck // it is empty
-	return finding{"store", "ok", dir + " can be written", ""}
-}
-
-// checkDrivers tries each driver in the nearest directory that exists.
-func checkDrivers(dir string) []finding {
-	probeDir := existing(dir)
-	var list []finding
-	found := false
-	for _, p := range view.Probe(probeDir) {
-		f := finding{"driver", "ok", p.Name, p.Fix}
-		switch {
-		case p.OK && !found:
-			f.Text += ": works, and is what auto takes"
-			found = true
-		case p.OK:
-			f.Text += ": works"
-		default:
-			f.State = "warn"
-			f.Text += ": does not work here: " + p.Why
-		}
-		if p.OK && p.Why != "" {
-			f.Text += " (" + p.Why + ")"
-		}
-		list = append(list, f)
-	}
-	if !found {
-		list = append(list, finding{"driver", "bad", "no driver can make views in " + probeDir, "choose another --store-dir"})
-	}
-	return list
+	return finding{Check: "store", State: "ok", Text: dir + " can be written"}
 }
 
 func checkDisk(dir string) finding {
 	free, total, err := diskSpace(dir)
 	if err != nil {
-		return finding{"disk", "warn", "free space of " + dir + " is not known: " + err.Error(), ""}
+		return finding{Check: "disk", State: "warn", Text: "free space of " + dir + " is not known: " + err.Error()}
 	}
-	f := finding{"disk", "ok", fmt.Sprintf("%s of %s free at %s", humanize.IBytes(uint64(free)), humanize.IBytes(uint64(total)), dir), ""}
+	f := finding{Check: "disk", State: "ok", Text: fmt.Sprintf("%s of %s free at %s", humanize.IBytes(uint64(free)), humanize.IBytes(uint64(total)), dir)}
 	if free < 2<<30 {
 		f.State, f.Fix = "warn", "workspaces are kept as long as there is room; give the store more"
 	}
@@ -185,13 +174,13 @@ func checkDisk(dir string) finding {
 func checkTool(ctx context.Context, name, why, missing string) finding {
 	path, err := osexec.LookPath(name)
 	if err != nil {
-		return finding{"tool", missing, name + " is not in PATH; " + why, "install " + name}
+		return finding{Check: "tool", State: missing, Text: name + " is not in PATH; " + why, Fix: "install " + name}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	out, _ := osexec.CommandContext(ctx, path, "--version").Output() //nolint:errcheck // the version is decoration
 	first, _, _ := strings.Cut(string(out), "\n")
-	return finding{"tool", "ok", strings.TrimSpace(path + " " + first), ""}
+	return finding{Check: "tool", State: "ok", Text: strings.TrimSpace(path + " " + first)}
 }
 
 // checkProcesses tells how leftovers of a job are found and killed.
@@ -201,11 +190,11 @@ func checkProcesses() finding {
 			continue
 		}
 		if os.Geteuid() == 0 {
-			return finding{"processes", "ok", "cgroup v2 at " + dir + ": a job's processes end together", ""}
+			return finding{Check: "processes", State: "ok", Text: "cgroup v2 at " + dir + ": a job's processes end together"}
 		}
-		return finding{"processes", "ok", "a subreaper ends a job's processes (cgroup v2 needs root)", ""}
+		return finding{Check: "processes", State: "ok", Text: "a subreaper ends a job's processes (cgroup v2 needs root)"}
 	}
-	return finding{"processes", "ok", "no cgroup v2; a job's processes are found by their ancestors", ""}
+	return finding{Check: "processes", State: "ok", Text: "no cgroup v2; a job's processes are found by their ancestors"}
 }
 
 func checkCoordinator(ctx context.Context, url string) finding {
@@ -216,7 +205,7 @@ func checkCoordinator(ctx context.Context, url string) finding {
 		err = c.Health(ctx)
 	}
 	if err != nil {
-		return finding{"coordinator", "bad", err.Error(), "is roost coordinator running, and can this host reach " + url + "?"}
+		return finding{Check: "coordinator", State: "bad", Text: err.Error(), Fix: "is roost coordinator running, and can this host reach " + url + "?"}
 	}
-	return finding{"coordinator", "ok", url + " answers", ""}
+	return finding{Check: "coordinator", State: "ok", Text: url + " answers"}
 }

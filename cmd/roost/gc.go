@@ -106,6 +106,9 @@ func forget(ctx context.Context, state string) error {
 			return &exitError{code: exitUnreachable, err: err, hint: "something still uses a view: see /proc/self/mountinfo"}
 		}
 	}
+	if err := releaseBackings(ctx, state); err != nil {
+		return &exitError{code: exitUnreachable, err: err, hint: "something still uses a store: see fuser -m"}
+	}
 	entries, err := os.ReadDir(state)
 	if err != nil {
 		return err

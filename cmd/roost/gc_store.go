@@ -47,6 +47,11 @@ func (o *storeOptions) open(ctx context.Context, errw io.Writer) (*store.Store, 
 	if o.dir != "" {
 		cfg.Agent.StoreDir = o.dir
 	}
+	if o.config != "" && o.dir == "" {
+		if err := ensureBacking(ctx, cfg.Agent.StoreDir, cfg.Store, hclog.NewNullLogger()); err != nil {
+			return nil, nil, err
+		}
+	}
 	if _, err := os.Stat(filepath.Join(cfg.Agent.StoreDir, "store.db")); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, usageError(fmt.Errorf("%s is not a store: it has no store.db", cfg.Agent.StoreDir), "name one with --store-dir, or its agent's --config")
 	}
@@ -58,13 +63,9 @@ func (o *storeOptions) open(ctx context.Context, errw io.Writer) (*store.Store, 
 	}
 	log := hclog.New(&hclog.LoggerOptions{Name: "store", Level: hclog.Warn, Output: errw})
 	root := os.Geteuid() == 0
-	driver := cfg.Agent.Driver
-	if driver == "auto" {
-		driver = ""
-	}
 	st, err := store.Open(ctx, cfg.Agent.StoreDir, store.Options{
 		Driver: func(dir string) (view.Driver, error) {
-			return view.Open(driver, dir, view.Options{Log: log, Owners: root})
+			return view.Open(cfg.Store.Driver, dir, view.Options{Log: log, Owners: root})
 		},
 		Log: log, Owners: root,
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
@@ -54,7 +55,7 @@ the status page and keeps them running until Ctrl-C. roost run with the same
 	f.IntVar(&o.hosts, "hosts", 1, "agents to start")
 	f.IntVar(&o.slots, "slots", max(1, runtime.NumCPU()/2), "jobs that each of them runs at once")
 	f.StringSliceVar(&o.tags, "tags", nil, "tags that they have, for jobs that ask for some")
-	f.StringVar(&o.driver, "driver", "auto", "how they make views: auto, overlay or copy")
+	f.StringVar(&o.driver, "driver", "auto", "how they make views: "+strings.Join(configs.Drivers, ", "))
 	f.StringVar(&o.listen, "listen", "127.0.0.1:7780", "address of the coordinator")
 	return c
 }

@@ -13,8 +13,8 @@ var fsNames = map[int64]string{
 	unix.F2FS_SUPER_MAGIC: "f2fs", 0x2fc12fc1: "ZFS", 0xca451a4e: "bcachefs", unix.FUSE_SUPER_MAGIC: "FUSE",
 }
 
-// fsName is what people call the file system at dir.
-func fsName(dir string) string {
+// FileSystem is what people call the file system at dir, such as ext4.
+func FileSystem(dir string) string {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return dir

@@ -40,7 +40,7 @@ func (o Options) reconcileMounts(ctx context.Context, root string, report *[]str
 	for i := len(all) - 1; i >= 0; i-- {
 		m := all[i]
 		dirs := viewDirs(root, m)
-		if !inside(m.point, root) && len(dirs) == 0 {
+		if (!inside(m.point, root) || m.point == root) && len(dirs) == 0 { // at root itself is what the store lies on
 			continue
 		}
 		if o.Keep[m.point] {

@@ -26,3 +26,12 @@ func NewReflink(root string, o Options) (Driver, error) {
 
 // errNoClone says that a file can't share its extents with its source.
 var errNoClone = errors.New("can't be cloned")
+
+// CloneOrCopy makes dst, an empty file, have the size bytes of src, as a driver
+// would, and reports whether they share them.
+func CloneOrCopy(ctx context.Context, dst, src *os.File, size int64) (cloned bool, err error) {
+	if cloneContent(ctx, dst, src, size, nil) == nil {
+		return true, nil
+	}
+	return false, copyContent(ctx, dst, src, size, nil)
+}

@@ -63,7 +63,7 @@ func tryReflink(dir string) error {
 	}
 	defer dst.Close() //nolint:errcheck // of no use any more
 	if err := unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())); err != nil {
-		return fmt.Errorf("%s does not clone files: %w", fsName(dir), err)
+		return fmt.Errorf("%s does not clone files: %w", FileSystem(dir), err)
 	}
 	return nil
 }

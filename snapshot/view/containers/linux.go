@@ -65,7 +65,11 @@ func probe(root string) view.Probed {
 	if os.Geteuid() != 0 {
 		return view.Probed{Why: "not running as root", Fix: "run the agent as root"}
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(root), ".roost-probe-")
+	at := root
+	if _, err := os.Stat(root); err != nil {
+		at = filepath.Dir(root)
+	}
+	tmp, err := os.MkdirTemp(at, "probe-")
 	if err != nil {
 		return view.Probed{Why: err.Error()}
 	}
