@@ -1,7 +1,9 @@
 package view_test
 
 import (
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -86,5 +88,21 @@ func TestNoSilentCopy(t *testing.T) {
 			require.False(t, p.OK)
 			require.Contains(t, p.Fix, "xfs-loop")
 		}
+	}
+}
+
+// TestReconcileKeepsTheStore: a store can lie on a file system of its own, mounted
+// at its root. That is no leftover.
+func TestReconcileKeepsTheStore(t *testing.T) {
+	dir := testenv.Disk(t, testenv.XFS, 512<<20)
+	for _, name := range []string{view.NameOverlay, view.NameErofs, view.NameReflink, view.NameCopy, containers.Name} {
+		t.Run(name, func(t *testing.T) {
+			d, err := view.Open(name, dir, view.Options{Owners: true, ReconcileWait: time.Millisecond})
+			require.NoError(t, err)
+			report, err := d.Reconcile(t.Context(), nil, nil)
+			require.NoError(t, err)
+			require.Empty(t, report)
+			require.DirExists(t, filepath.Join(dir, "views"))
+		})
 	}
 }
