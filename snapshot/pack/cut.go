@@ -12,8 +12,8 @@ import (
 )
 
 // How files are cut. Chunks depend on the bytes, and those of large files on the
-// chunks that the base has at the path; never on what the file system says of
-// holes. Readers depend on none of this: chunks may lie anywhere.
+// chunks that the base has at the path and on what it has there; never on what the
+// file system says of holes or shared blocks. Readers depend on none of this: chunks may lie anywhere.
 const (
 	// largeBytes is from where on files are cut into more than what zeros part.
 	largeBytes = 1 << 20

@@ -1,10 +1,6 @@
 package pack
 
-import (
-	"context"
-
-	"github.com/roost-ci/roost/snapshot"
-)
+import "context"
 
 // cutterBytes is the room of a cutter's buffer: what one unit is made of, what is
 // not cut yet, and one block.
@@ -63,13 +59,13 @@ func (c *cutter) region(ctx context.Context, from, to int64) error {
 }
 
 // keep takes a chunk as it is; the region before it was cut.
-func (c *cutter) keep(k snapshot.Chunk) error {
+func (c *cutter) keep(k keep) error {
 	if len(c.chunks) >= maxKept {
 		if err := c.hand(); err != nil {
 			return err
 		}
 	}
-	c.chunks = append(c.chunks, found{off: k.Off, id: k.ID, kept: int(k.Len)})
+	c.chunks = append(c.chunks, found{off: k.Off, id: k.ID, kept: int(k.Len), part: k.part})
 	return nil
 }
 

@@ -2,6 +2,8 @@ package pack
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -19,6 +21,7 @@ type line struct {
 	w     *world
 	known map[snapshot.Digest]Location
 	prev  *snapshot.Entry
+	stays bool // the base's files can be read
 }
 
 func newLine(w *world) *line { return &line{w: w, known: map[snapshot.Digest]Location{}} }
@@ -45,7 +48,11 @@ func (l *line) next(content []byte) (*Index, Stats) {
 		l.known[d] = at
 	}
 	l.prev = &ix.Changes[0].Entry
-	require.NoError(l.w.t, os.Remove(ch[0].Entry.Source))
+	if l.stays {
+		l.prev.Source = ch[0].Entry.Source
+	} else {
+		require.NoError(l.w.t, os.Remove(ch[0].Entry.Source))
+	}
 	return ix, stats
 }
 
@@ -53,17 +60,18 @@ func (l *line) next(content []byte) (*Index, Stats) {
 var edits = []struct {
 	name string
 	most float64 // new bytes, in percent of the file
+	near float64 // the same, when what the base had can be read
 	edit func(b []byte) []byte
 }{
-	{"nothing", 0, func(b []byte) []byte { return b }},
-	{"1% overwritten in pieces of 64 KiB", 2.6, overwrite(0.01)},
-	{"10% overwritten in pieces of 64 KiB", 22, overwrite(0.1)},
-	{"53 bytes put in", 0.6, func(b []byte) []byte { return slices.Insert(bytes.Clone(b), len(b)/3, noise(53, 9)...) }},
-	{"53 bytes put before all", 0.6, func(b []byte) []byte { return append(noise(53, 9), b...) }},
-	{"53 bytes taken out", 0.6, func(b []byte) []byte { return slices.Delete(bytes.Clone(b), len(b)/3, len(b)/3+53) }},
-	{"1000 bytes appended", 0.3, func(b []byte) []byte { return append(bytes.Clone(b), noise(1000, 9)...) }},
-	{"1 MiB appended", 2, func(b []byte) []byte { return append(bytes.Clone(b), noise(1<<20, 9)...) }},
-	{"cut to a half", 0.3, func(b []byte) []byte { return b[:len(b)/2+1] }},
+	{"nothing", 0, 0, func(b []byte) []byte { return b }},
+	{"1% overwritten in pieces of 64 KiB", 2.6, 1.3, overwrite(0.01)},
+	{"10% overwritten in pieces of 64 KiB", 22, 13, overwrite(0.1)},
+	{"53 bytes put in", 0.6, 0.3, func(b []byte) []byte { return slices.Insert(bytes.Clone(b), len(b)/3, noise(53, 9)...) }},
+	{"53 bytes put before all", 0.6, 0.3, func(b []byte) []byte { return append(noise(53, 9), b...) }},
+	{"53 bytes taken out", 0.6, 0.3, func(b []byte) []byte { return slices.Delete(bytes.Clone(b), len(b)/3, len(b)/3+53) }},
+	{"1000 bytes appended", 0.3, 0.3, func(b []byte) []byte { return append(bytes.Clone(b), noise(1000, 9)...) }},
+	{"1 MiB appended", 2, 2, func(b []byte) []byte { return append(bytes.Clone(b), noise(1<<20, 9)...) }},
+	{"cut to a half", 0.3, 0.3, func(b []byte) []byte { return b[:len(b)/2+1] }},
 }
 
 func overwrite(share float64) func(b []byte) []byte {
@@ -84,22 +92,33 @@ func TestDeltas(t *testing.T) {
 	const size = 64 << 20
 	w := newWorld(t)
 	first := newLine(w)
+	first.stays = true
 	content := noise(size, 1)
 	_, stats := first.next(content)
 	require.Equal(t, int64(size), stats.New)
-	for _, c := range edits {
-		t.Run(c.name, func(t *testing.T) {
-			l := *first
-			l.w = &world{t: t, dir: w.dir, next: w.next + 1000}
-			ix, stats := l.next(c.edit(content))
-			got := float64(stats.New) / size * 100
-			t.Logf("%.2f %%", got)
-			require.LessOrEqual(t, got, c.most)
-			requireSizes(t, ix)
-			if c.most == 0 {
-				require.Equal(t, first.prev.Chunks, l.prev.Chunks)
-			}
-		})
+	for _, near := range []bool{false, true} {
+		for _, c := range edits {
+			t.Run(fmt.Sprintf("%s/near=%v", c.name, near), func(t *testing.T) {
+				l := *first
+				l.known = maps.Clone(first.known)
+				prev := *first.prev
+				if l.stays, l.prev = false, &prev; !near {
+					prev.Source = ""
+				}
+				l.w = &world{t: t, dir: w.dir, next: w.next + 1000}
+				ix, stats := l.next(c.edit(content))
+				got, most := float64(stats.New)/size*100, c.most
+				t.Logf("%.2f %%", got)
+				if near {
+					most = c.near
+				}
+				require.LessOrEqual(t, got, most)
+				requireSizes(t, ix)
+				if c.most == 0 {
+					require.Equal(t, first.prev.Chunks, l.prev.Chunks)
+				}
+			})
+		}
 	}
 }
 
@@ -125,8 +144,14 @@ func requireSizes(t *testing.T, ix *Index) {
 
 // A file that every job changes is as well cut after many as after one.
 func TestDeltasDoNotFray(t *testing.T) {
+	t.Run("far", func(t *testing.T) { testFray(t, false) })
+	t.Run("near", func(t *testing.T) { testFray(t, true) })
+}
+
+func testFray(t *testing.T, near bool) {
 	w := newWorld(t)
 	l := newLine(w)
+	l.stays = near
 	content := noise(4<<20, 1)
 	l.next(content)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -168,7 +193,7 @@ func TestPreviousFormat(t *testing.T) {
 	old := ch[0].Entry.Chunks
 	content[5<<20] ^= 1
 	_, stats := l.next(content)
-	require.Equal(t, int64(4<<20), stats.New)
+	require.Equal(t, int64(partGrain), stats.New)
 	require.Equal(t, old[0], l.prev.Chunks[0])
 	require.Equal(t, old[2:], l.prev.Chunks[len(l.prev.Chunks)-2:])
 	content[5<<20] ^= 1
@@ -250,6 +275,7 @@ func TestDeltaProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		before, after, head, tail := genEdited(rt)
 		l := newLine(w)
+		l.stays = rapid.Bool().Draw(rt, "near")
 		l.next(before)
 		was := *l.prev
 		known := l.known

@@ -24,9 +24,10 @@ type EncoderOptions struct {
 	// is called by one goroutine at a time.
 	Known func(snapshot.Digest) (Location, bool)
 	// Previous returns what the base has at a path, hashed, or nil. Large files are
-	// cut where those were, so that what did not change is not new. Its Source, if it
-	// has one, may save reading: it must hold what Chunks say. May be nil. It is called
-	// before Encode reads anything, by one goroutine.
+	// cut where those were, so that what did not change is not new. If it has a Source,
+	// which should hold what Chunks say, less is read, and of chunks that changed in
+	// part only that part is new. May be nil. It is called before Encode reads anything,
+	// by one goroutine.
 	Previous func(path string) *snapshot.Entry
 	// Seen, if set, counts content bytes as they go by, for who waits.
 	Seen *atomic.Int64
@@ -63,7 +64,7 @@ func (o EncoderOptions) withDefaults() (EncoderOptions, error) {
 // more. Content that is hashed already is read only if neither this layer nor Known
 // has its chunks, and must then match them. Names of one hard-linked file (equal
 // Link) are read once. The chunks of a file are a function of its bytes and, if it
-// is large, of the chunks that Previous says.
+// is large, of the chunks that Previous says and of whether they can be read.
 //
 // When Encode returns, every own pack of the index is in Dir, synced, read back and
 // verified. Crash states, in order:

@@ -84,7 +84,8 @@ type extractor struct {
 	o     ExtractOptions
 	p     *extractPlan
 	write func(i int, off int64, p []byte) error
-	left  []atomic.Int32 // places to write, by change; nil if nobody asks
+	prevs map[int32]*snapshot.Entry // what the base has at the paths of changes
+	left  []atomic.Int32            // places to write, by change; nil if nobody asks
 	free  chan []byte
 	ready chan fetched
 }

@@ -24,6 +24,7 @@ type keep struct {
 	i     int   // in the base's list
 	moved int64 // by so many bytes
 	same  bool  // known without reading it
+	part  *partOf
 }
 
 // fileRange is a part of a file.
@@ -32,12 +33,22 @@ type fileRange struct{ off, end int64 }
 // unchangedChunks returns the chunks of prev that s has at the same place, counted
 // from the start or from the end, in order: so one insertion does no harm. What
 // moved otherwise is found by its content.
-func (e *encoder) unchangedChunks(ctx context.Context, s *source, prev *snapshot.Entry) ([]snapshot.Chunk, error) {
+//
+// Of chunks that changed in part it returns what did not, if that is long enough and
+// prev has a Source to tell.
+func (e *encoder) unchangedChunks(ctx context.Context, s *source, prev *snapshot.Entry) ([]keep, error) {
 	all := make([]keep, len(prev.Chunks))
 	for i, c := range prev.Chunks {
 		all[i] = keep{Chunk: c, i: i}
 	}
-	markShared(s, prev, all)
+	var old *source
+	if prev.Source != "" {
+		var err error
+		if old, err = openSource(whereIs(prev), prev.Size); err == nil { // it is a short cut only
+			defer old.Close()
+			markShared(s, old, all)
+		}
+	}
 	kept, rest, err := e.compare(ctx, s, all)
 	if err != nil {
 		return nil, err
@@ -53,20 +64,16 @@ func (e *encoder) unchangedChunks(ctx context.Context, s *source, prev *snapshot
 		}
 		kept = merge(kept, more)
 	}
-	return keepers(kept, len(all), prev.Size == s.size), nil
+	whole := keepers(kept, len(all), prev.Size == s.size)
+	if old == nil {
+		return whole, nil
+	}
+	return e.unchangedParts(ctx, s, old, prev.Chunks, whole)
 }
 
 // markShared marks chunks that lie in blocks of the disk which the file shares with
 // the base's. That saves reading them, and changes nothing else.
-func markShared(s *source, prev *snapshot.Entry, chunks []keep) {
-	if prev.Source == "" {
-		return
-	}
-	old, err := openSource(whereIs(prev), prev.Size)
-	if err != nil {
-		return // it is a short cut only
-	}
-	defer old.Close()
+func markShared(s, old *source, chunks []keep) {
 	ranges := sharedRanges(s, old)
 	for i := range chunks {
 		c := &chunks[i]
@@ -164,8 +171,8 @@ func merge(kept, more []keep) []keep {
 // keepers leaves out short chunks beside something that changed, so that they are
 // cut anew with it: else a file that is changed often would fall to ever smaller
 // pieces. The base had n chunks; sameEnd says that the file is as long as it was.
-func keepers(kept []keep, n int, sameEnd bool) []snapshot.Chunk {
-	out := make([]snapshot.Chunk, 0, len(kept))
+func keepers(kept []keep, n int, sameEnd bool) []keep {
+	out := make([]keep, 0, len(kept))
 	for at, k := range kept {
 		before, behind := k.i == 0 && k.moved == 0, k.i == n-1 && (sameEnd || k.moved != 0)
 		if at > 0 {
@@ -175,7 +182,7 @@ func keepers(kept []keep, n int, sameEnd bool) []snapshot.Chunk {
 			behind = behind || kept[at+1].i == k.i+1 && kept[at+1].moved == k.moved
 		}
 		if k.Len >= minCut || before && behind {
-			out = append(out, k.Chunk)
+			out = append(out, k)
 		}
 	}
 	return out

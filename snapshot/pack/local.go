@@ -39,6 +39,7 @@ func (x *extractor) have() map[snapshot.Digest]had {
 		return nil
 	}
 	out := map[snapshot.Digest]had{}
+	x.prevs = map[int32]*snapshot.Entry{}
 	for i := range x.ix.Changes {
 		e := &x.ix.Changes[i].Entry
 		if x.ix.Changes[i].Delete || e.Type != snapshot.TypeFile || len(e.Chunks) == 0 {
@@ -48,6 +49,7 @@ func (x *extractor) have() map[snapshot.Digest]had {
 		if prev == nil || prev.Type != snapshot.TypeFile || prev.Source == "" || checkContent(prev) != nil {
 			continue
 		}
+		x.prevs[int32(i)] = prev
 		for _, c := range prev.Chunks {
 			out[c.ID] = had{prev, c}
 		}
@@ -66,6 +68,9 @@ func (x *extractor) localFrame(ctx context.Context, frame int, have map[snapshot
 		}
 		c := &x.ix.Chunks[u.chunk]
 		h, ok := have[c.ID]
+		if !ok {
+			h, ok = x.partOfBase(u)
+		}
 		if !ok || h.at.Len != int64(c.Len) {
 			left = append(left, u)
 			continue
@@ -84,6 +89,21 @@ func (x *extractor) localFrame(ctx context.Context, frame int, have map[snapshot
 	}
 	x.p.uses[frame] = left
 	return nil
+}
+
+// partOfBase guesses where the base's file has a chunk that is a part of one of its
+// own: at the same place. Only a chunk of an ancestor can be that.
+func (x *extractor) partOfBase(u use) (had, bool) {
+	c := &x.ix.Chunks[u.chunk]
+	if x.ix.Packs[x.ix.Frames[c.Frame].Pack].Own {
+		return had{}, false
+	}
+	for _, at := range x.p.of(u) {
+		if prev := x.prevs[at.change]; prev != nil && at.off <= prev.Size-int64(c.Len) {
+			return had{prev, snapshot.Chunk{Off: at.off, Len: int64(c.Len)}}, true
+		}
+	}
+	return had{}, false
 }
 
 // read fills p with the chunk.

@@ -61,6 +61,7 @@ type found struct {
 	start, end int   // in the unit's buf
 	id         snapshot.Digest
 	kept       int // not 0: the base's chunk of so many bytes; it is not in buf
+	part       *partOf
 }
 
 // frame is what a compressor compresses.

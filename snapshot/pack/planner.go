@@ -1,10 +1,6 @@
 package pack
 
-import (
-	"context"
-
-	"github.com/roost-ci/roost/snapshot"
-)
+import "context"
 
 // planner makes units of the files, in order.
 func (e *encoder) planner(ctx context.Context, p *pipes) error {
@@ -96,10 +92,10 @@ func (l *planning) large(ctx context.Context, f *file) error {
 		return err
 	}
 	defer l.e.open.release(of)
-	var keep []snapshot.Chunk
+	var kept []keep
 	more := f.with()
 	if more.prev != nil {
-		if keep, err = l.e.unchangedChunks(ctx, of.source, more.prev); err != nil {
+		if kept, err = l.e.unchangedChunks(ctx, of.source, more.prev); err != nil {
 			return err
 		}
 	}
@@ -115,7 +111,7 @@ func (l *planning) large(ctx context.Context, f *file) error {
 		return l.send(ctx, &unit{buf: buf, chunks: chunks})
 	}
 	var pos int64
-	for _, k := range keep {
+	for _, k := range kept {
 		if err := c.region(ctx, pos, k.Off); err != nil {
 			return err
 		}

@@ -74,7 +74,7 @@ func (s *sequence) chunk(ctx context.Context, u *unit, c *found) error {
 		s.list(c.f, snapshot.Chunk{Off: c.off, Len: int64(n), ID: c.id})
 		s.e.stats.Plain += int64(n)
 	}
-	if s.e.has(c.id, int64(n)) {
+	if s.e.has(c.id, int64(n)) || c.part != nil && s.e.hasPart(c.id, int64(n), c.part) {
 		return nil
 	}
 	s.e.stats.New += int64(n)

@@ -43,6 +43,24 @@ func (t *table) has(id snapshot.Digest, n int64) bool {
 	if !ok || int64(l.Len) != n || !l.sane() {
 		return false
 	}
+	t.reuse(id, l)
+	return true
+}
+
+// hasPart reports whether a chunk that is not in the table is known as a part of
+// another, and now is in it.
+func (t *table) hasPart(id snapshot.Digest, n int64, p *partOf) bool {
+	l, ok := t.known(p.id)
+	if !ok || int64(l.Len) != p.of || !l.sane() {
+		return false
+	}
+	l.Off, l.Len = l.Off+uint32(p.at), uint32(n)
+	t.reuse(id, l)
+	return true
+}
+
+// reuse puts a chunk of a known pack into the table.
+func (t *table) reuse(id snapshot.Digest, l Location) {
 	key := frameKey{l.Pack.Digest, l.Frame.Off}
 	i, ok := t.frame[key]
 	if !ok {
@@ -51,7 +69,6 @@ func (t *table) has(id snapshot.Digest, n int64) bool {
 		t.reused = append(t.reused, l)
 	}
 	t.add(ChunkRef{ID: id, Frame: -1 - i, Off: l.Off, Len: l.Len})
-	return true
 }
 
 func (t *table) add(c ChunkRef) {
