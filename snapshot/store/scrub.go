@@ -13,7 +13,7 @@ import (
 // Damage is one object that was found not to be what it should be.
 type Damage struct {
 	Layer snapshot.ID `json:"layer"`
-	// What is index, manifest, pack, sources, content, names or layer.
+	// What is index, manifest, pack, sources, content, image, names or layer.
 	What string `json:"what"`
 	Name string `json:"name"`
 	Why  string `json:"why"`
@@ -28,6 +28,7 @@ const (
 	fromFiles     = "files"      // made again from the layer's own files
 	fromPacks     = "own packs"
 	fromIndex     = "index" // computed from the index and the base
+	fromManifest  = "manifest"
 )
 
 // ScrubOptions say what is read, how fast, and where good copies are.

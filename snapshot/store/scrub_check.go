@@ -186,9 +186,9 @@ func (c *checkup) sources(ctx context.Context) (ok bool, err error) {
 	}), nil
 }
 
-// names compares what the layer's directory shows with the manifest, but for what
-// is in the files. What is wrong there can't be repaired in place: a view may be
-// standing on it.
+// names compares what the layer shows with the manifest, but for what is in the
+// files. An image can be made again from the manifest; what is wrong in directories
+// can't be repaired in place: a view may be standing on it.
 func (c *checkup) names(ctx context.Context) error {
 	err := c.x.s.verifyNames(ctx, c.l, c.tree)
 	if err == nil || ctx.Err() != nil {
@@ -199,6 +199,15 @@ func (c *checkup) names(ctx context.Context) error {
 		why = err.Error()
 	}
 	c.fallen(ctx, why)
+	if c.l.place().Image != "" {
+		c.fix(ctx, Damage{What: "image", Name: string(c.in.ID), Why: why}, func(ctx context.Context) (string, error) {
+			if err := c.x.s.imageAgain(ctx, c.l, c.tree); err != nil {
+				return "", err
+			}
+			return fromManifest, c.x.s.verifyNames(ctx, c.l, c.tree)
+		})
+		return nil
+	}
 	c.add(Damage{What: "names", Name: string(c.in.ID), Why: why, Left: "names and modes are not repaired in place"})
 	return nil
 }

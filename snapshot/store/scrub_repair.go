@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
 	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 var errNoCopy = errors.New("no other copy of it is at hand")
@@ -343,6 +345,35 @@ func (c *checkup) refillFrom(ctx context.Context, e *snapshot.Entry, bad []pack.
 	left, err := pack.Examine(ctx, c.l.key, e, func(int64) error { return nil })
 	if err == nil && len(left) > 0 {
 		err = errors.New("it reads as wrong as before")
+	}
+	return err
+}
+
+// imageAgain has an image of l made once more from its tree. Views that were mounted
+// on the damaged one go on with that.
+func (s *Store) imageAgain(ctx context.Context, l *layer, m *snapshot.Manifest) error {
+	im, ok := s.driver.(imager)
+	if !ok {
+		return errNoCopy
+	}
+	var base *view.Layer
+	if b := s.heldBase(l); b != nil {
+		base = b.place()
+	}
+	place, err := im.Image(ctx, l.place(), base, m)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(place)
+	if err != nil {
+		return err
+	}
+	err = s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=? WHERE id=?", string(b), string(l.info.ID))
+		return err
+	})
+	if err == nil {
+		l.at.Store(place)
 	}
 	return err
 }

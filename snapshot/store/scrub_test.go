@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -152,6 +153,102 @@ func TestScrubRepairs(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The same for what came from another host, which lies in other files.
+func TestScrubRepairsImported(t *testing.T) {
+	drivers(t, func(t *testing.T, driver string) {
+		src, b := newBench(t, driver), newBench(t, driver)
+		ids := history(t, src)
+		src.packed(ids...)
+		r := newRemote(t)
+		var want []snapshot.Digest
+		for _, id := range ids {
+			require.NoError(t, b.Import(t.Context(), r.upload(src, id), r.open, nil))
+			want = append(want, b.requireTree(id))
+		}
+		content := func(path string, at int64) func(Info) {
+			return func(Info) {
+				m, err := b.Tree(t.Context(), ids[0])
+				require.NoError(t, err)
+				e, ok := m.Find(path)
+				require.True(t, ok)
+				flipFile(t, e.Source, e.SourceAt+at)
+			}
+		}
+		for _, tc := range []struct {
+			what, from string
+			damage     func(Info)
+		}{
+			{"index", fromBlobStore, func(in Info) { flipFile(t, b.indexPath(in.Index), 99) }},
+			{"manifest", fromIndex, func(in Info) { flipFile(t, b.manifestPath(in.Manifest), 99) }},
+			{"sources", fromFiles, func(in Info) { flipFile(t, b.srcPath(in.ID), 44) }},
+			{"content", fromBlobStore, content("src/c", 1)},
+			{"content", fromBlobStore, content("noise", 4<<20)},
+			{"content", fromBlobStore, content("sparse", 10<<20)},
+			{"image", fromManifest, func(in Info) {
+				// Somewhere in the names of a directory.
+				path := filepath.Join(b.dir, b.layers[in.ID].place().Image)
+				data, err := os.ReadFile(path)
+				require.NoError(t, err)
+				at := strings.Index(string(data), "shallow")
+				if at < 0 {
+					at = strings.Index(string(data), "sparse")
+				}
+				require.Positive(t, at)
+				flipFile(t, path, int64(at))
+			}},
+		} {
+			in, err := b.Lookup(ids[0])
+			require.NoError(t, err)
+			if tc.what == "image" && b.layers[in.ID].place().Image == "" {
+				continue
+			}
+			tc.damage(in)
+			b.reopen()
+			got, err := b.Scrub(t.Context(), ScrubOptions{Open: r.open, Size: r.size})
+			require.NoError(t, err)
+			require.Len(t, got.Damages, 1, tc.what)
+			require.Zero(t, got.Left(), "%+v", got.Damages)
+			require.Equal(t, tc.what, got.Damages[0].What)
+			require.Equal(t, tc.from, got.Damages[0].From, tc.what)
+			require.Equal(t, []State{Durable, Durable, Durable}, b.states())
+			for i, id := range ids {
+				require.Equal(t, want[i], b.requireTree(id), tc.what)
+				require.NoError(t, b.Verify(t.Context(), id))
+			}
+		}
+		// What it has can be offered again: the blob store lost all packs.
+		for _, id := range ids {
+			in, err := b.Lookup(id)
+			require.NoError(t, err)
+			if id == ids[0] {
+				require.Len(t, in.Blobs, 1, "the index alone is here")
+			}
+			for _, p := range b.layers[id].packs {
+				if !p.Own {
+					continue
+				}
+				in, err := b.Reoffer(t.Context(), p.Digest)
+				require.NoError(t, err)
+				require.Equal(t, id, in.ID)
+				f, n, err := b.OpenBlob(t.Context(), p.Digest)
+				require.NoError(t, err)
+				require.Equal(t, p.Bytes, n)
+				again, err := io.ReadAll(f)
+				require.NoError(t, err)
+				require.NoError(t, f.Close())
+				require.Equal(t, r.blobs[p.Digest], again)
+			}
+			require.NoError(t, b.MarkDurable(t.Context(), id))
+			_, err = b.Reoffer(t.Context(), in.Index)
+			require.NoError(t, err)
+		}
+		_, err := b.Reoffer(t.Context(), snapshot.Digest{1})
+		require.ErrorIs(t, err, snapshot.ErrNotFound)
+		b.dropStale()
+		requireEmptyDir(t, filepath.Join(b.dir, "packs"))
+	})
 }
 
 // What no copy can repair is named and stays suspect, with all that stands on it; a
