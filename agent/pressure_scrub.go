@@ -34,7 +34,8 @@ func (a *Agent) scrubs(ctx context.Context) {
 	if o.Interval <= 0 {
 		return
 	}
-	for sleep(ctx, a.jitter(o.Every)) {
+	// What is suspect after a crash is wanted soon.
+	for wait := min(o.Every, time.Minute); sleep(ctx, a.jitter(wait)); wait = o.Every {
 		a.scrub(ctx)
 	}
 }

@@ -18,6 +18,7 @@
 //	packs/ indexes/     blobs by digest, as they are sent
 //	manifests/          <digest>: whole trees; <id>.src, <id>.fanin: where files lie
 //	trash/ tmp/         emptied at Open
+//	bad/                what the scrub found damaged; deleted after a week
 //	reserve             space that is given up so that deletion works on a full disk
 //	lock, holder        who owns it
 package store

@@ -161,5 +161,6 @@ func TestOpenAfterKill(t *testing.T) {
 	require.Equal(t, b.ID(), c.ID())
 	in, err := c.Lookup(one.ID)
 	require.NoError(t, err)
-	require.Equal(t, Sealed, in.State)
+	require.Equal(t, Suspect, in.State, "its files did not come with its row")
+	require.Contains(t, in.Err, "is gone")
 }

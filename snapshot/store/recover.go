@@ -24,8 +24,9 @@ import (
 //   - removals that were begun are finished;
 //   - temporary files, and blobs and manifests that no row names, are deleted:
 //     their row was never committed, or says that they are not needed;
-//   - sealed layers that were not synced in another boot are suspect, and all that
-//     stands on them.
+//   - sealed layers that were not synced in another boot are suspect, and so are
+//     those whose directory, index or manifest is gone, and all that stands on them;
+//   - what was found damaged long ago is deleted from bad/.
 //
 // Each step can be cut short and done again.
 func (s *Store) recover(ctx context.Context) error {
@@ -36,6 +37,9 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	if err := s.sweepFiles(); err != nil {
+		return err
+	}
+	if err := s.sweepBad(); err != nil {
 		return err
 	}
 	return s.suspectUnsynced(ctx)
@@ -157,6 +161,42 @@ func (s *Store) wantedFiles() map[string]bool {
 	return want
 }
 
+// lostFiles looks whether what a row names is there at all, and returns what is not.
+// What is in it is the scrub's business; packs it makes again.
+func (s *Store) lostFiles(l *layer) string {
+	var want []string
+	if !l.stored() {
+		want = append(want, filepath.Join(s.dir, filepath.FromSlash(l.place().Dir)))
+	}
+	if !l.info.Index.IsZero() {
+		want = append(want, s.indexPath(l.info.Index), s.manifestPath(l.info.Manifest))
+	}
+	for _, path := range want {
+		if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+			name, _ := s.rel(path)
+			return name + " is gone"
+		}
+	}
+	return ""
+}
+
+// sweepBad deletes damaged files that nobody has looked at for long.
+func (s *Store) sweepBad() error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, badDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil && s.o.Now().Sub(fi.ModTime()) > doubtfulFor {
+			removeFile(filepath.Join(s.dir, badDir, e.Name()), s.log)
+		}
+	}
+	return nil
+}
+
 // addBlob notes a file that OpenBlob may serve.
 func (s *Store) addBlob(d snapshot.Digest, path string, bytes int64) {
 	s.mu.Lock()
@@ -179,6 +219,12 @@ func (s *Store) suspectUnsynced(ctx context.Context) error {
 		if !l.info.Synced && (s.o.BootID == "" || l.boot != s.o.BootID) {
 			err := errors.New("sealed before a restart of the machine and not synced by then")
 			if err := s.endUse(ctx, l, Suspect, err); err != nil {
+				return err
+			}
+			continue
+		}
+		if why := s.lostFiles(l); why != "" {
+			if err := s.endUse(ctx, l, Suspect, errors.New(why)); err != nil {
 				return err
 			}
 			continue

@@ -290,6 +290,10 @@ func (s *Store) quarantine(path string) error {
 	if err := durable.MkdirAll(bad, 0o700); err != nil {
 		return fmt.Errorf("quarantine: %w", err)
 	}
+	now := s.o.Now()
+	if err := os.Chtimes(path, now, now); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	err := durable.Rename(path, filepath.Join(bad, filepath.Base(filepath.Dir(path))+"-"+filepath.Base(path)))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("quarantine: %w", err)

@@ -413,3 +413,47 @@ func requireEmptyDir(t testing.TB, dir string) {
 		require.Empty(t, entries, dir)
 	}
 }
+
+// What a row names and is not there makes its layer suspect at Open, before anybody
+// stands on it; what can be made again is.
+func TestOpenMissesFiles(t *testing.T) {
+	drivers(t, func(t *testing.T, driver string) {
+		b := newBench(t, driver)
+		ids := history(t, b)
+		b.packed(ids...)
+		in, err := b.Lookup(ids[1])
+		require.NoError(t, err)
+		require.NoError(t, os.Remove(b.manifestPath(in.Manifest)))
+		b.reopen()
+		require.Equal(t, []State{Packed, Suspect, Suspect}, b.states())
+		got, err := b.Scrub(t.Context(), ScrubOptions{})
+		require.NoError(t, err)
+		require.Zero(t, got.Left())
+		require.Equal(t, []State{Packed, Packed, Packed}, b.states())
+		require.NoError(t, os.Rename(filepath.Join(b.dir, "views", string(ids[0])), filepath.Join(t.TempDir(), "away")))
+		b.reopen()
+		require.Equal(t, []State{Suspect, Suspect, Suspect}, b.states())
+		_, err = b.Prepare(t.Context(), b.spec(ids[2]))
+		require.ErrorIs(t, err, snapshot.ErrNotFound)
+	})
+}
+
+// Damaged files are kept for people, for a while.
+func TestBadIsSwept(t *testing.T) {
+	now := time.Now()
+	b := newBench(t, overlayOrCopy(t))
+	b.o.Now = func() time.Time { return now }
+	b.reopen()
+	one := b.job(func(dir string) { write(t, dir+"/f", "x") })
+	in := b.packed(one.ID)[0]
+	flipFile(t, b.indexPath(in.Index), 9)
+	_, err := b.Scrub(t.Context(), ScrubOptions{})
+	require.NoError(t, err)
+	require.FileExists(t, filepath.Join(b.dir, "bad", "indexes-"+in.Index.String()))
+	b.reopen()
+	require.FileExists(t, filepath.Join(b.dir, "bad", "indexes-"+in.Index.String()))
+	now = now.Add(8 * 24 * time.Hour)
+	b.reopen()
+	requireEmptyDir(t, filepath.Join(b.dir, "bad"))
+	require.Equal(t, []State{Packed}, b.states())
+}
