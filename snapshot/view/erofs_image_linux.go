@@ -205,19 +205,26 @@ func (g *imaging) tooMany(most int) []int {
 // its own layer. Bundles are checked before every mount.
 func (g *imaging) checkOwn() error {
 	own := part(g.id, upperPrefix)
-	p, err := newPlacer(g.abs(own), false)
-	if err != nil {
-		return err
-	}
-	defer p.close()
 	prefix := "/" + path.Base(own) + "/"
+	var p *placer
 	for i := range g.m.Entries {
 		e := &g.m.Entries[i]
 		if e.Type != snapshot.TypeFile || e.Link != "" && e.Link != e.Path {
 			continue
 		}
 		at, _, in := g.locate(e)
-		if rel, ok := strings.CutPrefix(in, prefix); ok && at == inObject && !p.fileOf(rel, e.Size) {
+		rel, ok := strings.CutPrefix(in, prefix)
+		if at != inObject || !ok {
+			continue
+		}
+		if p == nil {
+			var err error
+			if p, err = newPlacer(g.abs(own), false); err != nil {
+				return err
+			}
+			defer p.close()
+		}
+		if !p.fileOf(rel, e.Size) {
 			return &snapshot.CorruptError{What: "file", Name: e.Source, Why: fmt.Sprintf("not a file of %d bytes any more", e.Size)}
 		}
 	}

@@ -2,6 +2,7 @@ package view
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -193,6 +194,53 @@ func TestErofsFanin(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What tools compare of a file that nobody changed stays as it was from image to
+// image, also through a merge that is shown by one.
+func TestErofsKeepsNumbers(t *testing.T) {
+	h := newErofsHost(t, Options{})
+	h.d.images.always = true
+	files := map[string]string{"big": large}
+	for i := range 200 {
+		files[fmt.Sprintf("d%d/f%d", i%7, i)] = fmt.Sprint(i)
+	}
+	l, m := h.unpack(nil, nil, files)
+	look := func(v *View) map[string]unix.Stat_t {
+		out := map[string]unix.Stat_t{}
+		for p := range files {
+			var st unix.Stat_t
+			require.NoError(t, unix.Lstat(filepath.Join(v.Target, p), &st))
+			st.Dev, st.Atim, st.Blocks = 0, unix.Timespec{}, 0
+			out[p] = st
+		}
+		return out
+	}
+	v := h.prepare(l, nil)
+	want := look(v)
+	require.NoError(t, h.e.Discard(t.Context(), v))
+	delete(files, "d3/f3")
+
+	_, om := h.unpack(l, m, map[string]string{"a-new/one": "1", "zz": "2"})
+	j, jm := h.job(l, m, func(dir string) {
+		h.put(dir, "a-first", "x")
+		h.put(dir, "d3/f3", "changed")
+	})
+	j = h.image(j, l, jm)
+	ch := tree.Diff(m, om)
+	merged, err := tree.Apply(jm, ch)
+	require.NoError(t, err)
+	both := h.prepare(j, &Fanin{Changes: ch, Tree: merged})
+	saw := look(both)
+	h.put(both.Target, "d3/more", "y")
+	require.NoError(t, h.e.Seal(t.Context(), both))
+	last := h.prepare(h.image(&both.Layer, j, h.tree(&both.Layer, merged)), nil)
+	for name, got := range map[string]map[string]unix.Stat_t{"a merge": saw, "its image": look(last)} {
+		for p := range files {
+			require.Equal(t, want[p], got[p], "%s in %s", p, name)
+		}
+	}
+	require.NoError(t, h.e.Discard(t.Context(), last))
 }
 
 func TestBundleHasNoHoles(t *testing.T) {

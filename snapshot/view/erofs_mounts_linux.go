@@ -20,6 +20,8 @@ const (
 	// mostHot is how many images stay mounted when no view is being made of them.
 	// Each keeps the pages that jobs have read.
 	mostHot = 64
+	// mostHotLoops is the same where every image and bundle takes a loop device.
+	mostHotLoops = 8
 	// mostData is how many data directories an image may lead to. A mount has them,
 	// and a few directories more.
 	mostData = maxStack - 40
@@ -58,7 +60,11 @@ type imageMount struct {
 }
 
 func newImages(l layout, o Options, m erofs.Method) *images {
-	return &images{layout: l, o: o, method: m, maxHot: mostHot, maxData: mostData, hot: map[string]*imageMount{}}
+	x := &images{layout: l, o: o, method: m, maxHot: mostHot, maxData: mostData, hot: map[string]*imageMount{}}
+	if m == erofs.Loop {
+		x.maxHot = mostHotLoops
+	}
+	return x
 }
 
 // use returns where the image rel is mounted, mounting it if it is not. It stays
