@@ -26,6 +26,7 @@ func handlers() map[string]handler {
 		api.RouteLeave: (*call).leave, api.RouteAccept: (*call).accept, api.RouteStart: (*call).start,
 		api.RouteFinish: (*call).finish, api.RouteAppendLog: (*call).appendLog, api.RouteSnapshot: (*call).snapshot,
 		api.RouteGetBlob: (*call).blob, api.RouteHeadBlob: (*call).blob, api.RoutePutBlob: (*call).blob,
+		api.RouteGetRef: (*call).blob, api.RoutePutRef: (*call).blob,
 		api.RouteGitGet: (*call).gitRefs, api.RouteGitPost: (*call).gitPack,
 		api.RouteHealth: (*call).health, api.RoutePage: (*call).page, api.RoutePagePipeline: (*call).pagePipeline,
 		api.RoutePageLog: (*call).pageLog, api.RoutePageStyle: (*call).pageStyle,
@@ -262,7 +263,11 @@ func (c *call) blob() error {
 	if c.s.o.Blobs == nil {
 		return &api.Error{HTTP: 404, Code: api.CodeNotFound, Text: "this coordinator keeps no blobs"}
 	}
-	if _, err := snapshot.ParseDigest(c.args["digest"]); err != nil {
+	if id, ok := c.args["id"]; ok { // a ref
+		if _, err := snapshot.ParseID(id); err != nil {
+			return invalid("ref: %v", err)
+		}
+	} else if _, err := snapshot.ParseDigest(c.args["digest"]); err != nil {
 		return invalid("blob: %v", err)
 	}
 	http.StripPrefix("/v1/blobs", c.s.o.Blobs).ServeHTTP(c.w, c.r)

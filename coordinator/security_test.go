@@ -28,6 +28,7 @@ func samples(p *api.Pipeline, c api.Claim, agent snapshot.ID) map[string]string 
 		api.RouteFinish: "/v1/attempts/" + attempt + ":finish", api.RouteAppendLog: "/v1/attempts/" + attempt + "/log",
 		api.RouteSnapshot: "/v1/snapshots/" + attempt, api.RouteGetBlob: "/v1/blobs/" + digest,
 		api.RouteHeadBlob: "/v1/blobs/" + digest, api.RoutePutBlob: "/v1/blobs/" + digest,
+		api.RouteGetRef: "/v1/blobs/refs/" + attempt, api.RoutePutRef: "/v1/blobs/refs/" + attempt,
 		api.RouteGitGet:  "/v1/git/" + attempt + "/info/refs?service=git-upload-pack",
 		api.RouteGitPost: "/v1/git/" + attempt + "/git-upload-pack", api.RouteHealth: "/healthz",
 		api.RoutePage: "/", api.RoutePagePipeline: "/pipelines/" + p.ID, api.RoutePageLog: "/logs/" + attempt, api.RoutePageStyle: "/style.css",

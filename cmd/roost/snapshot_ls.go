@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 // listed is a line of ls with --json.
 type listed struct {
 	Snapshot    snapshot.ID `json:"snapshot"`
+	MadeMS      int64       `json:"made_ms"` // since 1970
 	State       store.State `json:"state"`
 	Entries     int64       `json:"entries"`
 	Bytes       int64       `json:"bytes"`
@@ -28,8 +30,8 @@ func newSnapshotLs() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ls",
 		Short: "List the snapshots of a store, the oldest first",
-		Long: `Lists id, number of entries, size of the tree, what the snapshot added to the store
-and what it was made on. With --json one object in a line for each.` + exitHelp,
+		Long: `Lists id, date, number of entries, size of the tree, what the snapshot added to the
+store and what it was made on. With --json one object in a line for each.` + exitHelp,
 		Example:           "  roost snapshot ls --store /var/backups/roost",
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -45,11 +47,11 @@ func (o *opened) list(cmd *cobra.Command, s *store.Store) error {
 	w := cmd.OutOrStdout()
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if !o.asJSON {
-		fmt.Fprintln(t, "SNAPSHOT\tENTRIES\tSIZE\tSTORED\tBASE\tSTATE")
+		fmt.Fprintln(t, "SNAPSHOT\tDATE\tENTRIES\tSIZE\tSTORED\tBASE\tSTATE")
 	}
 	for _, in := range s.List() {
 		l := listed{
-			Snapshot: in.ID, State: in.State, Entries: in.Entries, Bytes: in.TreeBytes,
+			Snapshot: in.ID, MadeMS: in.Made.UnixMilli(), State: in.State, Entries: in.Entries, Bytes: in.TreeBytes,
 			BytesStored: in.StoredBytes, StoredOnly: in.StoredOnly, Error: in.Err,
 		}
 		if len(in.Parents) > 0 {
@@ -61,7 +63,7 @@ func (o *opened) list(cmd *cobra.Command, s *store.Store) error {
 			}
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\n", l.Snapshot, l.Entries, size(l.Bytes), size(l.BytesStored), short(l.Base), l.State)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", l.Snapshot, in.Made.Local().Format(time.DateTime), l.Entries, size(l.Bytes), size(l.BytesStored), short(l.Base), l.State)
 	}
 	return t.Flush()
 }

@@ -65,6 +65,8 @@ const (
 	RouteGetBlob        = "get-blob"
 	RouteHeadBlob       = "head-blob"
 	RoutePutBlob        = "put-blob"
+	RouteGetRef         = "get-ref"
+	RoutePutRef         = "put-ref"
 	RouteGitGet         = "git-get"
 	RouteGitPost        = "git-post"
 	RouteHealth         = "health"
@@ -111,6 +113,8 @@ func Routes() []Route {
 		Route{Name: RouteGetBlob, Method: "GET", Pattern: "/v1/blobs/{digest}"},
 		Route{Name: RouteHeadBlob, Method: "HEAD", Pattern: "/v1/blobs/{digest}"},
 		Route{Name: RoutePutBlob, Method: "PUT", Pattern: "/v1/blobs/{digest}"},
+		Route{Name: RouteGetRef, Method: "GET", Pattern: "/v1/blobs/refs/{id}"},
+		Route{Name: RoutePutRef, Method: "PUT", Pattern: "/v1/blobs/refs/{id}"},
 	)
 	add(RoleAttempt,
 		Route{Name: RouteGitGet, Method: "GET", Pattern: "/v1/git/{attempt}/{rest...}"},
