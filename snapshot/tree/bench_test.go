@@ -96,7 +96,9 @@ func BenchmarkManifest(b *testing.B) {
 		ch := Diff(m, e)
 		for name, f := range map[string]func() error{
 			"diff":     func() error { _ = Diff(m, e); return nil },
+			"new":      func() error { _ = Diff(nil, m); return nil },
 			"apply":    func() error { _, err := Apply(m, ch); return err },
+			"same":     func() error { _, err := Apply(m, Diff(m, m)); return err },
 			"validate": func() error { return Validate(m) },
 			"compose":  func() error { _ = Compose(ch, ch); return nil },
 		} {

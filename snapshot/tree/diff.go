@@ -16,9 +16,10 @@ import (
 // writes a layer from the list alone can't link a new name to a file that lies in
 // the layers below: all names of the file have to be made anew, beside each other.
 func Diff(base, t *snapshot.Manifest) []snapshot.Change {
-	var out []snapshot.Change
-	var linked []int // places in t of hard links that are Equal in both
 	b, n := entries(base), entries(t)
+	// Room for what is there more often than in the base: all, if that is nothing.
+	out := slices.Grow([]snapshot.Change(nil), max(0, len(n)-len(b)))
+	var linked []int // places in t of hard links that are Equal in both
 	for len(b) > 0 || len(n) > 0 {
 		switch c := compareHeads(b, n); {
 		case c < 0: // only in base
@@ -81,8 +82,12 @@ func Apply(base *snapshot.Manifest, changes []snapshot.Change) (*snapshot.Manife
 		return nil, err
 	}
 	b := entries(base)
+	if len(changes) == 0 && len(b) > 0 {
+		return &snapshot.Manifest{Entries: slices.Clone(b)}, nil
+	}
 	var a applying
 	a.out = make([]snapshot.Entry, 0, len(b)+len(changes))
+	a.links.changed = make([]bool, 0, cap(a.out))
 	for len(b) > 0 || len(changes) > 0 {
 		c := -1
 		if len(changes) > 0 {
