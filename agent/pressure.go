@@ -107,6 +107,11 @@ type roomWatch struct {
 	bytes  int64
 }
 
+// fresh is for how long a layer stays after its last use while there is room for jobs:
+// the next job of its pipeline is likely to want it. A disk that others fill up must
+// not cost every job its files.
+const fresh = 10 * time.Minute
+
 // makeRoom looks once, evicts if it has to, and says so to everybody.
 func (a *Agent) makeRoom(ctx context.Context, w *roomWatch) {
 	r, dir := a.o.Room, a.o.Store.Dir()
@@ -146,7 +151,11 @@ func (a *Agent) evict(ctx context.Context, w *roomWatch, before Disk) {
 		}
 		return r.over(r.Low, d, usage-freed) <= 0 && !d.crowded(r.Low)
 	}
-	got, err := a.o.Store.Evict(ctx, store.EvictSpec{Enough: enough, Confirm: a.confirm})
+	spec := store.EvictSpec{Enough: enough, Confirm: a.confirm}
+	if r.full(before, usage) == "" {
+		spec.Before = a.o.Now().Add(-fresh)
+	}
+	got, err := a.o.Store.Evict(ctx, spec)
 	for _, e := range got.Evicted {
 		a.hold(api.Holding{ID: e.ID, Gone: true})
 	}
@@ -163,10 +172,6 @@ func (a *Agent) evict(ctx context.Context, w *roomWatch, before Disk) {
 		return
 	}
 	a.hurryUploads(got)
-	if len(got.Kept) == 0 {
-		w.stuck = false
-		return
-	}
 	if d := r.Disk(dir); r.over(r.High, d, a.o.Store.Usage()) <= 0 && !d.crowded(r.High) {
 		return
 	}
@@ -179,6 +184,9 @@ func (a *Agent) evict(ctx context.Context, w *roomWatch, before Disk) {
 
 // describeKept says who holds what.
 func describeKept(kept []store.Kept) string {
+	if len(kept) == 0 {
+		return "nothing: others fill the disk"
+	}
 	var out []string
 	for _, k := range kept {
 		s := fmt.Sprintf("%s: %d layer(s), %s, such as %s", k.Reason, k.Layers, size(k.Bytes), k.Example)

@@ -1,9 +1,14 @@
 package agent
 
 import (
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/internal/testenv"
+	"github.com/roost-ci/roost/snapshot"
 )
 
 func TestRoom(t *testing.T) {
@@ -31,3 +36,52 @@ func TestRoom(t *testing.T) {
 }
 
 func (r Room) marks() Room { r = r.withDefaults(); return Room{High: r.High, Low: r.Low} }
+
+// An agent without room takes no job; with room it does. A full disk makes it evict
+// what is durable, which the coordinator hears of, and nothing that a job needs.
+func TestNoRoomNoJobs(t *testing.T) {
+	testenv.Require(t, testenv.Bash)
+	f := newFake(t)
+	h := newHost(t, f, "host-a")
+	var used atomic.Int64 // percent
+	h.edit = func(o *Options) {
+		o.Room = Room{Every: 20 * time.Millisecond, Disk: func(string) Disk {
+			u := used.Load()
+			return Disk{Used: u << 30, Free: (100 - u) << 30, Total: 100 << 30}
+		}}
+	}
+	h.start()
+	one := f.give("host-a", job("one", "echo x > f"))
+	f.green(one)
+	two := f.give("host-a", from(job("two", "echo y > g"), one))
+	f.green(two)
+	id1, id2 := one.finish.Output, two.finish.Output
+	f.wait("both are durable", func() bool { return f.layers[id1].Durable && f.layers[id2].Durable })
+
+	used.Store(95)
+	time.Sleep(200 * time.Millisecond)
+	require.Len(t, h.store.List(), 2, "there is room for jobs: what was just used stays")
+	used.Store(100) // whatever goes, it stays there
+	f.wait("they are evicted", func() bool {
+		for _, a := range f.agents {
+			for _, id := range []snapshot.ID{id1, id2} {
+				if has, told := a.holdings[id]; has || !told {
+					return false
+				}
+			}
+		}
+		return true
+	})
+	require.Empty(t, h.store.List())
+	// Requests for work may have been on their way. After those it asks no more.
+	var last *fakeAttempt
+	require.Eventually(t, func() bool {
+		last = f.give("host-a", from(job("last", "test $(cat f g | tr -d '\\n') = xy"), two))
+		time.Sleep(400 * time.Millisecond)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return !last.accepted
+	}, 20*time.Second, time.Millisecond)
+	used.Store(50)
+	f.green(last)
+}
