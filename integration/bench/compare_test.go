@@ -22,7 +22,7 @@ import (
 // tables; where ours fails the test does too.
 func TestCompare(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay, testenv.Loop, testenv.Git, testenv.Go)
-	b := &bench{t: t, set: readSettings(t)}
+	b := &bench{t: t, set: readSettings(t), start: time.Now()}
 	list := usable(t, b.set)
 	b.about = aboutHere(list)
 	b.roost = buildRoost(t, b.set)

@@ -46,7 +46,7 @@ func (b *bench) nativeOn(tr *tree, fs string) {
 	if b.set.quick {
 		build = "./snapshot/tree ./snapshot/pack"
 	}
-	rounds := 2 + 3*b.set.rounds
+	rounds := 2 + min(b.set.rounds, 3)
 	for i := range rounds + 1 {
 		for j := range 2 {
 			dir, way := target, roostWay.name

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -71,6 +72,7 @@ func each[T any](l []T, of func(T) float64) (v []float64) {
 type bench struct {
 	t     *testing.T
 	set   settings
+	start time.Time
 	about about
 	roost string // the binary
 	trees []*tree

@@ -250,11 +250,16 @@ func readTree(dir string) error {
 }
 
 // sessions lets all ways have all trees, in turns: which one comes first goes
-// round, so that none always runs after the same other one.
+// round, so that none always runs after the same other one. Everything is done once
+// before anything is done twice, and no round begins behind the time that is set.
 func (b *bench) sessions(list []way) {
-	for _, tr := range b.trees {
+	for round := range b.set.rounds {
 		for _, fs := range b.set.fs {
-			for round := range b.set.rounds {
+			for _, tr := range b.trees {
+				if round > 0 && time.Since(b.start) > b.set.time {
+					logf("no more rounds after %.0f min", b.set.time.Minutes())
+					return
+				}
 				start := time.Now()
 				for i := range list {
 					w := list[(i+round)%len(list)]
@@ -264,8 +269,8 @@ func (b *bench) sessions(list []way) {
 					b.session(tr, fs, w)
 				}
 				logf("%s on %s: round %d of %d in %.0f s", tr.name, fs, round+1, b.set.rounds, time.Since(start).Seconds())
+				b.report()
 			}
-			b.report()
 		}
 	}
 }

@@ -9,26 +9,28 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
 // settings come from the environment, so that `make bench` needs no arguments.
 type settings struct {
-	quick  bool     // BENCH=quick: small trees, one round, about three minutes
-	scale  float64  // BENCH_SCALE: of sizes, default 1, quick 0.15
-	rounds int      // BENCH_ROUNDS: sessions of each way, default 3, quick 1
-	hands  int      // BENCH_HANDS: hand-overs of each kind, default 50, quick 20
-	fs     []string // BENCH_FS: default "ext4 xfs"
-	trees  []string // BENCH_TREES: default "go node game"
-	groups []string // BENCH_GROUPS: default "session hand native"
-	only   []string // BENCH_ONLY: ways of sessions, by the names of their programs; default all
-	driver string   // BENCH_DRIVER: of Roost's views, default the best that works
-	dir    string   // BENCH_DIR: where to work, default a temporary directory; 20 GB
-	trunk  string   // BENCH_TRUNK: where trees are kept for later runs, default in dir and not kept
-	doc    string   // BENCH_DOC: document whose table is replaced, "" for none
-	json   string   // BENCH_JSON: file for all samples, "" for none
-	md     string   // BENCH_MD: file for the table alone, "" for none
+	quick  bool          // BENCH=quick: small trees, one round, about three minutes
+	scale  float64       // BENCH_SCALE: of sizes, default 1, quick 0.15
+	rounds int           // BENCH_ROUNDS: sessions of each way, default 3, quick 1
+	time   time.Duration // BENCH_MINUTES: no further round of sessions begins after it, default 25
+	hands  int           // BENCH_HANDS: hand-overs of each kind, default 50, quick 20
+	fs     []string      // BENCH_FS: default "ext4 xfs"
+	trees  []string      // BENCH_TREES: default "go node game"
+	groups []string      // BENCH_GROUPS: default "session hand native"
+	only   []string      // BENCH_ONLY: ways of sessions, by the names of their programs; default all
+	driver string        // BENCH_DRIVER: of Roost's views, default the best that works
+	dir    string        // BENCH_DIR: where to work, default a temporary directory; 20 GB
+	trunk  string        // BENCH_TRUNK: where trees are kept for later runs, default in dir and not kept
+	doc    string        // BENCH_DOC: document whose table is replaced, "" for none
+	json   string        // BENCH_JSON: file for all samples, "" for none
+	md     string        // BENCH_MD: file for the table alone, "" for none
 }
 
 func readSettings(t *testing.T) settings {
@@ -50,6 +52,7 @@ func readSettings(t *testing.T) settings {
 		require.Greater(t, s.scale, 0.0, "BENCH_SCALE")
 	}
 	s.rounds = number(t, "BENCH_ROUNDS", s.rounds)
+	s.time = time.Duration(number(t, "BENCH_MINUTES", 25)) * time.Minute
 	s.hands = number(t, "BENCH_HANDS", s.hands)
 	for _, f := range s.fs {
 		require.Contains(t, []string{"ext4", "xfs"}, f, "BENCH_FS")

@@ -69,7 +69,7 @@ func (b *bench) handVerdicts(fs string) (out []verdict) {
 }
 
 // dedups are the peers that store a content once.
-var dedups = []string{"restic", "borg", "casync"}
+var dedups = []string{"restic", "borg, lz4", "borg, zstd -1", "casync"}
 
 func (b *bench) sessionVerdicts(tr *tree, fs string) []verdict {
 	k := key{Group: "session", FS: fs, Tree: tr.name, Way: roostWay.name}
@@ -108,8 +108,8 @@ func (b *bench) sessionVerdicts(tr *tree, fs string) []verdict {
 	who, v = best(save, "tar, zstd -1", "squashfs, zstd -1", "zip -1")
 	out = append(out, faster("full save, against the fastest archive", 1, save(k), who, v, opSave))
 	change := func(k key) float64 { return b.sum(k, opChange) }
-	who, v = best(change)
-	out = append(out, faster("save after the change, against the fastest peer", 1, change(k), who, v, opChange))
+	who, v = best(change, append([]string{"rsync -a"}, dedups...)...)
+	out = append(out, faster("save after the change, against the fastest peer with increments", 1, change(k), who, v, opChange))
 	stored := median(sizes(b.rec.of(k.of(opChange)))) / float64(max(tr.Changed, 1))
 	if most := map[string]float64{"xfs": 1.3, "ext4": 3}[fs]; tr.name == "game" {
 		out = append(out, verdict{fmt.Sprintf("%sstored after the change ≤ %.1f × what changed", name, most), fmt.Sprintf("%.2f ×", stored), stored <= most, b.rec.has(k.of(opChange))})
