@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -372,7 +371,7 @@ func (s *Store) addStored(ctx context.Context, l *layer, m *snapshot.Manifest) e
 	l.seq = s.nextSeq
 	s.nextSeq++
 	s.mu.Unlock()
-	err := s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return s.insertLayer(ctx, tx, l) })
+	err := s.commit(ctx, func(ctx context.Context, tx *txn) error { return s.insertLayer(ctx, tx, l) })
 	if err != nil {
 		return err
 	}

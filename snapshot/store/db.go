@@ -106,7 +106,7 @@ func openDB(ctx context.Context, dir string) (*sql.DB, error) {
 func dsn(path string) string {
 	p := (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()
 	return "file:" + strings.ReplaceAll(p, "?", "%3f") + "?_txlock=immediate" +
-		"&_pragma=locking_mode(EXCLUSIVE)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=locking_mode(EXCLUSIVE)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)" +
 		"&_pragma=busy_timeout(2000)&_pragma=wal_autocheckpoint(8000)"
 }
 
@@ -158,15 +158,36 @@ func migrate(ctx context.Context, db *sql.DB) error {
 // commit runs fn in one transaction, which is durable when commit returns nil. On
 // an error this process never sees its effect; after a crash a later one may, if
 // it was the sync that failed. So every row must be right in both cases.
-func (s *Store) commit(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
+func (s *Store) commit(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error {
+	s.committing.Lock()
+	defer s.committing.Unlock()
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return dbError(err)
 	}
 	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
-	if err := fn(ctx, tx); err != nil {
+	t := txn{tx: tx}
+	if err := fn(ctx, &t); err != nil {
 		return dbError(err)
 	}
+	if s.redo == nil {
+		return s.commitWAL(tx)
+	}
+	number := s.redo.last + 1
+	if err := setRedo(ctx, tx, number); err != nil {
+		return dbError(err)
+	}
+	if err := s.commitWAL(tx); err != nil {
+		return err
+	}
+	if err := s.redo.append(context.WithoutCancel(ctx), s.db, number, t.done); err != nil {
+		s.dropRedo(ctx, err)
+		return dbError(err)
+	}
+	return nil
+}
+
+func (s *Store) commitWAL(tx *sql.Tx) error {
 	if err := tx.Commit(); err != nil {
 		return dbError(err)
 	}
@@ -174,10 +195,36 @@ func (s *Store) commit(ctx context.Context, fn func(ctx context.Context, tx *sql
 	return nil
 }
 
+// openRedo brings into the database what a power cut took from it. Without room for
+// the log each commit syncs the database itself.
+func (s *Store) openRedo(ctx context.Context) error {
+	r, err := openRedo(ctx, s.dir, s.db)
+	if err == nil {
+		s.redo = r
+		return nil
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	s.log.Warn("no room for the redo log; commits are slower", "error", err)
+	_, err = s.db.ExecContext(ctx, "PRAGMA synchronous=FULL")
+	return dbError(err)
+}
+
+// dropRedo goes on with SQLite's own syncs.
+func (s *Store) dropRedo(ctx context.Context, why error) {
+	s.log.Error("the redo log can't be written; each commit waits for the file system from now on", "error", why)
+	s.redo.f.Close() //nolint:errcheck // it is of no use any more
+	s.redo = nil
+	if _, err := s.db.ExecContext(context.WithoutCancel(ctx), "PRAGMA synchronous=FULL"); err != nil {
+		s.log.Error("store.db is not synced with each commit", "error", err)
+	}
+}
+
 // checkpointAfter is how many commits may lie in the WAL, a few pages each, before
 // it is written back at a quiet moment. Without one SQLite does it by itself, in
 // somebody's commit, at 32 MB.
-const checkpointAfter = 100
+const checkpointAfter = 500
 
 // checkpoint writes the WAL back. Only Run calls it, when there is nothing to sync.
 func (s *Store) checkpoint(ctx context.Context) {
@@ -185,16 +232,20 @@ func (s *Store) checkpoint(ctx context.Context) {
 	if s.commits.Load() < checkpointAfter {
 		return
 	}
+	s.committing.Lock()
+	defer s.committing.Unlock()
 	s.commits.Store(0)
-	if _, err := s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil && ctx.Err() == nil {
+	if err := writeBack(ctx, s.db); err != nil && ctx.Err() == nil {
 		s.log.Warn("can't write back the log of store.db", "error", err)
+	} else if err == nil && s.redo != nil {
+		s.redo.at = 0
 	}
 }
 
 // mustCommit is commit for what must go through once it was begun: ends of views
 // and deletions. It does not heed ctx's end, and on a full disk it gives up the
 // reserve and tries once more.
-func (s *Store) mustCommit(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
+func (s *Store) mustCommit(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error {
 	ctx = context.WithoutCancel(ctx)
 	err := s.commit(ctx, fn)
 	if errors.Is(err, syscall.ENOSPC) && s.reserve.give() {

@@ -13,7 +13,8 @@
 // One process owns a store directory. Everything in it can be rebuilt from the
 // database and the immutable files beside it:
 //
-//	store.db            SQLite, WAL, synchronous=FULL: views, layers, intents
+//	store.db            SQLite, WAL: views, layers, intents
+//	redo                what makes a commit durable (redo.go)
 //	views/<id>/         the driver's: one directory per view or layer
 //	packs/ indexes/     blobs by digest, as they are sent
 //	manifests/          <digest>: whole trees; <id>.src, <id>.fanin: where files lie

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"path/filepath"
 	"testing"
@@ -235,7 +234,7 @@ func TestEvictOrder(t *testing.T) {
 		}
 		l.use = use{used: now.Add(-ago)}
 		ids[l.info.ID], names = name, append(names, name)
-		require.NoError(t, b.commit(t.Context(), func(ctx context.Context, tx *sql.Tx) error { return b.insertLayer(ctx, tx, l) }))
+		require.NoError(t, b.commit(t.Context(), func(ctx context.Context, tx *txn) error { return b.insertLayer(ctx, tx, l) }))
 		l.info.Made = l.use.used
 		b.layers[l.info.ID] = l
 	}

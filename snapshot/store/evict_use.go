@@ -59,7 +59,7 @@ func (s *Store) saveUse(ctx context.Context, every time.Duration) {
 	clear(s.useNews)
 	s.useAt = now
 	s.mu.Unlock()
-	err := s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.commit(ctx, func(ctx context.Context, tx *txn) error {
 		for id, at := range uses {
 			if _, err := tx.ExecContext(ctx, "UPDATE layers SET used=? WHERE id=?", at.UnixNano(), string(id)); err != nil {
 				return err
@@ -104,7 +104,7 @@ func (s *Store) Pin(ctx context.Context, id snapshot.ID, pinned bool) error {
 	if !ok {
 		return missing("not held", id)
 	}
-	err := s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "UPDATE layers SET pinned=? WHERE id=?", pinned, string(id))
 		return err
 	})

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -108,7 +107,7 @@ func (s *Store) image(ctx context.Context, l *layer) error {
 	if err != nil {
 		return err
 	}
-	err = s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=? WHERE id=?", string(b), string(l.info.ID))
 		return err
 	})

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -379,7 +378,7 @@ func (s *Store) keepImported(ctx context.Context, l *layer, f *durable.File, bas
 	in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
 	in.PlainBytes = s.ownBytes(l.place(), ix)
 	in.DiskBytes = in.PlainBytes + in.IndexBytes
-	err = s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return s.insertLayer(ctx, tx, l) })
+	err = s.commit(ctx, func(ctx context.Context, tx *txn) error { return s.insertLayer(ctx, tx, l) })
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -250,7 +249,7 @@ func (s *Store) commitPacked(ctx context.Context, l *layer, ix *pack.Index, m *s
 ) error {
 	err := s.change(ctx, l, edit{
 		set:  set,
-		more: func(ctx context.Context, tx *sql.Tx) error { return insertPacks(ctx, tx, l.info.ID, ix.Packs) },
+		more: func(ctx context.Context, tx *txn) error { return insertPacks(ctx, tx, l.info.ID, ix.Packs) },
 		show: func() {
 			l.packs, l.unsized = ix.Packs, false
 			s.trees.put(l.info.ID, m, len(m.Entries))

@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"path"
@@ -185,7 +184,7 @@ func (s *Store) forget(v *openView) {
 }
 
 func (s *Store) insertView(ctx context.Context, v *openView) error {
-	return s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return s.commit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "INSERT INTO views (id, target, claim, made) VALUES (?,?,?,?)",
 			string(v.id), v.target, v.claim, s.o.Now().UnixNano())
 		return err
@@ -282,7 +281,7 @@ func (s *Store) discard(ctx context.Context, v *openView) error {
 	}
 	fail.Point("store.discarded")
 	removeFile(s.faninPath(v.id), s.log)
-	err := s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		// The layer's row is there if a seal's commit seemed not to work.
 		_, err := tx.ExecContext(ctx, "DELETE FROM layers WHERE id=?", string(v.id))
 		if err == nil {

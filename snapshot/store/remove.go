@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -130,7 +129,7 @@ func (s *Store) removeRow(ctx context.Context, l *layer) error {
 		return err
 	}
 	id := string(l.info.ID)
-	return s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		for _, q := range []string{
 			"DELETE FROM layers WHERE id=?", "DELETE FROM packs WHERE layer=?", "DELETE FROM views WHERE id=?",
 		} {
@@ -180,7 +179,7 @@ func (s *Store) finishRemoval(ctx context.Context, id snapshot.ID, place *view.L
 		}
 	}
 	fail.Point("store.removed")
-	return s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM intents WHERE id=?", string(id))
 		return err
 	})

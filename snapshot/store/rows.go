@@ -27,7 +27,7 @@ func (s *Store) loadID(ctx context.Context) error {
 	if s.id, err = snapshot.NewID(s.o.Rand); err != nil {
 		return err
 	}
-	return s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return s.commit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "INSERT INTO meta (key, value) VALUES ('id', ?)", []byte(s.id))
 		return err
 	})
@@ -131,7 +131,7 @@ func (s *Store) each(ctx context.Context, q string, fn func(*sql.Rows) error) er
 
 // insertLayer writes the row of a new layer, also over one whose commit seemed not
 // to work.
-func (s *Store) insertLayer(ctx context.Context, tx *sql.Tx, l *layer) error {
+func (s *Store) insertLayer(ctx context.Context, tx *txn, l *layer) error {
 	in := &l.info
 	in.Made = time.Unix(0, s.o.Now().UnixNano()) // as it is read back
 	parents, err := json.Marshal(in.Parents)
@@ -156,7 +156,7 @@ func (s *Store) insertLayer(ctx context.Context, tx *sql.Tx, l *layer) error {
 }
 
 // updateLayer writes what changes in the life of a layer.
-func updateLayer(ctx context.Context, tx *sql.Tx, in *Info) error {
+func updateLayer(ctx context.Context, tx *txn, in *Info) error {
 	_, err := tx.ExecContext(ctx, `UPDATE layers SET state=?, synced=?, manifest=?, idx=?, index_bytes=?,
 		stored_bytes=?, plain_bytes=?, tree_bytes=?, entries=?, disk_bytes=?, encode_ms=?, err=?,
 		wire_base=?, fetch_bytes=? WHERE id=?`,
@@ -166,7 +166,7 @@ func updateLayer(ctx context.Context, tx *sql.Tx, in *Info) error {
 	return err
 }
 
-func insertPacks(ctx context.Context, tx *sql.Tx, id snapshot.ID, packs []pack.Pack) error {
+func insertPacks(ctx context.Context, tx *txn, id snapshot.ID, packs []pack.Pack) error {
 	for i, p := range packs {
 		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO packs (layer, pos, digest, bytes, own) VALUES (?,?,?,?,?)",
 			string(id), i, bytesOf(p.Digest), p.Bytes, p.Own)

@@ -3,7 +3,6 @@ package store
 import (
 	"bufio"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -372,7 +371,7 @@ func (s *Store) imageAgain(ctx context.Context, l *layer, m *snapshot.Manifest) 
 	if err != nil {
 		return err
 	}
-	err = s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=? WHERE id=?", string(b), string(l.info.ID))
 		return err
 	})
@@ -539,7 +538,7 @@ func standsOnSuspect(id snapshot.ID) string { return "stands on " + string(id) +
 // checkedNow notes that all of a layer was read and is right.
 func (s *Store) checkedNow(ctx context.Context, l *layer) error {
 	now := s.o.Now()
-	err := s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.commit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "UPDATE layers SET checked=? WHERE id=?", now.UnixNano(), string(l.info.ID))
 		return err
 	})

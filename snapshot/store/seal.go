@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"syscall"
@@ -156,7 +155,7 @@ func (s *Store) newLayer(v *openView) *layer {
 }
 
 func (s *Store) insertSealed(ctx context.Context, l *layer, outcome []byte) error {
-	return s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		if err := s.insertLayer(ctx, tx, l); err != nil {
 			return err
 		}
@@ -189,7 +188,7 @@ func (s *Store) endUse(ctx context.Context, l *layer, st State, why error) error
 		was = l.info.State
 	}
 	s.mu.Unlock()
-	err := s.change(ctx, l, edit{set: set, more: func(ctx context.Context, tx *sql.Tx) error {
+	err := s.change(ctx, l, edit{set: set, more: func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "UPDATE layers SET was=? WHERE id=?", string(was), string(l.info.ID))
 		return err
 	}, show: func() { l.use.was = was }})
@@ -210,7 +209,7 @@ type edit struct {
 	// set changes the row. It is called twice, for the row and for what is shown.
 	set func(*Info) error
 	// more writes further rows in the same transaction; may be nil.
-	more func(ctx context.Context, tx *sql.Tx) error
+	more func(ctx context.Context, tx *txn) error
 	// show changes what else is in memory, with Store.mu held; may be nil.
 	show func()
 }
@@ -225,7 +224,7 @@ func (s *Store) change(ctx context.Context, l *layer, e edit) error {
 	if err := e.set(&in); err != nil {
 		return err
 	}
-	err := s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		if err := updateLayer(ctx, tx, &in); err != nil || e.more == nil {
 			return err
 		}
@@ -274,7 +273,7 @@ func (s *Store) Reported(ctx context.Context, id snapshot.ID) error {
 	if open {
 		return fmt.Errorf("view %s is open, there is no outcome to report", id)
 	}
-	err = s.mustCommit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM views WHERE id=?", string(id))
 		return err
 	})

@@ -43,6 +43,11 @@ type Store struct {
 	running    sync.Mutex   // held by Run
 	commits    atomic.Int64 // since the last checkpoint
 
+	// committing is held by whoever commits. It guards redo, which is nil when each
+	// commit syncs store.db. Lock order: rows, committing, mu.
+	committing sync.Mutex
+	redo       *redo
+
 	// rows is held while a layer's row is read, changed and shown, so that no change
 	// is lost. Lock order: rows before mu.
 	rows sync.Mutex
@@ -164,6 +169,9 @@ func (s *Store) open(ctx context.Context) error {
 	if s.db, err = openDB(ctx, s.dir); err != nil {
 		return err
 	}
+	if err := s.openRedo(ctx); err != nil {
+		return err
+	}
 	if err := s.loadID(ctx); err != nil {
 		return err
 	}
@@ -199,6 +207,9 @@ func (s *Store) Close() error {
 	}
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
+	}
+	if s.redo != nil {
+		errs = append(errs, s.redo.f.Close())
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
 }

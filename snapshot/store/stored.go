@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -108,7 +107,7 @@ func (s *Store) settlePlace(ctx context.Context, l *layer, place *view.Layer, ix
 		return err
 	}
 	disk := l.info.StoredBytes + s.ownBytes(place, ix)
-	err = s.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = s.commit(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=?, disk_bytes=? WHERE id=?", string(b), disk, string(l.info.ID))
 		return err
 	})
