@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,6 +54,14 @@ func TestDoctorTellsTheLadder(t *testing.T) {
 	require.Equal(t, 2, states(list, "bad"))
 	require.Equal(t, []string{view.NameReflink}, chosen(checkDrivers(xfs, view.NameReflink)))
 	require.Equal(t, []string{"containers-storage"}, chosen(checkDrivers(ext4, "containers-storage")))
+
+	made := filepath.Join(ext4, "store")
+	d, err := view.Open(view.NameCopy, made, view.Options{Owners: true})
+	require.NoError(t, err)
+	_, err = d.Prepare(t.Context(), view.Spec{ID: "00000000000000000000000001", Target: filepath.Join(made, "slot")})
+	require.NoError(t, err)
+	require.Equal(t, []string{view.NameCopy}, chosen(checkDrivers(made, "auto")), "it has layers of that driver")
+	require.NotZero(t, states(checkDrivers(made, view.NameOverlay), "bad"))
 
 	f := checkFileSystem(t.Context(), ext4)
 	require.NotNil(t, f.FirstWrite)

@@ -30,7 +30,8 @@ func checkDrivers(dir, want string) []finding {
 	chosen := ""
 	for _, p := range view.Probe(dir) {
 		d := &driverFinding{Name: p.Name, Works: p.OK, OptIn: p.OptIn, Why: p.Why}
-		d.Chosen = chosen == "" && p.OK && (want == p.Name || want == "auto" && !p.OptIn)
+		other := view.Usable(dir, p.Name)
+		d.Chosen = chosen == "" && p.OK && other == nil && (want == p.Name || want == "auto" && !p.OptIn)
 		f := finding{Check: "driver", State: "ok", Text: p.Name + ": works", Driver: d}
 		// What would make a lower rung work is of no use to who has a higher one.
 		if chosen == "" && !p.OptIn || want == p.Name {
@@ -42,6 +43,11 @@ func checkDrivers(dir, want string) []finding {
 			f.Text += ", and is what auto takes"
 			if want != "auto" {
 				f.Text = p.Name + ": works, and is what store.driver asks for"
+			}
+		case p.OK && other != nil:
+			f.Text, f.Fix = p.Name+": works, but not for this store: "+other.Error(), ""
+			if want == p.Name {
+				f.State, f.Fix = "bad", "give it an empty directory"
 			}
 		case !p.OK && want == p.Name:
 			f.State, f.Text = "bad", p.Name+": store.driver asks for it, and it does not work here: "+p.Why

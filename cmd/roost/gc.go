@@ -99,6 +99,9 @@ func forget(ctx context.Context, state string) error {
 	}
 	for _, s := range stores {
 		d, err := view.Open("", filepath.Dir(s), view.Options{Owners: os.Geteuid() == 0})
+		if errors.Is(err, view.ErrUnavailable) {
+			continue // its layers are a driver's that does not work here any more: it has no mounts
+		}
 		if err != nil {
 			return &exitError{code: exitUnreachable, err: err}
 		}

@@ -75,35 +75,60 @@ func Names() []string {
 
 // Open opens the named driver, or with name "" or "auto" the best one that works
 // for a store at root. One process may own root at a time; the caller holds the
-// lock. An error that wraps ErrUnavailable says why a driver can't be had here.
+// lock. An error that wraps ErrUnavailable says why a driver can't be had here, one
+// that wraps ErrOtherDriver that the layers at root are another's.
 func Open(name, root string, o Options) (Driver, error) {
 	auto := name == "" || name == "auto"
 	var refused []error
 	for _, r := range rungs() {
 		switch {
 		case r.Name == name:
-			return r.Open(root, o)
-		case !auto || r.OptIn:
+			return r.open(root, o)
+		case !auto || r.OptIn && !isMarked(root, r.Name):
 			continue
 		}
-		p := r.Probe(root)
-		if !p.OK {
-			refused = append(refused, fmt.Errorf("%s: %s", r.Name, p.Why))
-			continue
-		}
-		d, err := r.Open(root, o)
+		d, err := r.try(root, o)
 		if err == nil {
 			for _, why := range refused {
-				o.withDefaults().Log.Info("a better way of making views does not work here", "driver", r.Name, "refused", why)
+				o.withDefaults().Log.Info("a better way of making views is not used", "driver", r.Name, "refused", why)
 			}
 			return d, nil
 		}
 		refused = append(refused, err)
 	}
 	if auto {
-		return nil, fmt.Errorf("%w: none works: %w", ErrUnavailable, errors.Join(refused...))
+		return nil, fmt.Errorf("%w: none works for the store at %s: %w", ErrUnavailable, root, errors.Join(refused...))
 	}
 	return nil, fmt.Errorf("view driver %q: want auto, %s", name, strings.Join(Names(), ", "))
+}
+
+// open opens a driver for a root whose layers it can use, and marks it.
+func (r Rung) open(root string, o Options) (Driver, error) {
+	if err := Usable(root, r.Name); err != nil {
+		return nil, fmt.Errorf("%s: %w; give it an empty directory", root, err)
+	}
+	d, err := r.Open(root, o)
+	if err != nil {
+		return nil, err
+	}
+	return d, writeMark(root, r.Name)
+}
+
+// try is open for a driver that may not work here.
+func (r Rung) try(root string, o Options) (Driver, error) {
+	if err := Usable(root, r.Name); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Name, err)
+	}
+	if p := r.Probe(root); !p.OK {
+		return nil, fmt.Errorf("%s: %s", r.Name, p.Why)
+	}
+	return r.open(root, o)
+}
+
+// isMarked reports whether the layers at root are that driver's.
+func isMarked(root, name string) bool {
+	made, err := readMark(root)
+	return err == nil && made == name
 }
 
 // Probe tries each driver below root, best first. It leaves nothing behind.
