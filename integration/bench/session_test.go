@@ -251,26 +251,35 @@ func readTree(dir string) error {
 
 // sessions lets all ways have all trees, in turns: which one comes first goes
 // round, so that none always runs after the same other one. Everything is done once
-// before anything is done twice, and no round begins behind the time that is set.
+// before anything is done twice, slow ways last. When the time that is set is over,
+// only the first file system is still done, once.
 func (b *bench) sessions(list []way) {
 	for round := range b.set.rounds {
-		for _, fs := range b.set.fs {
+		for i, fs := range b.set.fs {
 			for _, tr := range b.trees {
-				if round > 0 && time.Since(b.start) > b.set.time {
-					logf("no more rounds after %.0f min", b.set.time.Minutes())
-					return
-				}
-				start := time.Now()
-				for i := range list {
-					w := list[(i+round)%len(list)]
-					if (w.slow && (round > 0 || fs != b.set.fs[0])) || (w.fs != "" && w.fs != fs) {
-						continue
-					}
-					b.session(tr, fs, w)
-				}
-				logf("%s on %s: round %d of %d in %.0f s", tr.name, fs, round+1, b.set.rounds, time.Since(start).Seconds())
-				b.report()
+				b.turn(tr, fs, list, round, false, round == 0 && i == 0)
+			}
+		}
+		for _, tr := range b.trees {
+			if round == 0 {
+				b.turn(tr, b.set.fs[0], list, round, true, false)
 			}
 		}
 	}
+}
+
+// turn has each way that can, of the slow or of the others, keep a tree once.
+func (b *bench) turn(tr *tree, fs string, list []way, round int, slow, sure bool) {
+	start := time.Now()
+	if !sure && start.Sub(b.start) > b.set.time {
+		logf("%s on %s: not done again, %.0f min are over", tr.name, fs, b.set.time.Minutes())
+		return
+	}
+	for i := range list {
+		if w := list[(i+round)%len(list)]; w.slow == slow && (w.fs == "" || w.fs == fs) {
+			b.session(tr, fs, w)
+		}
+	}
+	logf("%s on %s: round %d of %d in %.0f s", tr.name, fs, round+1, b.set.rounds, time.Since(start).Seconds())
+	b.report()
 }
