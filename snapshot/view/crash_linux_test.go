@@ -62,7 +62,11 @@ type line struct {
 }
 
 func openNamed(name, root string) (view.Driver, error) {
-	return view.Open(name, root, view.Options{Owners: true, MaxLowers: 4})
+	d, err := view.Open(name, root, view.Options{Owners: true, MaxLowers: 4})
+	if err == nil && name == view.NameErofs {
+		view.AlwaysImage(d)
+	}
+	return d, err
 }
 
 // TestCrashChild is the process that is killed.

@@ -177,6 +177,7 @@ func TestErofsFanin(t *testing.T) {
 	for name, f := range map[string]*Fanin{
 		"image": {Changes: ch, Tree: merged}, "fix-up, with copies": {Changes: ch},
 	} {
+		h.d.images.always = f.Tree != nil
 		for form, l := range map[string]*Layer{"upper": one, "image": h.image(one, base, om)} {
 			t.Run(name+" on "+form, func(t *testing.T) {
 				v := h.prepare(l, f)
@@ -241,6 +242,36 @@ func TestErofsKeepsNumbers(t *testing.T) {
 		}
 	}
 	require.NoError(t, h.e.Discard(t.Context(), last))
+}
+
+// A merge is shown in the cheaper way.
+func TestErofsFaninWay(t *testing.T) {
+	h := newErofsHost(t, Options{})
+	entries := func(n int, at int64) (out []snapshot.Change) {
+		for range n {
+			out = append(out, snapshot.Change{Entry: snapshot.Entry{Path: "p", Type: snapshot.TypeFile, Size: 1000, SourceAt: at}})
+		}
+		return out
+	}
+	tall := &Layer{}
+	for range 200 {
+		tall.Lowers = append(tall.Lowers, "x")
+	}
+	for _, c := range []struct {
+		tree, changes int
+		at            int64
+		base          *Layer
+		want          bool
+	}{
+		{1000, 0, 0, nil, false}, {1000, 10, 0, nil, false}, {1000, 200, 0, nil, true},
+		{100_000, 1000, 0, nil, false}, {100_000, 1000, 512, nil, false}, {100_000, 3000, 512, nil, true},
+		{1000, 40, 0, nil, false}, {1000, 40, 512, nil, true}, {100_000, 1, 0, tall, true}, {100_000, 0, 0, tall, false},
+	} {
+		f := &Fanin{Changes: entries(c.changes, c.at), Tree: &snapshot.Manifest{Entries: make([]snapshot.Entry, c.tree)}}
+		require.Equal(t, c.want, h.d.imageFanin(Spec{Base: c.base, Fanin: f}), "%+v", c)
+		f.Tree = nil
+		require.False(t, h.d.imageFanin(Spec{Base: c.base, Fanin: f}))
+	}
 }
 
 func TestBundleHasNoHoles(t *testing.T) {

@@ -121,12 +121,15 @@ func (m *images) mount(rel, at string) error {
 	return err
 }
 
-// checkBundles tells of a damaged bundle as of other damage, by its path.
+// checkBundles tells of a damaged bundle or image as of other damage, by its path.
 func checkBundles(image string, devices []string) error {
 	err := erofs.CheckDevices(image, devices)
 	var bad *erofs.DeviceError
 	if errors.As(err, &bad) && (errors.Is(err, erofs.ErrDevices) || errors.Is(err, os.ErrNotExist)) {
 		return &snapshot.CorruptError{What: "bundle", Name: bad.Path, Why: bad.Err.Error()}
+	}
+	if errors.Is(err, erofs.ErrNotImage) {
+		return &snapshot.CorruptError{What: "image", Name: image, Why: err.Error()}
 	}
 	return err
 }
@@ -135,6 +138,9 @@ func checkBundles(image string, devices []string) error {
 // also when the image was made again after a layer on it was written down.
 func (m *images) bundles(image string) ([]string, error) {
 	f, err := os.Open(image)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &snapshot.CorruptError{What: "image", Name: image, Why: "the file is gone"}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/tree"
 )
@@ -398,4 +399,80 @@ func TestErofsTakesOverlaysLayers(t *testing.T) {
 	m, err := tree.Apply(nil, ch)
 	require.NoError(t, err)
 	h.shows(h.image(l, nil, m), map[string]string{"f": "old"})
+}
+
+// An image that is gone, cut short or damaged where it says what it is gives an
+// error, and can be made again.
+func TestErofsDamagedImage(t *testing.T) {
+	h := newErofsHost(t, Options{})
+	l, m := h.unpack(nil, nil, map[string]string{"a": "a", "big": large})
+	for name, damage := range map[string]func(p string) error{
+		"gone":  os.Remove,
+		"short": func(p string) error { return os.Truncate(p, 2048) },
+		"empty": func(p string) error { return os.Truncate(p, 0) },
+		"another": func(p string) error {
+			b, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			b[1024+20] ^= 1
+			return os.WriteFile(p, b, 0o600)
+		},
+	} {
+		require.NoError(t, h.e.Close())
+		require.NoError(t, damage(h.d.abs(l.Image)), name)
+		id := newID(t)
+		_, err := h.e.Prepare(t.Context(), Spec{ID: id, Base: l, Target: filepath.Join(h.slot, "x")})
+		var co *snapshot.CorruptError
+		require.ErrorAs(t, err, &co, name)
+		require.Equal(t, h.d.abs(l.Image), co.Name)
+		require.NoDirExists(t, h.d.dir(id))
+		h.shows(h.image(l, nil, m), map[string]string{"a": "a", "big": large})
+	}
+}
+
+// No room: what was begun is gone, and what was there still is.
+func TestErofsFullDisk(t *testing.T) {
+	needErofs(t)
+	dir := testenv.Disk(t, testenv.Ext4, 32<<20)
+	d, err := NewErofs(filepath.Join(dir, "s"), Options{Owners: true})
+	require.NoError(t, err)
+	e := d.(*Erofs)
+	h := &ehost{&host{t: t, d: e.Overlay, root: filepath.Join(dir, "s"), slot: filepath.Join(dir, "slots")}, e}
+	defer func() {
+		_, err := e.Reconcile(context.Background(), nil, nil)
+		require.NoError(t, err)
+	}()
+	l, m := h.unpack(nil, nil, map[string]string{"a": "a", "big": large})
+	var ch []snapshot.Change
+	for i := range 60 {
+		ch = append(ch, snapshot.Change{Entry: snapshot.Entry{Path: fmt.Sprintf("f%02d", i), Type: snapshot.TypeFile, Mode: 0o644, Size: 900_000}})
+	}
+	id := newID(t)
+	_, err = e.Unpack(t.Context(), id, l, ch, func(_ context.Context, write WriteFunc) error {
+		for i := range ch {
+			if err := write(i, 0, make([]byte, 900_000)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.NoDirExists(t, h.d.dir(id))
+
+	fill, err := os.Create(filepath.Join(dir, "fill"))
+	require.NoError(t, err)
+	for { // to the last block
+		if _, err := fill.Write(make([]byte, 4096)); err != nil {
+			break
+		}
+	}
+	_, err = e.Image(t.Context(), l, nil, m)
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.NoError(t, fill.Close())
+	require.NoError(t, os.Remove(fill.Name()))
+	h.shows(l, map[string]string{"a": "a", "big": large})
+	left, err := os.ReadDir(h.d.abs(trashDir))
+	require.NoError(t, err)
+	require.Empty(t, left)
 }

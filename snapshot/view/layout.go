@@ -23,7 +23,7 @@ import (
 //	views/<id>/i<id>   erofs: the image of the layer
 //	views/<id>/s<id>   erofs: the image of the merge that the view started from
 //	views/<id>/o<id>   erofs: copies of what the images can't refer to
-//	views/<id>/packed  erofs: says that u<id> is not a tree (erofs_bundle.go)
+//	views/<id>/packed  erofs: says that u<id> is not a tree (erofs_bundle_linux.go)
 //	mnt/               erofs: images that are mounted
 //	trash/             what is being deleted
 //	empty              a directory with nothing in it, the lowest of every stack

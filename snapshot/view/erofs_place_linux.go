@@ -1,0 +1,298 @@
+package view
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view/internal/erofs"
+)
+
+// imaging is the making of one image: it knows where each file's bytes are, as
+// the image's mount and the overlay above it reach them.
+type imaging struct {
+	layout
+	id     snapshot.ID // whose image it is
+	prefix string      // views/, absolute
+	m      *snapshot.Manifest
+
+	devices []snapshot.ID
+	device  map[string]int // by id
+	data    map[string]int // by id: files whose content lies below views/<id>
+	copied  map[string]string
+	extent  [1]erofs.Extent
+
+	// Of the last file, as neighbours lie together.
+	lastID  string
+	lastDev int
+}
+
+// where says how the content of a file is reached.
+type where uint8
+
+const (
+	inBundle where = iota
+	inObject
+	inCopy // neither of both: the image can't refer to it
+)
+
+// hasContent reports whether e's content has to be reached: it is a file, not an
+// empty one, and the first name of it.
+func hasContent(e *snapshot.Entry) bool {
+	return e.Type == snapshot.TypeFile && e.Size > 0 && (e.Link == "" || e.Link == e.Path)
+}
+
+func (d *Overlay) newImaging(id snapshot.ID, m *snapshot.Manifest) *imaging {
+	return &imaging{
+		layout: d.layout, id: id, prefix: filepath.Join(d.root, viewsDir) + "/", m: m,
+		device: map[string]int{}, data: map[string]int{}, copied: map[string]string{}, lastDev: -1,
+	}
+}
+
+// locate takes a file's source apart: views/<id> and the path below that, which
+// begins with a slash. Nothing is allocated.
+func (g *imaging) locate(e *snapshot.Entry) (at where, id, in string) {
+	rel, ok := strings.CutPrefix(e.Source, g.prefix)
+	if !ok {
+		return inCopy, "", ""
+	}
+	id, _, ok = strings.Cut(rel, "/")
+	if !ok {
+		return inCopy, "", ""
+	}
+	in = rel[len(id):]
+	// The name of the directory below views/<id> has the id in it: whatever else
+	// a tree has in its root, an absolute redirect can't be taken for that.
+	if len(in) < 3+len(id) || in[2:2+len(id)] != id || in[2+len(id)] != '/' {
+		return inCopy, "", ""
+	}
+	if e.SourceAt == 0 {
+		return inObject, id, in
+	}
+	if in[1:2] == upperPrefix && in[3+len(id):] == bundleName {
+		return inBundle, id, in
+	}
+	return inCopy, "", ""
+}
+
+// survey finds all devices and data directories, and what has to be copied.
+func (g *imaging) survey(ctx context.Context) (odd []int, err error) {
+	for i := range g.m.Entries {
+		e := &g.m.Entries[i]
+		if i%1024 == 0 && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if !hasContent(e) {
+			continue
+		}
+		at, id, in := g.locate(e)
+		switch at {
+		case inBundle:
+			if _, err := g.deviceOf(id); err != nil {
+				return nil, fmt.Errorf("%q: %w", e.Path, err)
+			}
+			continue
+		case inObject:
+			if erofs.CheckObject(in) == nil {
+				if g.data[id]++; g.data[id] == 1 {
+					if _, err := snapshot.ParseID(id); err != nil {
+						return nil, fmt.Errorf("%q: source %q: %w", e.Path, e.Source, err)
+					}
+				}
+				continue
+			}
+		case inCopy:
+		}
+		if e.Source == "" {
+			return nil, &snapshot.CorruptError{What: "tree", Name: e.Path, Why: "its content is not on this host"}
+		}
+		odd = append(odd, i)
+	}
+	return odd, nil
+}
+
+func (g *imaging) deviceOf(id string) (int, error) {
+	if id == g.lastID {
+		return g.lastDev, nil
+	}
+	n, ok := g.device[id]
+	if !ok {
+		parsed, err := snapshot.ParseID(id)
+		if err != nil {
+			return 0, fmt.Errorf("bundle: %w", err)
+		}
+		n = len(g.devices)
+		g.device[id], g.devices = n, append(g.devices, parsed)
+	}
+	g.lastID, g.lastDev = id, n
+	return n, nil
+}
+
+// place is for erofs.Entries.
+func (g *imaging) place(e *snapshot.Entry) (erofs.Content, error) {
+	if !hasContent(e) {
+		return erofs.Content{}, nil
+	}
+	at, id, in := g.locate(e)
+	switch at {
+	case inBundle:
+		n, err := g.deviceOf(id)
+		if err != nil {
+			return erofs.Content{}, err
+		}
+		g.extent[0] = erofs.Extent{Len: e.Size, Device: n, At: e.SourceAt}
+		return erofs.Content{Extents: g.extent[:]}, nil
+	case inObject:
+		if len(g.copied) == 0 {
+			return erofs.Content{Object: in}, nil
+		}
+	case inCopy:
+	}
+	if to, ok := g.copied[sourceKey(e)]; ok {
+		return erofs.Content{Object: to}, nil
+	}
+	return erofs.Content{Object: in}, nil
+}
+
+func sourceKey(e *snapshot.Entry) string { return fmt.Sprintf("%d@%s", e.SourceAt, e.Source) }
+
+// tooMany picks the entries to copy so that few enough data directories are left:
+// those of the layers with the fewest files in the tree.
+func (g *imaging) tooMany(most int) []int {
+	if len(g.data) <= most {
+		return nil
+	}
+	ids := make([]string, 0, len(g.data))
+	for id := range g.data {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b string) int {
+		if n := g.data[a] - g.data[b]; n != 0 {
+			return n
+		}
+		return strings.Compare(a, b)
+	})
+	drop := map[string]bool{}
+	for _, id := range ids[:len(ids)-most] {
+		drop[id] = true
+		delete(g.data, id)
+	}
+	var out []int
+	for i := range g.m.Entries {
+		e := &g.m.Entries[i]
+		if !hasContent(e) {
+			continue
+		}
+		if at, id, _ := g.locate(e); at == inObject && drop[id] {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// checkOwn makes sure that the layer's own files are as large as the tree says: a
+// short one would read short without an error, as objects do. They never
+// change once their layer is sealed, so each is looked at once, by the image of
+// its own layer. Bundles are checked before every mount.
+func (g *imaging) checkOwn() error {
+	own := part(g.id, upperPrefix)
+	prefix := "/" + path.Base(own) + "/"
+	var p *placer
+	for i := range g.m.Entries {
+		e := &g.m.Entries[i]
+		if !hasContent(e) {
+			continue
+		}
+		at, _, in := g.locate(e)
+		rel, ok := strings.CutPrefix(in, prefix)
+		if at != inObject || !ok {
+			continue
+		}
+		if p == nil {
+			var err error
+			if p, err = newPlacer(g.abs(own), false); err != nil {
+				return err
+			}
+			defer p.close()
+		}
+		if !p.fileOf(rel, e.Size) {
+			return &snapshot.CorruptError{What: "file", Name: e.Source, Why: fmt.Sprintf("not a file of %d bytes any more", e.Size)}
+		}
+	}
+	return nil
+}
+
+// copyOdd copies what the image can't refer to into views/<id>/o<id>. A copy is
+// named after its source, which never changes: one that is there is right.
+func (g *imaging) copyOdd(ctx context.Context, odd []int) error {
+	if len(odd) == 0 {
+		return nil
+	}
+	rel := part(g.id, objectPrefix)
+	if err := durable.MkdirAll(g.abs(rel), 0o700); err != nil {
+		return err
+	}
+	for _, i := range odd {
+		e := &g.m.Entries[i]
+		key := sourceKey(e)
+		if g.copied[key] != "" {
+			continue
+		}
+		sum := sha256.Sum256([]byte(key))
+		name := hex.EncodeToString(sum[:16])
+		g.copied[key] = path.Join("/", objectPrefix+string(g.id), name)
+		if fi, err := os.Lstat(g.abs(path.Join(rel, name))); err == nil && fi.Mode().IsRegular() && fi.Size() == e.Size {
+			continue
+		}
+		if err := g.copyOne(ctx, e, g.abs(path.Join(rel, name))); err != nil {
+			return fmt.Errorf("copy of %q: %w", e.Path, err)
+		}
+	}
+	g.data[string(g.id)]++
+	return nil
+}
+
+func (g *imaging) copyOne(ctx context.Context, e *snapshot.Entry, to string) error {
+	f, err := durable.Create(g.abs(trashDir))
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	src, err := g.open(e)
+	if err != nil {
+		return err
+	}
+	defer src.Close() //nolint:errcheck // only read from
+	if e.SourceAt > 0 {
+		err = copyRun(f.File, src, e, nil)
+	} else {
+		err = copyContent(ctx, f.File, src, e.Size, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return f.Commit(to)
+}
+
+// open opens a source. Its path may be longer than the kernel takes for one.
+func (g *imaging) open(e *snapshot.Entry) (*os.File, error) {
+	at, id, in := g.locate(e)
+	if at != inObject {
+		return openRegular(e.Source)
+	}
+	own, rest, _ := strings.Cut(in[1:], "/")
+	p, err := newPlacer(filepath.Join(g.prefix, id, own), false)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	return p.open(rest, os.O_RDONLY)
+}
