@@ -114,35 +114,89 @@ func (e *encoder) compare(ctx context.Context, s *source, chunks []keep) (kept, 
 // compareRun marks those of chunks that s has. The first is always read: if it is
 // not as what is known without reading says, the others are read, too.
 func (e *encoder) compareRun(s *source, chunks []keep, same []bool) error {
-	k := newKeyed(e.o.Key)
-	var buf []byte
-	defer func() { e.bufs.put(buf) }()
+	c := runComparing{e: e, s: s, chunks: chunks, same: same, ids: newPaired(e.o.Key)}
 	any, trust := len(chunks) < compareRun, true
-	for _, first := range []bool{true, false} {
-		for i, c := range chunks {
-			if (i%compareStep == 0) != first || c.Off < 0 || c.Off+c.Len > s.size {
+	for step := range 3 { // the first chunk, some, the rest
+		c.todo = c.todo[:0]
+		for i := range chunks {
+			k := &chunks[i]
+			if stepOf(i) != step || k.Off < 0 || k.Off+k.Len > s.size {
 				continue
 			}
-			if c.same && trust && i > 0 {
+			if k.same && trust && i > 0 {
 				same[i], any = true, true
 				continue
 			}
-			e.compared.Add(c.Len)
-			if cap(buf) < int(c.Len) {
-				e.bufs.put(buf)
-				buf = e.bufs.get(int(c.Len))
-			}
-			if err := s.readAt(buf[:c.Len], c.Off); err != nil {
-				return err
-			}
-			same[i] = k.id(buf[:c.Len]) == c.ID
-			any = any || same[i]
-			trust = trust && (same[i] || !c.same)
+			c.todo = append(c.todo, i)
 		}
-		if !any {
+		if err := c.look(); err != nil {
+			return err
+		}
+		for _, i := range c.todo {
+			any = any || same[i]
+			trust = trust && (same[i] || !chunks[i].same)
+		}
+		if step == 1 && !any {
 			return nil
 		}
 	}
+	return nil
+}
+
+// stepOf says in which step of compareRun a chunk is looked at.
+func stepOf(i int) int {
+	switch {
+	case i == 0:
+		return 0
+	case i%compareStep == 0:
+		return 1
+	}
+	return 2
+}
+
+// runComparing is a compareRun under way.
+type runComparing struct {
+	e      *encoder
+	s      *source
+	chunks []keep
+	same   []bool
+	ids    *paired
+	todo   []int // chunks to look at now
+}
+
+// look reads the chunks of todo, about frameBytes at a time.
+func (c *runComparing) look() error {
+	for at := 0; at < len(c.todo); {
+		end, n := at, int64(0)
+		for end < len(c.todo) && (end == at || n+c.chunks[c.todo[end]].Len <= frameBytes) {
+			n += c.chunks[c.todo[end]].Len
+			end++
+		}
+		if err := c.lookAt(c.todo[at:end], int(n)); err != nil {
+			return err
+		}
+		at = end
+	}
+	return nil
+}
+
+// lookAt reads some chunks, of n bytes together, and marks those that are the same.
+func (c *runComparing) lookAt(todo []int, n int) error {
+	c.e.compared.Add(int64(n))
+	buf := c.e.bufs.get(n)
+	defer c.e.bufs.put(buf)
+	parts := make([][]byte, len(todo))
+	left := buf
+	for i, at := range todo {
+		size := c.chunks[at].Len
+		parts[i], left = left[:size], left[size:]
+		if err := c.s.readAt(parts[i], c.chunks[at].Off); err != nil {
+			return err
+		}
+	}
+	c.ids.ids(len(todo), func(i int) []byte { return parts[i] }, func(i int, id snapshot.Digest) {
+		c.same[todo[i]] = id == c.chunks[todo[i]].ID
+	})
 	return nil
 }
 
