@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
 // mountEntry is one line of /proc/self/mountinfo, unescaped.
 type mountEntry struct {
+	dev    string // major:minor
+	root   string // what of the file system is mounted: "/" unless it is a part
 	point  string
 	fstype string
 	dirs   []string // an overlay's upper, lowers and data directories
@@ -40,13 +43,31 @@ func parseMounts(b []byte) ([]mountEntry, error) {
 		if sep < 0 || sep+3 > len(f) {
 			return nil, fmt.Errorf("list mounts: line %.200q is not understood", line)
 		}
-		m := mountEntry{point: unescapeMount(f[4]), fstype: f[sep+1]}
+		m := mountEntry{dev: f[2], root: unescapeMount(f[3]), point: unescapeMount(f[4]), fstype: f[sep+1]}
 		if m.fstype == "overlay" && sep+3 < len(f) {
 			m.dirs = overlayDirs(f[sep+3])
 		}
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// nameBinds adds to each mount of a part of a file system (a bind mount) the names
+// that the part has where more of that file system is mounted.
+func nameBinds(all []mountEntry) {
+	of := map[string][]int{}
+	for i := range all {
+		of[all[i].dev] = append(of[all[i].dev], i)
+	}
+	for i := range all {
+		m := &all[i]
+		for _, j := range of[m.dev] {
+			if o := &all[j]; i != j && m.root != o.root && inside(m.root, o.root) {
+				rel := strings.TrimPrefix(m.root, o.root)
+				m.dirs = append(m.dirs, filepath.Join(o.point, rel))
+			}
+		}
+	}
 }
 
 // overlayDirs picks the directories out of an overlay's options. Commas inside a

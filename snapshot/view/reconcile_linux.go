@@ -29,13 +29,14 @@ func (d *Overlay) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([
 }
 
 // reconcileMounts ends every mount below root, and every overlay with a directory
-// below root wherever it is mounted. It returns the directories views/<id> of
+// below root, and every bind mount of one, wherever it is mounted. It returns the directories views/<id> of
 // those that are still in use.
 func (o Options) reconcileMounts(ctx context.Context, root string, report *[]string) (map[string]bool, error) {
 	all, err := readMounts()
 	if err != nil {
 		return nil, err
 	}
+	nameBinds(all)
 	busy := map[string]bool{}
 	for i := len(all) - 1; i >= 0; i-- {
 		m := all[i]

@@ -155,6 +155,10 @@ func testCrash(t *testing.T, s Suite) {
 	h.write(known.Target, "a/kept", "k")
 	h.write(unknown.Target, "a/lost", "l")
 
+	shown := filepath.Join(filepath.Dir(h.root), "shown") // and one layer mounted
+	_, err := h.d.Mount(h.ctx(), a.layer, shown)
+	require.NoError(t, err)
+
 	h.d = h.open(t, h.root)
 	report, err := h.d.Reconcile(h.ctx(), []snapshot.ID{a.id}, []snapshot.ID{known.ID})
 	require.NoError(t, err)
