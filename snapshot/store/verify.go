@@ -94,6 +94,31 @@ func (s *Store) verify(ctx context.Context, l *layer, in *Info) error {
 			return err
 		}
 	}
+	return s.verifyCopies(ctx, l, m)
+}
+
+// verifyCopies reads what a copying driver has a second time: files that did not
+// change lie in the layer's directory too, and are what the next view is made of.
+func (s *Store) verifyCopies(ctx context.Context, l *layer, m *snapshot.Manifest) error {
+	p := l.place()
+	if stacked(p) || p.Image != "" {
+		return nil
+	}
+	dir := filepath.Join(s.dir, filepath.FromSlash(p.Dir))
+	for i := range m.Entries {
+		e := m.Entries[i]
+		if e.Type != snapshot.TypeFile || e.Size == 0 || e.Link != "" && e.Link != e.Path {
+			continue
+		}
+		here := filepath.Join(dir, filepath.FromSlash(e.Path))
+		if e.Source == here {
+			continue // its change was looked at
+		}
+		e.Source, e.SourceAt = here, 0
+		if err := s.verifyContent(ctx, l, &e); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -175,6 +200,11 @@ func (s *Store) verifyFile(ctx context.Context, l *layer, m *snapshot.Manifest, 
 			Why: fmt.Sprintf("it lacks %q, which the index has", c.Entry.Path),
 		}
 	}
+	return s.verifyContent(ctx, l, want)
+}
+
+// verifyContent reads a file and compares it with its chunks.
+func (s *Store) verifyContent(ctx context.Context, l *layer, want *snapshot.Entry) error {
 	got, bare := *want, *want
 	got.Chunks, bare.Source = nil, ""
 	same, err := pack.Same(ctx, l.key, &got, &bare)

@@ -164,6 +164,9 @@ func entryFault(e *snapshot.Entry) string {
 	if why := xattrFault(e.Xattrs); why != "" {
 		return why
 	}
+	if len(e.Xattrs) > 0 && e.Type == snapshot.TypeSymlink {
+		return "a symlink with attributes, which no system lets it have"
+	}
 	return chunkFault(e)
 }
 
