@@ -7,11 +7,13 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 TOOL    := $(GO) tool -modfile=tools/go.mod
 FUZZTIME ?= 10s
 KILLS   ?= 50
+MUTANTS ?= 1/1
+PROMISES := ^Test(Kill|Order|Faults|Flips|FlipsOnDisk|EvilLayers|HostileTrees|FlippedSources)$$
 
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test short race crash fuzz bench microbench lint fmt cover cross demo demo-clean clean docs
+.PHONY: help build test short race crash promises promises-sample mutants fuzz bench microbench lint fmt cover cross demo demo-clean clean docs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +31,21 @@ race: ## the tests under the race detector (needs a C compiler); integration dri
 	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -v /integration)
 
 crash: ## kill -9 of agent and coordinator at every named step (root for overlay)
-	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob -run 'Crash|AllPoints|Kill'
+	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob ./internal/backing -run 'Crash|AllPoints|Kill'
 	ROOST_KILLS=$(KILLS) $(GO) test ./integration -run 'TestKill' -v -timeout 20m
+
+promises: ## everything that the store says that it survives, in full, and the table of it (root; about an hour)
+	rm -f .promises.jsonl
+	ROOST_PROMISES=full ROOST_PROMISES_OUT=$(CURDIR)/.promises.jsonl ROOST_TEST_REQUIRE=all \
+	  $(GO) test -tags failpoints ./integration/promises ./snapshot/store -run '$(PROMISES)' -count=1 -v -timeout 120m
+	$(GO) run ./integration/mutants -out $(CURDIR)/.promises.jsonl
+	$(GO) run ./integration/promises/table .promises.jsonl > docs/promises.md
+
+promises-sample: ## a sample of the same, as CI takes it
+	ROOST_PROMISES=ci $(GO) test -tags failpoints ./integration/promises ./snapshot/store -run '$(PROMISES)' -count=1 -v -timeout 15m
+
+mutants: ## break the program in ways that matter, one by one: some test has to notice each
+	$(GO) run ./integration/mutants -sample $(MUTANTS)
 
 fuzz: ## each fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \

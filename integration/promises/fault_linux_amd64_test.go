@@ -125,6 +125,9 @@ func (h *faults) ask(what string) answer {
 // list counts the calls of each operation and makes a case of each.
 func (h *faults) list() (all []faultCase) {
 	for _, op := range operations {
+		if only := os.Getenv("ROOST_OPERATION"); only != "" && only != op {
+			continue
+		}
 		for _, errno := range []unix.Errno{unix.EIO, unix.ENOSPC} {
 			c := faultCase{op: op, errno: errno}
 			require.Empty(h.t, h.ask("set "+op).Bad, op)

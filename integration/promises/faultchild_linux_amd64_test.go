@@ -84,7 +84,7 @@ func faultChild(dir string) error {
 			return err
 		}
 	}
-	return in.Err()
+	return errors.Join(in.Err(), f.s.Close())
 }
 
 func text(err error) string {
@@ -303,8 +303,8 @@ func (f *faulty) check(how string) error {
 		if err := f.open(); err != nil {
 			return fmt.Errorf("the store does not open: %w", err)
 		}
-		if l := mountsBelow(f.dir); len(l) > 0 {
-			return fmt.Errorf("left: %v", l)
+		if err := f.unmounted(); err != nil {
+			return err
 		}
 	}
 	if err := f.settled(how); err != nil {
@@ -412,8 +412,8 @@ func (f *faulty) settled(how string) error {
 // nothingLeft looks for files that belong to nothing. What could not be removed may
 // wait for the next start.
 func (f *faulty) nothingLeft(how string) error {
-	if l := mountsBelow(f.dir); len(l) > 0 {
-		return fmt.Errorf("left: %v", l)
+	if err := f.unmounted(); err != nil {
+		return err
 	}
 	switch {
 	case how == "reopen":
@@ -428,6 +428,17 @@ func (f *faulty) nothingLeft(how string) error {
 	for _, v := range views {
 		if id := snapshot.ID(v.Name()); id != f.base && id != f.other && !f.late[id] {
 			return fmt.Errorf("views/%s is left", id)
+		}
+	}
+	return nil
+}
+
+// unmounted looks for mounts that nobody needs. A driver may keep those of images,
+// in a place of its own, as long as its process lives.
+func (f *faulty) unmounted() error {
+	for _, m := range mountsBelow(f.dir) {
+		if !strings.Contains(m, " "+filepath.Join(f.dir, "store", "mnt")+"/") {
+			return fmt.Errorf("left: %s", m)
 		}
 	}
 	return nil

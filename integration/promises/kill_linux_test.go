@@ -3,6 +3,7 @@ package promises
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -218,7 +219,12 @@ func (k *killing) look() {
 	require.NoError(t, k.a.reload())
 	s, err := store.Open(ctx, filepath.Join(k.dir, "store"), options(k.driver))
 	require.NoError(t, err, "the store does not open")
-	defer func() { require.NoError(t, s.Close()) }()
+	closed := false
+	defer func() {
+		if !closed {
+			s.Close() // the first failure is the one to tell
+		}
+	}()
 	require.Empty(t, leftovers(t, k.dir))
 	for _, v := range s.Views() {
 		if v.Sealed {
@@ -250,6 +256,8 @@ func (k *killing) look() {
 			delete(k.packed, id)
 		}
 	}
+	closed = true
+	require.NoError(t, s.Close())
 	k.clean(held)
 }
 
@@ -297,6 +305,7 @@ func (k *killing) wipe() {
 	}
 	require.NoError(t, s.Close())
 	k.clean(map[snapshot.ID]bool{})
+	require.Zero(t, intents(t, filepath.Join(k.dir, "store")), "removals that nobody finishes")
 	for _, d := range []string{"indexes", "manifests"} { // packs go between two packings, or at the next start
 		left, err := os.ReadDir(filepath.Join(k.dir, "store", d))
 		require.NoError(t, err)
@@ -306,4 +315,13 @@ func (k *killing) wipe() {
 	require.NoError(t, os.RemoveAll(filepath.Join(k.dir, "far")))
 	k.a.jobs = map[snapshot.ID]*job{}
 	k.acked, k.packed, k.maybe = map[snapshot.ID]bool{}, map[snapshot.ID]bool{}, map[snapshot.ID]bool{}
+}
+
+// intents counts the removals that were begun and not ended.
+func intents(t testing.TB, dir string) (n int) {
+	db, err := sql.Open("sqlite", filepath.Join(dir, "store.db"))
+	require.NoError(t, err)
+	defer db.Close()
+	require.NoError(t, db.QueryRow("SELECT count(*) FROM intents").Scan(&n))
+	return n
 }

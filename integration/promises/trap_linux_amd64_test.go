@@ -123,6 +123,7 @@ func installTrap() (int, error) {
 type call struct {
 	name string
 	path string
+	from string // of a rename
 }
 
 func (c call) String() string { return c.name + " " + c.path }
@@ -247,6 +248,11 @@ func (s *supervisor) resolve(n *notif) (call, bool) {
 		}
 		if c.path = s.text(n, n.args[i+1]); !filepath.IsAbs(c.path) {
 			c.path = filepath.Join(s.link(n, n.args[i]), c.path)
+		}
+		if k.name == "rename" {
+			if c.from = s.text(n, n.args[1]); !filepath.IsAbs(c.from) {
+				c.from = filepath.Join(s.link(n, n.args[0]), c.from)
+			}
 		}
 		if n.nr == unix.SYS_OPENAT2 {
 			how := s.memory(n, n.args[2], 8)

@@ -1,0 +1,196 @@
+package main
+
+// promises is the package whose tests prove most of them.
+const promises = "./integration/promises"
+
+// Small numbers, but enough that a mutant does not get through by luck.
+var (
+	someKills  = []string{"ROOST_STORE_KILLS=60", "ROOST_DRIVER=overlay", "ROOST_SEED=11"}
+	manyFaults = []string{"ROOST_PROMISES=ci", "ROOST_DRIVER=overlay", "ROOST_SEED=11"}
+	overlay    = []string{"ROOST_DRIVER=overlay", "ROOST_SEED=11"}
+	copying    = []string{"ROOST_DRIVER=copy", "ROOST_SEED=11"}
+)
+
+// mutants are kept in the order of the promises. Old text is short, so that it
+// changes only with what it means.
+var mutants = []mutant{
+	// Nothing acknowledged is lost.
+	{
+		name: "no fsync before the rename", promise: "power cut",
+		file: "internal/durable/durable.go",
+		old:  "if err := f.Sync(); err != nil {", new: "if err := error(nil); err != nil {",
+		pkg: promises, run: "^TestOrder$", env: overlay,
+	},
+	{
+		name: "no fsync of the directory", promise: "power cut",
+		file: "internal/durable/sync_unix.go",
+		old:  "return d.Sync()", new: "return nil",
+		pkg: promises, run: "^TestOrder$", env: overlay,
+	},
+	{
+		name: "the database does not sync", promise: "power cut",
+		file: "snapshot/store/db.go",
+		old:  "synchronous(FULL)", new: "synchronous(NORMAL)",
+		pkg: promises, run: "^TestOrder$", env: overlay,
+	},
+	{
+		name: "row before files", promise: "power cut",
+		file: "snapshot/store/packing.go",
+		old:  "if err := s.saveTree(l.info.ID, ix.Manifest, m); err != nil {\n\t\treturn err\n\t}",
+		new:  "defer s.saveTree(l.info.ID, ix.Manifest, m)",
+		pkg:  promises, run: "^TestOrder$", env: overlay,
+	},
+	{
+		name: "acknowledged before the commit", promise: "kill -9",
+		file: "snapshot/store/seal.go",
+		old:  "if err := s.insertSealed(ctx, l, outcome); err != nil {",
+		new:  "go func() { syscall.Nanosleep(&syscall.Timespec{Nsec: 2e7}, nil); s.insertSealed(context.WithoutCancel(ctx), l, outcome) }()\n\tif err := error(nil); err != nil {",
+		pkg:  promises, run: "^TestKill$", env: someKills,
+	},
+	{
+		name: "mounts of the dead stay", promise: "kill -9",
+		file: "snapshot/view/reconcile_linux.go",
+		old:  "if err := o.unmount(ctx, m.point, o.ReconcileWait); err != nil {", new: "if err := error(nil); err != nil {",
+		pkg: promises, run: "^TestKill$", env: someKills,
+	},
+	{
+		name: "removals are not finished", promise: "kill -9",
+		file: "snapshot/store/recover.go",
+		old:  "if err := s.finishIntents(ctx); err != nil {", new: "if err := error(nil); err != nil {",
+		pkg: promises, run: "^TestKill$", tags: "failpoints", env: append([]string{"ROOST_STORE_KILLS=240"}, overlay...),
+	},
+	{
+		name: "temporary files stay", promise: "kill -9",
+		file: "snapshot/store/recover.go",
+		old:  `dir := filepath.Join(s.dir, "tmp")`, new: `dir := filepath.Join(s.dir, "trash")`,
+		pkg: promises, run: "^TestKill$", tags: "failpoints", env: append([]string{"ROOST_STORE_KILLS=240"}, overlay...),
+	},
+
+	// A full or dying disk.
+	{
+		name: "an import that failed is in the way of the next", promise: "ENOSPC and EIO",
+		file: "snapshot/store/importing.go",
+		old:  "&& s.abandoned(spec.ID) {", new: "&& false {",
+		pkg: promises, run: "^TestFaults$", env: append([]string{"ROOST_OPERATION=import"}, manyFaults...),
+	},
+	{
+		name: "an error of a rename is swallowed", promise: "ENOSPC and EIO",
+		file: "internal/durable/durable.go",
+		old:  "os.Remove(f.Name()) //nolint:errcheck // the first error is the one to tell\n\t\treturn err",
+		new:  "return nil",
+		pkg:  promises, run: "^TestFaults$", env: append([]string{"ROOST_OPERATION=pack"}, manyFaults...),
+	},
+	{
+		name: "removal without the reserve", promise: "ENOSPC and EIO",
+		file: "snapshot/store/db.go",
+		old:  "s.reserve.give() {", new: "false {",
+		pkg: "./snapshot/store", run: "^TestReserve$",
+	},
+
+	// Flipped bits.
+	{
+		name: "checksum of a file not looked at", promise: "flipped bits",
+		file: "snapshot/pack/seal.go",
+		old:  "!bytes.Equal(sum[:], b[n:]) {", new: "false && !bytes.Equal(sum[:], b[n:]) {",
+		pkg: promises, run: "^TestFlips$",
+	},
+	{
+		name: "digest of a chunk not looked at", promise: "flipped bits",
+		file: "snapshot/pack/extract.go",
+		old:  "id != want && err == nil {", new: "false && id != want && err == nil {",
+		pkg: promises, run: "^TestFlips$",
+	},
+	{
+		name: "the domain's key ignored", promise: "flipped bits",
+		file: "snapshot/pack/cut.go",
+		old:  "keyed{hmac.New(sha256.New, key)}", new: "keyed{hmac.New(sha256.New, nil)}",
+		pkg: "./snapshot/store", run: "^TestImportRefuses$",
+	},
+	{
+		name: "content of files not verified", promise: "flipped bits",
+		file: "snapshot/store/verify.go",
+		old:  "if !same {\n\t\treturn &snapshot.CorruptError{What: \"file\"", new: "if false && !same {\n\t\treturn &snapshot.CorruptError{What: \"file\"",
+		pkg: "./snapshot/store", run: "^TestImportReplacesSuspects$",
+	},
+
+	// Malicious layers.
+	{
+		name: "two dots allowed", promise: "malicious layers",
+		file: "snapshot/pack/check.go",
+		old:  `case name == "." || name == "..":`, new: `case name == ".":`,
+		pkg: "./snapshot/pack", run: "^TestManifest",
+	},
+	{
+		name: "frame may leave its pack", promise: "malicious layers",
+		file: "snapshot/pack/check.go",
+		old:  "case f.Off < end || f.Off > bytes ||", new: "case false && f.Off < end || false && f.Off > bytes || false &&",
+		pkg: "./snapshot/pack", run: "^(TestIndex|FuzzReadIndex)",
+	},
+	{
+		name: "a way out of the tree", promise: "malicious layers",
+		file: "snapshot/view/place_linux.go",
+		old:  "Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,", new: "",
+		pkg: "./snapshot/view", run: "^TestBeneath$",
+	},
+
+	// Hostile trees.
+	{
+		name: "whiteout ignored", promise: "hostile trees",
+		file: "snapshot/view/changes_linux.go",
+		old:  "lo = u.skip(lo, hi) // the upper decides",
+		new:  "if !u.items[i].Inode.Char {\n\t\t\t\tlo = u.skip(lo, hi)\n\t\t\t}",
+		pkg:  promises, run: "^TestHostileTrees$", env: overlay,
+	},
+	{
+		name: "opaque directory ignored", promise: "hostile trees",
+		file: "snapshot/view/changes_linux.go",
+		old:  "if stands = stands && !m.opaque; stands {", new: "if stands {",
+		pkg: promises, run: "^TestHostileTrees$", env: overlay,
+	},
+	{
+		name: "rename of a directory ignored", promise: "hostile trees",
+		file: "snapshot/view/changes_linux.go",
+		old:  `strings.CutPrefix(m.redirect, "/"); ok {`, new: `strings.CutPrefix(m.redirect, "/"); ok && false {`,
+		pkg: promises, run: "^TestHostileTrees$", env: overlay,
+	},
+	{
+		name: "times cut to seconds", promise: "hostile trees",
+		file: "snapshot/view/place_unix.go",
+		old:  "ts := []unix.Timespec{unix.NsecToTimespec(e.MTime), unix.NsecToTimespec(e.MTime)}",
+		new:  "ts := []unix.Timespec{{Sec: e.MTime / 1e9}, {Sec: e.MTime / 1e9}}",
+		pkg:  promises, run: "^TestHostileTrees$", env: copying,
+	},
+	{
+		name: "busy view sealed", promise: "hostile trees",
+		file: "snapshot/view/overlay_linux.go",
+		old:  "func() error { return setReadOnly(t, true) })\n\tif err != nil {\n\t\treturn err\n\t}\n\tfail.Point(\"view.seal.readonly\")",
+		new:  "func() error { return nil })\n\tif err != nil {\n\t\treturn err\n\t}",
+		pkg:  "./snapshot/view", run: "^TestSealSeesOtherNamespaces$",
+	},
+
+	// What may go, what belongs together, who may say so.
+	{
+		name: "the only copy removed", promise: "nothing is lost",
+		file: "snapshot/store/remove.go",
+		old:  "!force && (st == Sealed || st == Packed) {", new: "false && (st == Sealed || st == Packed) {",
+		pkg: "./snapshot/store", run: "^TestRemove$",
+	},
+	{
+		name: "conflict swallowed", promise: "merges",
+		file: "snapshot/tree/merge_conflict.go",
+		old:  "return m.firstThatHas(parties), false", new: "m.conflicts = nil\n\treturn m.firstThatHas(parties), true",
+		pkg: "./snapshot/tree", run: "^TestMerge$",
+	},
+	{
+		name: "wrong merge base", promise: "merges",
+		file: "snapshot/tree/graph.go",
+		old:  "return Maximal(graph, common)", new: "return common[:min(1, len(common))]",
+		pkg: "./snapshot/tree", run: "^TestGraph$",
+	},
+	{
+		name: "epoch not looked at", promise: "one output per job",
+		file: "coordinator/attempts.go",
+		old:  "if a.Epoch != r.Epoch {", new: "if false {",
+		pkg: "./coordinator", run: "^TestEpoch$",
+	},
+}
