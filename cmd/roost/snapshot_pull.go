@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -17,13 +19,19 @@ import (
 const maxPulled = 10_000
 
 func newSnapshotPull() *cobra.Command {
-	var e elsewhere
+	var (
+		e      elsewhere
+		unpack bool
+	)
 	c := &cobra.Command{
 		Use:   "pull SNAP URL",
 		Short: "Fetch a pushed snapshot into a store",
 		Long: `Fetches SNAP, by its whole id, and what it stands on, as far as the store lacks it;
 what is damaged here is mended. It can be restored and mounted then. Nothing that
 comes is believed: refs are checked against the key, everything else by digests.
+
+With --unpack it comes ready to be mounted: content is unpacked as it arrives, and
+its packs, which are where it came from, are not kept here.
 
 The key is that of the store that pushed (roost snapshot key), in --key-file; without
 it the store's own. The first key that a new store sees becomes its own.
@@ -33,17 +41,19 @@ it the store's own. The first key that a new store sees becomes its own.
 		ValidArgsFunction: e.completeSnaps(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.with(cmd, true, func(ctx context.Context, s *store.Store) error {
-				return remoteError(e.pull(ctx, cmd, s, args[0], args[1]))
+				return remoteError(e.pull(ctx, cmd, s, args[0], args[1], unpack))
 			})
 		},
 	}
 	e.flags(c)
 	c.Flags().StringVar(&e.keyFile, "key-file", "", "file with the key of the store that pushed; default: this store's own")
+	c.Flags().BoolVar(&unpack, "unpack", false, "unpack it on the way, to be mounted")
+	c.Flags().StringVar(&e.driver, "driver", "", "how it is unpacked: auto, or a driver's name (see roost doctor)")
 	c.MarkFlagFilename("key-file") //nolint:errcheck // the flag exists, one line above
 	return c
 }
 
-func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store, name, where string) error {
+func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store, name, where string, unpack bool) error {
 	id, err := snapshot.ParseID(name)
 	if err != nil {
 		return usageError(err, "what is elsewhere must be named by its whole id")
@@ -67,13 +77,16 @@ func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store
 	p := &store.Progress{}
 	stop := e.progress(cmd, "pulling", p)
 	defer stop()
-	fetch := transfer.NewFetcher(transfer.FetcherOptions{Blobs: r})
+	take, err := taker(ctx, s, r, chain, unpack, p)
+	if err != nil {
+		return err
+	}
 	for i := len(chain) - 1; i >= 0; i-- {
 		l := &chain[i]
-		err := s.Pull(ctx, store.ImportSpec{
+		err := take(store.ImportSpec{
 			ID: l.Snapshot, Base: l.Base, Parents: l.Parents, Index: l.Index, IndexBytes: l.IndexBytes,
 			Manifest: l.Manifest, DomainKey: key,
-		}, fetch.Open, p)
+		})
 		if err != nil {
 			return err
 		}
@@ -95,6 +108,40 @@ func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store
 		BytesFetched int64       `json:"bytes_fetched"`
 		WallMS       float64     `json:"wall_ms"`
 	}{id, in.Entries, in.TreeBytes, len(chain), p.Done.Load(), e.wallMS()})
+}
+
+// taker returns what brings one layer of the chain here: stored only, or unpacked.
+func taker(ctx context.Context, s *store.Store, r depot, chain []transfer.Ref, unpack bool, p *store.Progress,
+) (func(store.ImportSpec) error, error) {
+	fetch := transfer.NewFetcher(transfer.FetcherOptions{Blobs: r})
+	if !unpack {
+		return func(spec store.ImportSpec) error { return s.Pull(ctx, spec, fetch.Open, p) }, nil
+	}
+	if n := len(chain); n > 0 && chain[n-1].Base != "" { // held, but maybe stored only
+		if err := s.Materialise(ctx, chain[n-1].Base, nil); err != nil {
+			return nil, err
+		}
+	}
+	open := func(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
+		rc, err := fetch.Open(ctx, d, off, n)
+		if err != nil {
+			return nil, err
+		}
+		return &counted{ReadCloser: rc, n: &p.Done}, nil
+	}
+	return func(spec store.ImportSpec) error { return s.Import(ctx, spec, open, nil) }, nil
+}
+
+// counted counts what is read.
+type counted struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.ReadCloser.Read(b)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // key is what refs and chunks are checked with.

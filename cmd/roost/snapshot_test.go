@@ -298,6 +298,40 @@ func TestSnapshotCompletion(t *testing.T) {
 	require.Contains(t, must(t, "__complete", "snapshot", "create", "d", "--base", ""), one)
 }
 
+func TestSnapshotPullUnpack(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	home := t.TempDir()
+	dir, st, depot := filepath.Join(home, "d"), filepath.Join(home, "store"), filepath.Join(home, "depot")
+	key := filepath.Join(home, "key")
+	lay(t, dir, map[string]string{"a": "a", "b/c": strings.Repeat("c", 2<<20), "b/gone": "x"})
+	one := must(t, "snapshot", "create", dir, "--store", st)
+	require.NoError(t, os.Remove(filepath.Join(dir, "b/gone")))
+	lay(t, dir, map[string]string{"b/d": "d"})
+	two := must(t, "snapshot", "create", dir, "--store", st, "--base", one)
+	must(t, "snapshot", "key", key, "--store", st)
+	must(t, "snapshot", "push", two, depot, "--store", st)
+	for name, before := range map[string][]string{
+		"into an empty store": nil, "on what is stored only": {one}, "on what is unpacked": {one, "--unpack"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			there, mnt := filepath.Join(t.TempDir(), "there"), filepath.Join(t.TempDir(), "mnt")
+			from := []string{depot, "--store", there, "--key-file", key}
+			if before != nil {
+				must(t, append(append([]string{"snapshot", "pull"}, before...), from...)...)
+			}
+			got := keysOf(t, must(t, append([]string{"snapshot", "pull", two, "--unpack", "--json"}, from...)...))
+			require.NotZero(t, got["bytes_fetched"])
+			must(t, "snapshot", "mount", two, mnt, "--detach", "--store", there)
+			defer roost(t, "snapshot", "umount", mnt)
+			sameFiles(t, dir, mnt)
+			to := filepath.Join(t.TempDir(), "to")
+			must(t, "snapshot", "restore", two, to, "--store", there)
+			sameFiles(t, dir, to)
+			must(t, "snapshot", "verify", "--store", there)
+		})
+	}
+}
+
 func TestSnapshotMount(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
 	home := t.TempDir()
