@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/tree"
 )
@@ -165,21 +167,25 @@ func BenchmarkFaninWays(b *testing.B) {
 	}
 }
 
-// cpu is what this process has used: on a machine that others use too, wall time
-// says little.
-func cpu(b *testing.B) time.Duration {
+// cpu is what this process or its children have used: on a machine that others use
+// too, wall time says little.
+func cpu(b *testing.B, who int) time.Duration {
 	var u unix.Rusage
-	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	require.NoError(b, unix.Getrusage(who, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkWalk looks at every file of 100,000: in a plain directory, in a view of
-// that directory, and in views of images whose files lie in that directory, or in a
+// ways is one tree of n small files: in a plain directory, in a view of that
+// directory, and in views of images whose files lie in that directory, or in a
 // bundle.
-func BenchmarkWalk(b *testing.B) {
+type ways []struct {
+	name, dir string
+}
+
+func newWays(b *testing.B, n int) (_ ways, entries int, done func()) {
 	h := newErofsHost(b, Options{})
 	v := h.prepare(nil, nil)
-	h.files(v.Target, "d", 100_000)
+	h.files(v.Target, "d", n)
 	require.NoError(b, h.d.Seal(b.Context(), v))
 	m := h.tree(&v.Layer, nil)
 	ch := tree.Diff(nil, m)
@@ -200,9 +206,47 @@ func BenchmarkWalk(b *testing.B) {
 	overlay := h.prepare(&v.Layer, nil)
 	objects := h.prepare(h.image(&v.Layer, nil, m), nil)
 	bundle := h.prepare(h.image(l, nil, bm), nil)
-	for _, c := range []struct{ name, dir string }{
+	done = func() {
+		for _, v := range []*View{overlay, objects, bundle} {
+			require.NoError(b, h.d.Discard(b.Context(), v))
+		}
+	}
+	return ways{
 		{"plain", h.d.abs(v.Layer.Dir)}, {"overlay", overlay.Target}, {"objects", objects.Target}, {"bundle", bundle.Target},
-	} {
+	}, len(m.Entries), done
+}
+
+// BenchmarkGitStatus is git status of 20,000 files whose index is up to date.
+func BenchmarkGitStatus(b *testing.B) {
+	testenv.Require(b, testenv.Git)
+	all, _, done := newWays(b, 20_000)
+	for _, c := range all {
+		gitDir := b.TempDir()
+		git := func(args ...string) {
+			cmd := exec.Command("git", append([]string{"--git-dir", gitDir, "--work-tree", c.dir, "-c", "safe.directory=*"}, args...)...)
+			cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_OPTIONAL_LOCKS=0")
+			cmd.Dir = c.dir
+			out, err := cmd.CombinedOutput()
+			require.NoError(b, err, "git %s: %s", args, out)
+		}
+		git("init", "-q")
+		git("add", "-A")
+		b.Run(c.name, func(b *testing.B) {
+			from := cpu(b, unix.RUSAGE_CHILDREN)
+			for b.Loop() {
+				git("diff-files", "--quiet")
+				git("ls-files", "--others")
+			}
+			b.ReportMetric(float64((cpu(b, unix.RUSAGE_CHILDREN)-from).Microseconds())/1000/float64(b.N), "cpu-ms/op")
+		})
+	}
+	done()
+}
+
+// BenchmarkWalk looks at every file of 100,000, and reads it.
+func BenchmarkWalk(b *testing.B) {
+	all, entries, done := newWays(b, 100_000)
+	for _, c := range all {
 		walk := func(b *testing.B, read bool) {
 			n := 0
 			require.NoError(b, filepath.WalkDir(c.dir, func(p string, e os.DirEntry, err error) error {
@@ -216,20 +260,18 @@ func BenchmarkWalk(b *testing.B) {
 				}
 				return err
 			}))
-			require.Equal(b, len(m.Entries), n)
+			require.Equal(b, entries, n)
 		}
 		for way, read := range map[string]bool{"stat": false, "read": true} {
 			b.Run(way+"/"+c.name, func(b *testing.B) {
 				walk(b, read)
-				from := cpu(b)
+				from := cpu(b, unix.RUSAGE_SELF)
 				for b.Loop() {
 					walk(b, read)
 				}
-				b.ReportMetric(float64((cpu(b)-from).Milliseconds())/float64(b.N), "cpu-ms/op")
+				b.ReportMetric(float64((cpu(b, unix.RUSAGE_SELF)-from).Milliseconds())/float64(b.N), "cpu-ms/op")
 			})
 		}
 	}
-	for _, v := range []*View{overlay, objects, bundle} {
-		require.NoError(b, h.d.Discard(b.Context(), v))
-	}
+	done()
 }

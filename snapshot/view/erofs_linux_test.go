@@ -263,9 +263,16 @@ func TestErofsFaninWay(t *testing.T) {
 		base          *Layer
 		want          bool
 	}{
-		{1000, 0, 0, nil, false}, {1000, 10, 0, nil, false}, {1000, 200, 0, nil, true},
-		{100_000, 1000, 0, nil, false}, {100_000, 1000, 512, nil, false}, {100_000, 3000, 512, nil, true},
-		{1000, 40, 0, nil, false}, {1000, 40, 512, nil, true}, {100_000, 1, 0, tall, true}, {100_000, 0, 0, tall, false},
+		{1000, 0, 0, nil, false},
+		{1000, 10, 0, nil, false},
+		{1000, 200, 0, nil, true},
+		{100_000, 1000, 0, nil, false},
+		{100_000, 1000, 512, nil, false},
+		{100_000, 3000, 512, nil, true},
+		{1000, 40, 0, nil, false},
+		{1000, 40, 512, nil, true},
+		{100_000, 1, 0, tall, true},
+		{100_000, 0, 0, tall, false},
 	} {
 		f := &Fanin{Changes: entries(c.changes, c.at), Tree: &snapshot.Manifest{Entries: make([]snapshot.Entry, c.tree)}}
 		require.Equal(t, c.want, h.d.imageFanin(Spec{Base: c.base, Fanin: f}), "%+v", c)
