@@ -21,6 +21,8 @@ type locator struct {
 	todo    []Info
 	indexes []*pack.Index
 	at      map[snapshot.Digest]chunkAt
+	// away has chunks of packs that are not held; nil: they are not looked for.
+	away map[snapshot.Digest]chunkAt
 }
 
 // chunkAt is a chunk's place in the indexes.
@@ -37,15 +39,23 @@ func (lo *locator) find(d snapshot.Digest) (pack.Location, bool) {
 	defer lo.mu.Unlock()
 	for {
 		if at, ok := lo.at[d]; ok {
-			ix := lo.indexes[at.index]
-			c := &ix.Chunks[at.chunk]
-			f := ix.Frames[c.Frame]
-			return pack.Location{Pack: ix.Packs[f.Pack], Frame: f, Off: c.Off, Len: c.Len}, true
+			return lo.location(at), true
 		}
 		if !lo.nextLocked() {
-			return pack.Location{}, false
+			at, ok := lo.away[d]
+			if !ok {
+				return pack.Location{}, false
+			}
+			return lo.location(at), true
 		}
 	}
+}
+
+func (lo *locator) location(at chunkAt) pack.Location {
+	ix := lo.indexes[at.index]
+	c := &ix.Chunks[at.chunk]
+	f := ix.Frames[c.Frame]
+	return pack.Location{Pack: ix.Packs[f.Pack], Frame: f, Off: c.Off, Len: c.Len}
 }
 
 // nextLocked reads one more index, and reports whether there was one.
@@ -75,8 +85,13 @@ func (lo *locator) addLocked(ix *pack.Index) {
 	}
 	for i := range slim.Chunks {
 		c := &slim.Chunks[i]
-		if _, ok := lo.at[c.ID]; !ok && held[ix.Frames[c.Frame].Pack] {
+		if _, ok := lo.at[c.ID]; ok {
+			continue
+		}
+		if held[ix.Frames[c.Frame].Pack] {
 			lo.at[c.ID] = chunkAt{n, int32(i)}
+		} else if lo.away != nil {
+			lo.away[c.ID] = chunkAt{n, int32(i)}
 		}
 	}
 }
@@ -136,7 +151,9 @@ func (s *Store) wholeIndex(ctx context.Context, id snapshot.ID, m *snapshot.Mani
 	if err != nil {
 		return nil, err
 	}
-	return s.indexOf(ctx, key, s.locate(chain), m)
+	lo := s.locate(chain)
+	lo.away = map[snapshot.Digest]chunkAt{} // content may be here without its packs
+	return s.indexOf(ctx, key, lo, m)
 }
 
 // indexOf makes an index against the empty tree of what lo knows.
