@@ -27,11 +27,12 @@ func TestCompare(t *testing.T) {
 	b.about = aboutHere(list)
 	b.roost = buildRoost(t, b.set)
 	b.about.Driver = b.driverName()
+	b.resume()
 	for _, g := range []struct {
 		name string
 		do   func()
-	}{{"hand", b.handOvers}, {"native", b.natives}, {"session", func() { b.sessions(list) }}} {
-		if g.name != "hand" && b.set.wants(g.name) { // the hand-over needs the disk more
+	}{{"session", func() { b.sessions(list) }}, {"native", b.natives}, {"hand", b.handOvers}} {
+		if g.name != "hand" && b.set.wants(g.name) { // which has a tree of its own
 			b.makeTrees()
 		}
 		if b.set.wants(g.name) {

@@ -253,7 +253,7 @@ func (b *bench) copyOf(h *host, d *disk, k key, id snapshot.ID) {
 
 // handTable is the jobs, with quantiles.
 func (b *bench) handTable(w *bytes.Buffer) {
-	if !b.set.wants("hand") {
+	if !b.rec.any("hand") {
 		return
 	}
 	fmt.Fprint(w, "#### Same-host hand-over: seal the job's view, mount the next job's on it\n\n")

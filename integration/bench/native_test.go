@@ -71,7 +71,7 @@ func (b *bench) nativeOn(tr *tree, fs string) {
 
 // nativeTable is views and plain directories side by side.
 func (b *bench) nativeTable(w *bytes.Buffer) {
-	if !b.set.wants("native") {
+	if !b.rec.any("native") {
 		return
 	}
 	fmt.Fprint(w, "#### A job's own speed in a view of the go tree, warm\n\nMilliseconds (CPU), medians.\n\n| fs | what | n | plain directory | view | view ÷ plain | CPU ÷ CPU |\n|---|---|--:|--:|--:|--:|--:|\n")

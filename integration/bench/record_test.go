@@ -68,6 +68,11 @@ func each[T any](l []T, of func(T) float64) (v []float64) {
 	return v
 }
 
+// any says whether something of a group was measured.
+func (r *recorder) any(group string) bool {
+	return slices.ContainsFunc(r.all, func(s *series) bool { return s.Group == group })
+}
+
 // bench is one run.
 type bench struct {
 	t     *testing.T
@@ -109,6 +114,23 @@ func (b *bench) report() {
 	if b.set.md != "" {
 		require.NoError(b.t, os.WriteFile(b.set.md, b.markdown(), 0o644))
 	}
+}
+
+// resume takes what an earlier run of the same commit measured.
+func (b *bench) resume() {
+	b.t.Helper()
+	if b.set.resume == "" {
+		return
+	}
+	text, err := os.ReadFile(b.set.resume)
+	require.NoError(b.t, err)
+	var before struct {
+		About  about     `json:"about"`
+		Series []*series `json:"series"`
+	}
+	require.NoError(b.t, json.Unmarshal(text, &before))
+	require.Equal(b.t, before.About.Commit, b.about.Commit, "BENCH_RESUME is of another commit")
+	b.rec.all, b.about.Start = before.Series, before.About.Start
 }
 
 // publish puts the tables between the marks of the document.

@@ -29,6 +29,7 @@ type settings struct {
 	dir    string        // BENCH_DIR: where to work, default a temporary directory; 20 GB
 	trunk  string        // BENCH_TRUNK: where trees are kept for later runs, default in dir and not kept
 	doc    string        // BENCH_DOC: document whose table is replaced, "" for none
+	resume string        // BENCH_RESUME: samples of a run that was broken off, as BENCH_JSON wrote them
 	json   string        // BENCH_JSON: file for all samples, "" for none
 	md     string        // BENCH_MD: file for the table alone, "" for none
 }
@@ -57,7 +58,8 @@ func readSettings(t *testing.T) settings {
 	for _, f := range s.fs {
 		require.Contains(t, []string{"ext4", "xfs"}, f, "BENCH_FS")
 	}
-	for _, file := range []*string{&s.doc, &s.json, &s.md} {
+	s.resume = os.Getenv("BENCH_RESUME")
+	for _, file := range []*string{&s.resume, &s.doc, &s.json, &s.md} {
 		if *file != "" {
 			*file, err = filepath.Abs(*file)
 			require.NoError(t, err)

@@ -137,7 +137,7 @@ func times(v, base float64) string {
 
 // commands says what exactly was run.
 func (b *bench) commands(w *bytes.Buffer) {
-	if !b.set.wants("session") {
+	if !b.rec.any("session") {
 		return
 	}
 	fmt.Fprint(w, "#### What was run\n\n| way | save | restore | its trees are compared without |\n|---|---|---|---|\n")
