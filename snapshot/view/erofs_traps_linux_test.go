@@ -476,3 +476,24 @@ func TestErofsFullDisk(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
+
+// The kernel takes 255 bytes for one option: the longest root that is let in works.
+func TestErofsLongRoot(t *testing.T) {
+	needErofs(t)
+	dir := t.TempDir()
+	root := filepath.Join(dir, strings.Repeat("r", maxRootBytes-len(dir)-1))
+	d, err := NewErofs(root, Options{Owners: true})
+	require.NoError(t, err)
+	e := d.(*Erofs)
+	defer func() {
+		_, err := e.Reconcile(context.Background(), nil, nil)
+		require.NoError(t, err)
+	}()
+	h := &ehost{&host{t: t, d: e.Overlay, root: root, slot: filepath.Join(dir, "slots")}, e}
+	e.images.count = 1_000_000_000
+	l, m := h.unpack(nil, nil, map[string]string{"a": "a", "big": large})
+	j, jm := h.job(l, m, func(dir string) { h.put(dir, "b", "b") })
+	h.shows(h.image(j, l, jm), map[string]string{"a": "a", "b": "b", "big": large})
+	_, err = NewErofs(root+"r", Options{})
+	require.ErrorIs(t, err, ErrUnavailable)
+}

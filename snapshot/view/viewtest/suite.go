@@ -195,6 +195,8 @@ func testErrors(t *testing.T, s Suite) {
 		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: "views/../../x"}},
 		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: []string{"/etc"}}},
 		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: a.layer.Lowers, Data: []string{"views/.."}}},
+		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: a.layer.Lowers, Image: "views/../../x"}},
+		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: a.layer.Lowers, Devices: []string{a.layer.Dir}}},
 		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: []snapshot.Change{
 			{Entry: snapshot.Entry{Path: "f", Type: snapshot.TypeFile, Size: 3, Source: filepath.Join(h.root, "gone")}},
 		}}},
