@@ -29,8 +29,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "the database does not sync", promise: "power cut",
-		file: "snapshot/store/db.go",
-		old:  "synchronous(FULL)", new: "synchronous(NORMAL)",
+		file: "snapshot/store/redo_linux.go",
+		old:  "err := unix.Fdatasync(int(f.Fd()));", new: "err := error(nil);",
 		pkg: promises, run: "^TestOrder$", env: overlay,
 	},
 	{
@@ -78,7 +78,7 @@ var mutants = []mutant{
 		file: "internal/durable/durable.go",
 		old:  "os.Remove(f.Name()) //nolint:errcheck // the first error is the one to tell\n\t\treturn err",
 		new:  "return nil",
-		pkg:  promises, run: "^TestFaults$", env: append([]string{"ROOST_OPERATION=pack"}, manyFaults...),
+		pkg:  promises, run: "^TestFaults$", env: append([]string{"ROOST_OPERATION=import"}, manyFaults...),
 	},
 	{
 		name: "removal without the reserve", promise: "ENOSPC and EIO",

@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roost-ci/roost/integration/treecheck"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
@@ -67,10 +68,11 @@ type killing struct {
 	a      *almanac
 	points []string
 
-	acked  map[snapshot.ID]bool // must be there
-	packed map[snapshot.ID]bool // and must be packed
-	maybe  map[snapshot.ID]bool // being removed or imported
-	ever   map[snapshot.ID]bool
+	acked   map[snapshot.ID]bool // must be there
+	packed  map[snapshot.ID]bool // and must be packed
+	created map[snapshot.ID]uint64
+	maybe   map[snapshot.ID]bool // being removed or imported
+	ever    map[snapshot.ID]bool
 
 	kills, named, early, looked int
 	hits                        map[string]int
@@ -83,7 +85,7 @@ func newKilling(t *testing.T, driver string, seed uint64) *killing {
 	return &killing{
 		t: t, driver: driver, dir: dir, r: rand.New(rand.NewPCG(seed, uint64(len(driver)))), a: a, points: storePoints(t),
 		acked: map[snapshot.ID]bool{}, packed: map[snapshot.ID]bool{}, maybe: map[snapshot.ID]bool{},
-		ever: map[snapshot.ID]bool{}, hits: map[string]int{},
+		created: map[snapshot.ID]uint64{}, ever: map[snapshot.ID]bool{}, hits: map[string]int{},
 	}
 }
 
@@ -186,6 +188,7 @@ func (k *killing) deaths() string { return filepath.Join(k.dir, "deaths") }
 func (k *killing) heed(said string) {
 	for l := range strings.Lines(said) {
 		what, s, _ := strings.Cut(strings.TrimSuffix(l, "\n"), " ")
+		s, seed, _ := strings.Cut(s, " ")
 		id := snapshot.ID(s)
 		if !strings.HasSuffix(l, "\n") {
 			continue // cut off: not acknowledged
@@ -193,6 +196,10 @@ func (k *killing) heed(said string) {
 		switch what {
 		case "sealed":
 			k.acked[id], k.ever[id] = true, true
+		case "created":
+			n, err := strconv.ParseUint(seed, 10, 64)
+			require.NoError(k.t, err)
+			k.created[id], k.acked[id], k.ever[id] = n, true, true
 		case "packed", "durable":
 			k.packed[id] = true
 		case "imported":
@@ -243,7 +250,11 @@ func (k *killing) look() {
 		if !in.Index.IsZero() {
 			require.NoError(t, s.Verify(ctx, in.ID))
 		}
-		k.shows(s, in.ID)
+		if k.a.jobs[in.ID] == nil {
+			k.restores(s, in.ID)
+		} else {
+			k.shows(s, in.ID)
+		}
 		k.looked++
 	}
 	for id := range k.acked {
@@ -270,6 +281,38 @@ func (k *killing) shows(s *store.Store, id snapshot.ID) {
 	diff := k.a.compare(id, at)
 	require.NoError(k.t, c.Close())
 	require.NoError(k.t, diff)
+}
+
+// restores checks what a killed restore left of a snapshot of a directory, and
+// restores it. Of one whose creation was not acknowledged it is not known what it
+// has to be.
+func (k *killing) restores(s *store.Store, id snapshot.ID) {
+	t := k.t
+	seed, known := k.created[id]
+	back, plain := filepath.Join(k.dir, "back-"+string(id)), filepath.Join(k.dir, "plain")
+	same := func() {
+		diff, err := treecheck.Compare(plain, back)
+		require.NoError(t, err)
+		require.Empty(t, diff)
+	}
+	if known {
+		require.NoError(t, os.Mkdir(plain, 0o755))
+		require.NoError(t, garden(plain, seed, createSteps, true))
+		defer os.RemoveAll(plain)
+		if _, err := os.Lstat(back); err == nil {
+			same() // the restore was killed behind its end
+		}
+	}
+	require.NoError(t, os.RemoveAll(back))
+	_, err := s.Restore(context.Background(), store.RestoreSpec{Snapshot: id, Dir: back})
+	require.NoError(t, err)
+	if known {
+		same()
+	}
+	require.NoError(t, os.RemoveAll(back))
+	left, err := filepath.Glob(back + "*")
+	require.NoError(t, err)
+	require.Empty(t, left, "left of a restore")
 }
 
 // clean looks for files that belong to nothing.
@@ -313,6 +356,14 @@ func (k *killing) wipe() {
 	}
 	require.NoError(t, os.RemoveAll(k.a.dir))
 	require.NoError(t, os.RemoveAll(filepath.Join(k.dir, "far")))
+	for _, pattern := range []string{"src-*", "back-*", "gone-*"} { // of snapshots that were removed since
+		found, err := filepath.Glob(filepath.Join(k.dir, pattern))
+		require.NoError(t, err)
+		for _, d := range found {
+			require.NoError(t, os.RemoveAll(d))
+		}
+	}
+	clear(k.created)
 	k.a.jobs = map[snapshot.ID]*job{}
 	k.acked, k.packed, k.maybe = map[snapshot.ID]bool{}, map[snapshot.ID]bool{}, map[snapshot.ID]bool{}
 }

@@ -29,6 +29,7 @@ const (
 // that it knows to be done it says on standard output, at once and not before.
 //
 //	sealed|packed|durable|imported|removed <id>   done, and acknowledged
+//	created <id> <seed>                           of a directory made from that seed
 //	removing|importing <id>                       begun
 type worker struct {
 	s   *store.Store
@@ -87,9 +88,20 @@ func (w *worker) say(what string, id snapshot.ID) {
 }
 
 func (w *worker) step(ctx context.Context) error {
-	held := w.s.List()
-	k := w.r.IntN(100)
+	var held, created []store.Info
+	for _, in := range w.s.List() {
+		if w.a.jobs[in.ID] != nil {
+			held = append(held, in)
+		} else {
+			created = append(created, in)
+		}
+	}
+	k := w.r.IntN(115)
 	switch {
+	case k >= 108 && len(created) < 3:
+		return w.create(ctx)
+	case k >= 100 && len(created) > 0:
+		return w.restore(ctx, created[w.r.IntN(len(created))].ID)
 	case len(held) == 0, k < 40 && len(held) < 9:
 		return w.job(ctx, held, false)
 	case k < 45:
@@ -142,6 +154,61 @@ func (w *worker) job(ctx context.Context, held []store.Info, drop bool) error {
 		return w.s.Reported(ctx, id)
 	}
 	return nil
+}
+
+// create makes a snapshot of a directory, as the command does.
+func (w *worker) create(ctx context.Context) error {
+	seed := w.r.Uint64()
+	dir := filepath.Join(w.dir, fmt.Sprintf("src-%d", seed))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := garden(dir, seed, createSteps, true); err != nil {
+		return err
+	}
+	made, err := w.s.Create(ctx, store.CreateSpec{Dir: dir, DomainKey: domainKey})
+	if err != nil {
+		return err
+	}
+	w.out.Lock()
+	fmt.Println("created", made.ID, seed)
+	w.out.Unlock()
+	return os.RemoveAll(dir)
+}
+
+// createSteps is how much is done to a directory of which a snapshot is made.
+const createSteps = 15
+
+// restore writes such a snapshot to a directory, or removes it.
+func (w *worker) restore(ctx context.Context, id snapshot.ID) error {
+	if w.r.IntN(3) == 0 {
+		w.say("removing", id)
+		if err := w.s.Drop(ctx, id); err != nil {
+			return err
+		}
+		w.say("removed", id)
+		return nil
+	}
+	dir := filepath.Join(w.dir, "back-"+string(id))
+	if err := w.away(dir); err != nil {
+		return err
+	}
+	if _, err := w.s.Restore(ctx, store.RestoreSpec{Snapshot: id, Dir: dir}); err != nil {
+		return err
+	}
+	return w.away(dir)
+}
+
+// away removes a directory that must not be seen half removed.
+func (w *worker) away(dir string) error {
+	gone := filepath.Join(w.dir, fmt.Sprintf("gone-%d", w.r.Uint64()))
+	if err := os.Rename(dir, gone); err != nil {
+		if os.IsNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	return os.RemoveAll(gone)
 }
 
 // inputs picks nothing, one snapshot, or two that stand on the same one and whose
