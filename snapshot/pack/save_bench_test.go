@@ -3,6 +3,7 @@
 package pack
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"math"
@@ -178,12 +179,13 @@ func (c *cost) add(o cost) { c.wall += o.wall; c.cpu += o.cpu }
 
 // BenchmarkSave encodes whole trees: files to packs that are synced. Beside each
 // run the same frames are only compressed, in memory, on all cores; of-memory is how
-// much of that speed Encode reaches, by the clock and by CPU time.
+// much of that speed Encode reaches, by the clock and by CPU time. With digests, too:
+// the same with the ids and the packs' digests that the format asks for.
 func BenchmarkSave(b *testing.B) {
 	eachTree(b, func(b *testing.B, files []snapshot.Change) {
 		frames := framesOf(b, files)
 		w := newWorld(b)
-		var enc, mem cost
+		var enc, mem, bound cost
 		b.SetBytes(plainBytes(files))
 		for b.Loop() {
 			for i := range files {
@@ -199,14 +201,30 @@ func BenchmarkSave(b *testing.B) {
 			mem.add(measure(func() {
 				inMemory(len(frames), func(i int) { bufs[i], _ = encodeFrame(make([]byte, 0, frameBytes), frames[i]) })
 			}))
+			bound.add(measure(func() {
+				inMemory(len(frames), func(i int) {
+					bufs[i], _ = encodeFrame(make([]byte, 0, frameBytes), frames[i])
+					digest(frames[i])
+					sha256.Sum256(bufs[i])
+				})
+			}))
 			b.StartTimer()
 		}
-		report(b, enc, mem, files)
+		report(b, enc, mem, bound, files)
 	})
 }
 
-func report(b *testing.B, enc, mem cost, files []snapshot.Change) {
+// digest computes what the ids of a frame's chunks cost.
+func digest(frame []byte) {
+	const size = 32 << 10
+	k := newPaired(testKey)
+	n := (len(frame) + size - 1) / size
+	k.ids(n, func(i int) []byte { return frame[i*size : min(len(frame), (i+1)*size)] }, func(int, snapshot.Digest) {})
+}
+
+func report(b *testing.B, enc, mem, bound cost, files []snapshot.Change) {
 	b.ReportMetric(float64(mem.wall)/float64(enc.wall), "of-memory")
+	b.ReportMetric(float64(bound.cpu)/float64(enc.cpu), "of-digests-too-cpu")
 	b.ReportMetric(float64(mem.cpu)/float64(enc.cpu), "of-memory-cpu")
 	b.ReportMetric(enc.cpu.Seconds()/float64(b.N)/float64(len(files))*1e6, "cpu-us/file")
 }
@@ -224,7 +242,7 @@ func BenchmarkRestore(b *testing.B) {
 			require.NoError(b, err)
 			stored[i] = append([]byte(nil), p[f.Off:][:f.Stored]...)
 		}
-		var dec, mem cost
+		var dec, mem, bound cost
 		o := ExtractOptions{Key: testKey, Open: w.open}
 		b.SetBytes(plainBytes(files))
 		for b.Loop() {
@@ -234,18 +252,24 @@ func BenchmarkRestore(b *testing.B) {
 				}
 			}))
 			b.StopTimer()
-			mem.add(measure(func() {
+			decode := func(ids bool) {
 				inMemory(len(stored), func(i int) {
-					f := &ix.Frames[i]
+					f, p := &ix.Frames[i], stored[i]
 					if f.Codec == CodecZstd {
-						if _, err := decompress(make([]byte, 0, f.Plain), stored[i]); err != nil {
+						var err error
+						if p, err = decompress(make([]byte, 0, f.Plain), p); err != nil {
 							b.Error(err)
 						}
 					}
+					if ids {
+						digest(p)
+					}
 				})
-			}))
+			}
+			mem.add(measure(func() { decode(false) }))
+			bound.add(measure(func() { decode(true) }))
 			b.StartTimer()
 		}
-		report(b, dec, mem, files)
+		report(b, dec, mem, bound, files)
 	})
 }
