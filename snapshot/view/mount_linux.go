@@ -126,7 +126,9 @@ func mountLegacy(s stack, target string) error {
 	if len(opts) >= os.Getpagesize() {
 		return fmt.Errorf("overlay: %d lower directories do not fit in one page of options", len(names))
 	}
-	if err := unix.Mount(mountSource, target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+	// The kernel shows the lowers as they are named here: the first one's real name
+	// goes where it is shown, too.
+	if err := unix.Mount(mountSource+":"+s.lowers[0], target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
 		return fmt.Errorf("overlay: mount at %s: %w", target, err)
 	}
 	fail.Point("view.mount.attached")

@@ -46,6 +46,9 @@ func parseMounts(b []byte) ([]mountEntry, error) {
 		m := mountEntry{dev: f[2], root: unescapeMount(f[3]), point: unescapeMount(f[4]), fstype: f[sep+1]}
 		if m.fstype == "overlay" && sep+3 < len(f) {
 			m.dirs = overlayDirs(f[sep+3])
+			if dir, ok := strings.CutPrefix(f[sep+2], mountSource+":"); ok {
+				m.dirs = append(m.dirs, unescapeMount(dir)) // by mountLegacy
+			}
 		}
 		out = append(out, m)
 	}
