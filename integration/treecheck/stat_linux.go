@@ -45,8 +45,14 @@ func (n *node) stat(path string) (inode [2]uint64, links uint64, err error) {
 
 // xattrs reads all attributes but SELinux labels, which the system sets by itself.
 func xattrs(path string) (map[string][]byte, error) {
+	n, err := unix.Llistxattr(path, nil)
+	if n == 0 && err == nil {
+		return nil, nil // nearly all of them
+	}
 	list := make([]byte, 1<<16)
-	n, err := unix.Llistxattr(path, list)
+	if err == nil {
+		n, err = unix.Llistxattr(path, list)
+	}
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	}

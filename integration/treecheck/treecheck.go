@@ -170,6 +170,7 @@ func keys(a, b map[string][]byte) []string {
 func (o Options) read(root string) (map[string]*node, error) {
 	nodes := map[string]*node{}
 	groups := map[[2]uint64][]string{}
+	buf := make([]byte, 256*blockBytes)
 	err := filepath.WalkDir(root, func(full string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -196,7 +197,7 @@ func (o Options) read(root string) (map[string]*node, error) {
 			n.nsec = 0
 		}
 		if n.kind == "file" {
-			if n.sum, err = sum(full); err != nil {
+			if n.sum, err = sum(full, buf); err != nil {
 				return err
 			}
 			if links > 1 {
@@ -225,17 +226,17 @@ func (o Options) read(root string) (map[string]*node, error) {
 // terabyte costs what its data costs.
 const blockBytes = 4096
 
+var zeros = make([]byte, blockBytes)
+
 // sum is a digest of the blocks of a file that are not all zeros, and where they
-// stand.
-func sum(path string) (string, error) {
+// stand. buf is of whole blocks.
+func sum(path string, buf []byte) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close() //nolint:errcheck // only read from
 	h := sha256.New()
-	zeros := make([]byte, blockBytes)
-	buf := make([]byte, 256*blockBytes)
 	for off := int64(0); ; {
 		if off, err = nextData(f, off); err != nil {
 			break
