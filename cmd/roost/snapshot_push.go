@@ -112,7 +112,7 @@ func remoteError(err error) error {
 	}
 	e := &exitError{code: exitUnreachable, err: err}
 	if status.Status == http.StatusUnauthorized || status.Status == http.StatusForbidden {
-		e.code, e.hint = exitRefused, "give a token by --token-file or $ROOST_TOKEN"
+		e.code, e.hint = exitRefused, "a token comes from --token-file or $ROOST_TOKEN, for S3 the AWS_… variables count"
 	}
 	return e
 }

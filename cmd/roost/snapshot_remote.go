@@ -35,7 +35,8 @@ func (e *elsewhere) flags(c *cobra.Command) {
 const urlHelp = `
 URL is a directory, http(s)://HOST/… of a blob server (a coordinator's is
 https://HOST/v1/blobs), or s3://BUCKET/PREFIX. A token for HTTP comes from
---token-file or $ROOST_TOKEN, never from the URL.
+--token-file or $ROOST_TOKEN, never from the URL; for S3 the environment speaks:
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
 `
 
 // connect opens a remote; done must be called.

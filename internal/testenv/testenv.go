@@ -4,6 +4,7 @@
 package testenv
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
@@ -23,6 +24,7 @@ const (
 	Bash    Need = "bash"
 	Git     Need = "git"
 	Go      Need = "go"
+	S3      Need = "s3" // versitygw, an S3 server: in $PATH, named by ROOST_VERSITYGW, or built where required
 )
 
 // Require skips or fails t when the machine lacks one of needs.
@@ -66,10 +68,43 @@ func missing(n Need) string {
 		if _, err := exec.LookPath("mkfs.ext4"); err != nil {
 			return err.Error()
 		}
+	case S3:
+		if err := findS3(); err != nil {
+			return err.Error()
+		}
 	default:
 		if _, err := exec.LookPath(string(n)); err != nil {
 			return err.Error()
 		}
 	}
 	return ""
+}
+
+// S3Server is the program that serves S3 to tests.
+func S3Server() string {
+	if p := os.Getenv("ROOST_VERSITYGW"); p != "" {
+		return p
+	}
+	return "versitygw"
+}
+
+// findS3 looks for that program. Where it is required and not there it is built, as
+// tools/go.mod has it; that takes minutes the first time.
+func findS3() error {
+	_, err := exec.LookPath(S3Server())
+	if err == nil || os.Getenv("ROOST_TEST_REQUIRE") != "all" {
+		return err
+	}
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("go", "tool", "-modfile=tools/go.mod", "-n", "versitygw")
+	cmd.Dir = strings.TrimSpace(string(root))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	lines := strings.Fields(string(out))
+	return os.Setenv("ROOST_VERSITYGW", lines[len(lines)-1])
 }
