@@ -64,7 +64,7 @@ func (e *ChangedError) Error() string {
 // straight into packs. The snapshot is Packed and stored only.
 //
 // Chunks that a held snapshot of the same domain has are not stored again, whether
-// or not it is the base.
+// or not it is the base; but for a few in a pack of another line (burden.go).
 //
 // Crash states, in order:
 //  1. packs, index, manifest or stamps written, in any number: files of no row;
@@ -225,6 +225,9 @@ func (c *creating) encode(ctx context.Context) (e *encoded, kept int64, err erro
 	o := c.s.encoder(c.key, c.s.locate(c.whereToLook()).find, previous(c.baseTree))
 	o.Seen = &c.spec.Progress.Done
 	if e.ix, e.stats, err = pack.Encode(ctx, o, changes); err != nil {
+		return nil, 0, c.blame(ctx, read, err)
+	}
+	if err := c.unburden(ctx, o, e); err != nil {
 		return nil, 0, c.blame(ctx, read, err)
 	}
 	if err := c.unchanged(ctx, read); err != nil {

@@ -279,6 +279,39 @@ func TestCreateStoresNothingTwice(t *testing.T) {
 	require.Equal(t, other.New, mine.New, "domains share nothing")
 }
 
+// For a little that another tree has too, no pack of that one has to be kept.
+func TestCreateTakesNoBurden(t *testing.T) {
+	testenv.Require(t, testenv.Linux)
+	b := newBench(t, view.NameCopy)
+	dir, small := filepath.Join(t.TempDir(), "d"), filepath.Join(t.TempDir(), "e")
+	for i := range 12 {
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, string(rune('a'+i))), chaff(uint64(i), 1<<20), 0o644))
+	}
+	for _, d := range []string{dir, small} {
+		write(t, filepath.Join(d, "licence"), "all that you may do")
+	}
+	one := b.create(dir, "")
+	two := b.create(small, "")
+	require.EqualValues(t, len("all that you may do"), two.New)
+	require.Len(t, two.Blobs, 2)
+	require.Less(t, two.Blobs[0].Bytes, int64(1000))
+	b.back(two.ID, small)
+	// On its own line nothing is stored again, however little is used.
+	for i := range 12 {
+		require.NoError(t, os.Remove(filepath.Join(dir, string(rune('a'+i)))))
+	}
+	write(t, filepath.Join(dir, "copy of the licence"), "all that you may do")
+	three := b.create(dir, one.ID)
+	require.Zero(t, three.New)
+	b.back(three.ID, dir)
+	require.NoError(t, b.Drop(t.Context(), three.ID))
+	require.NoError(t, b.Drop(t.Context(), one.ID))
+	b.Tidy()
+	b.reopen()
+	b.back(two.ID, small)
+}
+
 func TestCreateSkipsWhatCantBeKept(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root)
 	b := newBench(t, view.NameCopy)
