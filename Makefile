@@ -8,6 +8,7 @@ TOOL    := $(GO) tool -modfile=tools/go.mod
 FUZZTIME ?= 10s
 KILLS   ?= 50
 MUTANTS ?= 1/1
+LEVEL   ?= full
 PROMISES := ^Test(Kill|Order|Faults|Flips|FlipsOnDisk|EvilLayers|HostileTrees|FlippedSources)$$
 
 export CGO_ENABLED ?= 0
@@ -34,12 +35,12 @@ crash: ## kill -9 of agent and coordinator at every named step (root for overlay
 	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob ./internal/backing -run 'Crash|AllPoints|Kill'
 	ROOST_KILLS=$(KILLS) $(GO) test ./integration -run 'TestKill' -v -timeout 20m
 
-promises: ## everything that the store says that it survives, in full, and the table of it (root; about an hour)
+promises: ## everything that the store says that it survives, in full, and the table of it (root; LEVEL=ci: a sample)
 	rm -f .promises.jsonl
-	ROOST_PROMISES=full ROOST_PROMISES_OUT=$(CURDIR)/.promises.jsonl ROOST_TEST_REQUIRE=all \
+	ROOST_PROMISES=$(LEVEL) ROOST_PROMISES_OUT=$(CURDIR)/.promises.jsonl ROOST_TEST_REQUIRE=all \
 	  $(GO) test -tags failpoints ./integration/promises ./snapshot/store -run '$(PROMISES)' -count=1 -v -timeout 120m
 	$(GO) run ./integration/mutants -out $(CURDIR)/.promises.jsonl
-	$(GO) run ./integration/promises/table .promises.jsonl > docs/promises.md
+	$(GO) run ./integration/promises/table .promises.jsonl $(LEVEL) > docs/promises.md
 
 promises-sample: ## a sample of the same, as CI takes it
 	ROOST_PROMISES=ci $(GO) test -tags failpoints ./integration/promises ./snapshot/store -run '$(PROMISES)' -count=1 -v -timeout 15m

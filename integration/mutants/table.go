@@ -133,6 +133,26 @@ var mutants = []mutant{
 		pkg: "./snapshot/view", run: "^TestBeneath$",
 	},
 
+	// Fuzzers, by their seeds.
+	{
+		name: "numbers in a long form", promise: "fuzzers",
+		file: "snapshot/pack/cursor.go",
+		old:  "case n > 1 && c.b[c.off+n-1] == 0:", new: "case false:",
+		pkg: "./snapshot/pack", run: "^(FuzzReadManifest|TestManifestOnlyCanonical)$",
+	},
+	{
+		name: "a chunk of other bytes", promise: "fuzzers",
+		file: "snapshot/pack/extract.go",
+		old:  "id != want && err == nil {", new: "false && id != want {",
+		pkg: "./snapshot/pack", run: "^FuzzExtract$",
+	},
+	{
+		name: "changes not checked when unpacked", promise: "fuzzers",
+		file: "snapshot/view/frame.go",
+		old:  "tree.ValidateChanges(changes)", new: "tree.ValidateChanges(nil)",
+		pkg: "./snapshot/view", run: "^FuzzUnpack$",
+	},
+
 	// Hostile trees.
 	{
 		name: "whiteout ignored", promise: "hostile trees",

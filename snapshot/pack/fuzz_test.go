@@ -94,6 +94,11 @@ func FuzzExtract(f *testing.F) {
 			require.NoError(f, err)
 		}
 		f.Add(body, packs[0], packs[1])
+		for i := range 8 { // flips in the first frame, which may be one that is stored as it is
+			bad := bytes.Clone(packs[0])
+			bad[min(packHeader+i*5, len(bad)-1)] ^= 4
+			f.Add(body, bad, packs[1])
+		}
 	}
 	f.Fuzz(func(t *testing.T, body, pack0, pack1 []byte) {
 		ix := &Index{}

@@ -46,8 +46,8 @@ func main() {
 }
 
 func run(args []string, w io.Writer) error {
-	if len(args) != 1 {
-		return errors.New("want the file with the results")
+	if len(args) != 2 {
+		return errors.New("want the file with the results, and how much of it was run")
 	}
 	b, err := os.ReadFile(args[0])
 	if err != nil {
@@ -65,10 +65,10 @@ func run(args []string, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("git describe: %w", err)
 	}
-	return write(w, found, strings.TrimSpace(string(commit)))
+	return write(w, found, strings.TrimSpace(string(commit)), args[1])
 }
 
-func write(w io.Writer, found map[string][]result, commit string) error {
+func write(w io.Writer, found map[string][]result, commit, level string) error {
 	b := &bytes.Buffer{}
 	fmt.Fprintf(b, "# What the store survives\n\nWritten by `make promises` from the results of its tests: commit %s, %s, %s/%s, %d cores.\nCI runs the same tests with the smaller numbers, on every change.\n\n",
 		commit, time.Now().UTC().Format("2 January 2006"), runtime.GOOS, runtime.GOARCH, runtime.NumCPU()) //nolint:forbidigo // the day is told
@@ -76,7 +76,8 @@ func write(w io.Writer, found map[string][]result, commit string) error {
 	for _, p := range promises {
 		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", p.what, p.test, p.ci, p.full)
 	}
-	fmt.Fprintln(b, "\n## What the last run found\n\nNothing stands here that did not pass.\n\n| Promise | Test | Times | Result | Seconds |\n|---|---|---|---|---|")
+	fmt.Fprintf(b, "\n## What the last run found\n\nLevel %q; nothing stands here that did not pass.\n\n", level)
+	fmt.Fprintln(b, "| Promise | Test | Times | Result | Seconds |\n|---|---|---|---|---|")
 	for _, p := range promises {
 		if len(found[p.name]) == 0 {
 			return fmt.Errorf("%s: no result, so the run was not whole", p.name)
