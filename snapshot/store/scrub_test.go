@@ -67,92 +67,79 @@ func (b *bench) states() []State {
 // A flipped bit in every kind of file is found, and repaired from whatever copy there
 // is; afterwards everything is as before.
 func TestScrubRepairs(t *testing.T) {
-	for name, tc := range map[string]struct {
-		damage  func(b *bench, in Info, id snapshot.ID)
+	cases := []struct {
+		damage  func(b *bench, in Info)
 		what    string
 		from    string // before it is durable: nothing but this host
 		durable string // afterwards: with a blob store
 	}{
-		"index":    {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.indexPath(in.Index), 100) }, "index", fromFiles, fromBlobStore},
-		"no index": {func(b *bench, in Info, _ snapshot.ID) { require.NoError(b.t, os.Remove(b.indexPath(in.Index))) }, "index", fromFiles, fromBlobStore},
-		"manifest": {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.manifestPath(in.Manifest), 100) }, "manifest", fromIndex, fromIndex},
-		"sources":  {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.srcPath(in.ID), 30) }, "sources", fromFiles, fromFiles},
-		"pack":     {func(b *bench, in Info, _ snapshot.ID) { flipFile(b.t, b.packPath(in.Blobs[0].Digest), 1000) }, "pack", fromFiles, ""},
-		"no pack": {func(b *bench, in Info, _ snapshot.ID) {
-			require.NoError(b.t, os.Remove(b.packPath(in.Blobs[0].Digest)))
-		}, "pack", fromFiles, ""},
-		"small file": {
-			func(b *bench, _ Info, id snapshot.ID) { flipFile(b.t, b.sourceOf(id, "src/c"), 1) }, "content", fromPacks, fromBlobStore,
-		},
-		"large file": {
-			func(b *bench, _ Info, id snapshot.ID) {
-				flipFile(b.t, b.sourceOf(id, "noise"), 3<<20)
-				flipFile(b.t, b.sourceOf(id, "noise"), 10)
-			}, "content", fromPacks, fromBlobStore,
-		},
-		"hole": {
-			func(b *bench, _ Info, id snapshot.ID) { flipFile(b.t, b.sourceOf(id, "sparse"), 5<<20) }, "content", fromPacks, fromPacks,
-		},
-		"linked file": {
-			func(b *bench, _ Info, id snapshot.ID) { flipFile(b.t, b.sourceOf(id, "src/a"), 0) }, "content", fromPacks, fromBlobStore,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			drivers(t, func(t *testing.T, driver string) {
-				b := newBench(t, driver)
-				ids := history(t, b)
-				r := newRemote(t)
-				b.packed(ids...)
-				for _, id := range ids {
-					r.upload(b, id)
-				}
-				var want []snapshot.Digest
-				for _, id := range ids {
-					want = append(want, b.requireTree(id))
-				}
-				before := b.states()
-				check := func(o ScrubOptions, from string) {
-					t.Helper()
-					in, err := b.Lookup(ids[0])
-					require.NoError(t, err)
-					tc.damage(b, in, ids[0])
-					b.reopen() // nothing of it is in memory
-					blind := o
-					blind.NoRepair = true
-					got, err := b.Scrub(t.Context(), blind)
-					require.NoError(t, err)
-					require.NotEmpty(t, got.Damages)
-					require.Equal(t, tc.what, got.Damages[0].What)
-					require.Positive(t, got.Left())
-					require.Contains(t, b.states(), Suspect, "not to be used")
-					b.reopen()
-					got, err = b.Scrub(t.Context(), o)
-					require.NoError(t, err)
-					require.Zero(t, got.Left(), "%+v", got.Damages)
-					require.Equal(t, from, got.Damages[0].From)
-					require.Empty(t, got.Suspect)
-					require.Equal(t, before, b.states(), "all are what they were")
-					for i, id := range ids {
-						require.Equal(t, want[i], b.requireTree(id))
-						require.NoError(t, b.Verify(t.Context(), id))
-					}
-					got, err = b.Scrub(t.Context(), o)
-					require.NoError(t, err)
-					require.Empty(t, got.Damages)
-				}
-				check(ScrubOptions{}, tc.from)
-				if tc.durable == "" {
-					return
-				}
-				for _, id := range ids {
-					require.NoError(t, b.MarkDurable(t.Context(), id))
-				}
-				b.reopen()
-				before = b.states()
-				check(ScrubOptions{Open: r.open, Size: r.size}, tc.durable)
-			})
-		})
+		{func(b *bench, in Info) { flipFile(b.t, b.indexPath(in.Index), 100) }, "index", fromFiles, fromBlobStore},
+		{func(b *bench, in Info) { require.NoError(b.t, os.Remove(b.indexPath(in.Index))) }, "index", fromFiles, fromBlobStore},
+		{func(b *bench, in Info) { flipFile(b.t, b.manifestPath(in.Manifest), 100) }, "manifest", fromIndex, fromIndex},
+		{func(b *bench, in Info) { flipFile(b.t, b.srcPath(in.ID), 30) }, "sources", fromFiles, fromFiles},
+		{func(b *bench, in Info) { flipFile(b.t, b.packPath(in.Blobs[0].Digest), 1000) }, "pack", fromFiles, ""},
+		{func(b *bench, in Info) { require.NoError(b.t, os.Remove(b.packPath(in.Blobs[0].Digest))) }, "pack", fromFiles, ""},
+		{func(b *bench, in Info) { flipFile(b.t, b.sourceOf(in.ID, "src/c"), 1) }, "content", fromPacks, fromBlobStore},
+		{func(b *bench, in Info) {
+			flipFile(b.t, b.sourceOf(in.ID, "noise"), 3<<20)
+			flipFile(b.t, b.sourceOf(in.ID, "noise"), 10)
+		}, "content", fromPacks, fromBlobStore},
+		{func(b *bench, in Info) { flipFile(b.t, b.sourceOf(in.ID, "sparse"), 5<<20) }, "content", fromPacks, fromPacks}, // a hole
+		{func(b *bench, in Info) { flipFile(b.t, b.sourceOf(in.ID, "src/a"), 0) }, "content", fromPacks, fromBlobStore},  // two names
 	}
+	drivers(t, func(t *testing.T, driver string) {
+		b := newBench(t, driver)
+		ids := history(t, b)
+		r := newRemote(t)
+		b.packed(ids...)
+		var want []snapshot.Digest
+		for _, id := range ids {
+			r.upload(b, id)
+			want = append(want, b.requireTree(id))
+		}
+		check := func(o ScrubOptions, damage func(*bench, Info), what, from string) {
+			t.Helper()
+			before := b.states()
+			in, err := b.Lookup(ids[0])
+			require.NoError(t, err)
+			damage(b, in)
+			b.reopen() // nothing of it is in memory
+			blind := o
+			blind.NoRepair = true
+			got, err := b.Scrub(t.Context(), blind)
+			require.NoError(t, err)
+			require.NotEmpty(t, got.Damages)
+			require.Equal(t, what, got.Damages[0].What)
+			require.Positive(t, got.Left())
+			require.Contains(t, b.states(), Suspect, "not to be used")
+			b.reopen()
+			got, err = b.Scrub(t.Context(), o)
+			require.NoError(t, err)
+			require.Zero(t, got.Left(), "%+v", got.Damages)
+			require.Equal(t, from, got.Damages[0].From)
+			require.Empty(t, got.Suspect)
+			require.Equal(t, before, b.states(), "all are what they were")
+			got, err = b.Scrub(t.Context(), o)
+			require.NoError(t, err)
+			require.Empty(t, got.Damages)
+			require.NoError(t, b.Verify(t.Context(), ids[0]))
+			for i, id := range ids {
+				require.Equal(t, want[i], b.requireTree(id))
+			}
+		}
+		for _, tc := range cases {
+			check(ScrubOptions{}, tc.damage, tc.what, tc.from)
+		}
+		for _, id := range ids {
+			require.NoError(t, b.MarkDurable(t.Context(), id))
+		}
+		b.reopen()
+		for _, tc := range cases {
+			if tc.durable != "" {
+				check(ScrubOptions{Open: r.open, Size: r.size}, tc.damage, tc.what, tc.durable)
+			}
+		}
+	})
 }
 
 // The same for what came from another host, which lies in other files.
