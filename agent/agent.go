@@ -31,6 +31,8 @@ type Agent struct {
 	freed chan struct{}
 	// hurry gets a token when the next heartbeat should not wait.
 	hurry chan struct{}
+	// short gets a token when a job found no room.
+	short chan struct{}
 	// jobs counts the goroutines of attempts, behind those that pack and report.
 	jobs, behind sync.WaitGroup
 
@@ -76,7 +78,7 @@ type owner interface{ Owner() (uid, gid int) }
 // newAgent makes an agent of checked options.
 func newAgent(o Options) (*Agent, error) {
 	a := &Agent{
-		o: o, log: o.Log, freed: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		o: o, log: o.Log, freed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), short: make(chan struct{}, 1),
 		running: map[snapshot.ID]*running{}, slots: make([]bool, o.Slots),
 		offered: map[snapshot.Digest]time.Time{},
 	}

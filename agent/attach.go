@@ -107,6 +107,8 @@ func (a *Agent) fresh(ctx context.Context, c *api.Claim, spec store.PrepareSpec,
 		p.ws.Code = api.WorkspaceSeedGone
 	case errors.As(why, &f) && f.code == api.FailInput:
 		p.ws.Code = api.WorkspaceLost
+	case errors.As(why, &f) && f.code == api.FailDiskFull:
+		a.noSpace()
 	}
 	p.ws.BytesNeeded, p.ws.MTimeDivergence = 0, 0
 	spec.Inputs = nil

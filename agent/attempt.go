@@ -181,6 +181,9 @@ func (a *Agent) attachFailed(ctx context.Context, err error, log *jobLog) api.Fi
 		out = a.stopped(ctx, api.Finish{})
 	case errors.As(err, &f):
 		out.Code = f.code
+		if f.code == api.FailDiskFull {
+			a.noSpace()
+		}
 	}
 	log.say("%s", describe(out))
 	return out

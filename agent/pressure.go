@@ -93,9 +93,23 @@ func (a *Agent) watchRoom(ctx context.Context) {
 	var w roomWatch
 	for {
 		a.makeRoom(ctx, &w)
-		if !sleep(ctx, a.o.Room.Every) {
+		t := time.NewTimer(a.o.Room.Every)
+		select {
+		case <-t.C:
+		case <-a.short:
+		case <-ctx.Done():
+			t.Stop()
 			return
 		}
+		t.Stop()
+	}
+}
+
+// noSpace has the room looked at at once.
+func (a *Agent) noSpace() {
+	select {
+	case a.short <- struct{}{}:
+	default:
 	}
 }
 
