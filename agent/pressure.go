@@ -105,7 +105,7 @@ func (a *Agent) watchRoom(ctx context.Context) {
 	}
 }
 
-// noSpace has the room looked at at once.
+// noSpace asks for a look at the room now.
 func (a *Agent) noSpace() {
 	select {
 	case a.short <- struct{}{}:
