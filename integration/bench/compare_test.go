@@ -32,7 +32,7 @@ func TestCompare(t *testing.T) {
 		name string
 		do   func()
 	}{{"session", func() { b.sessions(list) }}, {"native", b.natives}, {"hand", b.handOvers}} {
-		if g.name != "hand" && b.set.wants(g.name) { // which has a tree of its own
+		if b.set.wants(g.name) && g.name != "hand" { // which has a tree of its own
 			b.makeTrees()
 		}
 		if b.set.wants(g.name) {
@@ -41,6 +41,9 @@ func TestCompare(t *testing.T) {
 			b.report()
 			logf("%s: %.0f s", g.name, time.Since(start).Seconds())
 		}
+	}
+	if b.set.resume != "" { // its tables want the trees, too
+		b.makeTrees()
 	}
 	b.report()
 	b.publish()
@@ -71,10 +74,13 @@ func aboutHere(list []way) about {
 		kernel = unix.ByteSliceToString(u.Release[:])
 	}
 	a := about{
-		Commit: output("git rev-parse --short HEAD"), Dirty: output("git status --porcelain -uno -- ../..") != "",
+		Commit: output("git rev-parse --short HEAD"), Dirty: output("git status --porcelain -uno -- :/ ':(exclude,top)integration/bench'") != "",
 		Start: time.Now().UTC().Format("2006-01-02 15:04 UTC"), Go: runtime.Version(), Kernel: kernel, Cores: runtime.NumCPU(),
 		CPU:    output(`sed -n 's/^model name[^:]*: //p' /proc/cpuinfo`),
 		Memory: output(`awk '/MemTotal/ {printf "%.0f GiB", $2/1048576}' /proc/meminfo`),
+	}
+	if prio, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil {
+		a.Nice = 20 - prio // as the system call returns it
 	}
 	seen := map[string]bool{}
 	for _, w := range list {

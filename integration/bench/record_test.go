@@ -95,6 +95,7 @@ type about struct {
 	Cores  int      `json:"cores"`
 	Memory string   `json:"memory"`
 	Driver string   `json:"driver"`
+	Nice   int      `json:"nice"` // of this process, beside the machine's other work
 	Tools  []string `json:"tools"`
 	Trees  []string `json:"trees"`
 }

@@ -37,8 +37,8 @@ func (b *bench) header(w *bytes.Buffer) {
 	if a.Dirty {
 		dirty = " with changes that were not committed"
 	}
-	fmt.Fprintf(w, "Run of %s at commit %s%s, %s, driver %s; %d cores (%s), %s, Linux %s; load of the machine median %.1f, most %.1f.\n\n",
-		a.Start, a.Commit, dirty, a.Go, a.Driver, a.Cores, a.CPU, a.Memory, a.Kernel, median(loads), quantile(loads, 1))
+	fmt.Fprintf(w, "Run of %s at commit %s%s, %s, driver %s; %d cores (%s), %s, Linux %s; load of the machine median %.1f, most %.1f, the bench at nice %d.\n\n",
+		a.Start, a.Commit, dirty, a.Go, a.Driver, a.Cores, a.CPU, a.Memory, a.Kernel, median(loads), quantile(loads, 1), a.Nice)
 	for _, t := range a.Trees {
 		fmt.Fprintf(w, "- %s\n", t)
 	}
