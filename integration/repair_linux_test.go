@@ -23,9 +23,11 @@ make: {tags: [host-a], script: ["head -c 3M /dev/urandom > big", "sha256sum big 
 `))
 	// Durable, and the packs gone from the host.
 	require.Eventually(t, func() bool {
+		blobs, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
+		require.NoError(t, err)
 		packs, err := filepath.Glob(filepath.Join(f.dir, "host-a", "packs", "*"))
 		require.NoError(t, err)
-		return len(packs) == 0
+		return len(blobs) > 1 && len(packs) == 0
 	}, 20*time.Second, 20*time.Millisecond)
 	blobs, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
 	require.NoError(t, err)
