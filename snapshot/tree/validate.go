@@ -196,6 +196,10 @@ func allowedXattr(name string) bool {
 	return len(name) > len("user.") && strings.HasPrefix(name, "user.")
 }
 
+// leastACL is the size of an access list of four entries. One of three is a mode,
+// and is kept as that.
+const leastACL = 4 + 4*8
+
 func xattrFault(xs []snapshot.Xattr) string {
 	if len(xs) > snapshot.MaxXattrs {
 		return fmt.Sprintf("%d attributes", len(xs))
@@ -208,6 +212,8 @@ func xattrFault(xs []snapshot.Xattr) string {
 			return fmt.Sprintf("attribute %.80q, which no file can have", x.Name)
 		case i > 0 && xs[i-1].Name >= x.Name:
 			return fmt.Sprintf("attribute %.80q out of order", x.Name)
+		case x.Name == "system.posix_acl_access" && len(x.Value) < leastACL || x.Name == "system.posix_acl_default" && len(x.Value) < leastACL-8:
+			return fmt.Sprintf("attribute %q that says no more than a mode: no file keeps it", x.Name)
 		case len(x.Value) > snapshot.MaxXattrBytes:
 			return fmt.Sprintf("attribute %.80q of %d bytes", x.Name, len(x.Value))
 		}
