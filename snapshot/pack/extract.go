@@ -178,7 +178,7 @@ func noEOF(err error) error {
 
 // worker decompresses frames, checks their chunks and writes them.
 func (x *extractor) worker(ctx context.Context) error {
-	ids := newPaired(x.o.Key)
+	ids := newKeyed(x.o.Key)
 	var buf []byte
 	for f := range x.ready {
 		if err := ctx.Err(); err != nil {
@@ -219,7 +219,7 @@ func (x *extractor) corrupt(f *Frame, why string) error {
 }
 
 // check checks the chunks that are needed of a frame. Nothing of it is written before.
-func (x *extractor) check(f *Frame, uses []use, plain []byte, ids *paired) (err error) {
+func (x *extractor) check(f *Frame, uses []use, plain []byte, ids keyed) (err error) {
 	bytes := func(i int) []byte {
 		c := &x.ix.Chunks[uses[i].chunk]
 		return plain[c.Off:][:c.Len]

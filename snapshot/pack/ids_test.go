@@ -15,12 +15,12 @@ import (
 
 func allIDs(key []byte, msgs [][]byte) []snapshot.Digest {
 	out := make([]snapshot.Digest, len(msgs))
-	newPaired(key).ids(len(msgs), func(i int) []byte { return msgs[i] }, func(i int, id snapshot.Digest) { out[i] = id })
+	newKeyed(key).ids(len(msgs), func(i int) []byte { return msgs[i] }, func(i int, id snapshot.Digest) { out[i] = id })
 	return out
 }
 
 // Ids are HMAC-SHA-256 by whatever way they are computed.
-func TestPairedIDs(t *testing.T) {
+func TestIDs(t *testing.T) {
 	content := noise(4096, 1)
 	var every [][]byte // each length around the ends of blocks, beside a short and a long one
 	for n := range 200 {
@@ -44,9 +44,9 @@ func TestPairedIDs(t *testing.T) {
 	})
 }
 
-// One paired is used again and again.
-func TestPairedIDsAgain(t *testing.T) {
-	p := newPaired(testKey)
+// One keyed is used again and again.
+func TestIDsAgain(t *testing.T) {
+	p := newKeyed(testKey)
 	k := newKeyed(testKey)
 	for n := range 20 {
 		msg := bytes.Repeat([]byte{byte(n)}, n*50)
@@ -65,18 +65,9 @@ func BenchmarkIDs(b *testing.B) {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			b.SetBytes(int64(len(content)))
 			b.ReportAllocs()
-			p := newPaired(testKey)
+			p := newKeyed(testKey)
 			for b.Loop() {
 				p.ids(len(content)/size, func(i int) []byte { return content[i*size:][:size] }, func(int, snapshot.Digest) {})
-			}
-		})
-		b.Run(fmt.Sprintf("%d/single", size), func(b *testing.B) {
-			b.SetBytes(int64(len(content)))
-			k := newKeyed(testKey)
-			for b.Loop() {
-				for i := range len(content) / size {
-					k.id(content[i*size:][:size])
-				}
 			}
 		})
 	}

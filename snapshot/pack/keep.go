@@ -114,7 +114,7 @@ func (e *encoder) compare(ctx context.Context, s *source, chunks []keep) (kept, 
 // compareRun marks those of chunks that s has. The first is always read: if it is
 // not as what is known without reading says, the others are read, too.
 func (e *encoder) compareRun(s *source, chunks []keep, same []bool) error {
-	c := runComparing{e: e, s: s, chunks: chunks, same: same, ids: newPaired(e.o.Key)}
+	c := runComparing{e: e, s: s, chunks: chunks, same: same, ids: newKeyed(e.o.Key)}
 	any, trust := len(chunks) < compareRun, true
 	for step := range 3 { // the first chunk, some, the rest
 		c.todo = c.todo[:0]
@@ -160,7 +160,7 @@ type runComparing struct {
 	s      *source
 	chunks []keep
 	same   []bool
-	ids    *paired
+	ids    keyed
 	todo   []int // chunks to look at now
 }
 

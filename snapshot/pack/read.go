@@ -63,7 +63,7 @@ func (o *openFiles) close() {
 }
 
 func (e *encoder) reader(ctx context.Context, p *pipes) error {
-	r := &reading{e: e, ids: newPaired(e.o.Key), small: newSmallReader(e.o.Now())}
+	r := &reading{e: e, ids: newKeyed(e.o.Key), small: newSmallReader(e.o.Now())}
 	defer r.small.close()
 	for u := range p.units {
 		if err := ctx.Err(); err != nil {
@@ -90,7 +90,7 @@ func (e *encoder) reader(ctx context.Context, p *pipes) error {
 // reading is a reader's work.
 type reading struct {
 	e     *encoder
-	ids   *paired
+	ids   keyed
 	small *smallReader
 	todo  []int // chunks of a unit to be identified
 }

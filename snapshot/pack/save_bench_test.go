@@ -217,7 +217,7 @@ func BenchmarkSave(b *testing.B) {
 // digest computes what the ids of a frame's chunks cost.
 func digest(frame []byte) {
 	const size = 32 << 10
-	k := newPaired(testKey)
+	k := newKeyed(testKey)
 	n := (len(frame) + size - 1) / size
 	k.ids(n, func(i int) []byte { return frame[i*size : min(len(frame), (i+1)*size)] }, func(int, snapshot.Digest) {})
 }
