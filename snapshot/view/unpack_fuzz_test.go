@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/snapshot"
@@ -25,13 +26,21 @@ const indexHead = 89 // bytes of an index before its body; the sum behind it has
 // leaves nothing, or what is unpacked is exactly what it says; what is beside the
 // store stays as it is either way.
 func FuzzUnpack(f *testing.F) {
+	z, err := zstd.NewReader(nil)
+	require.NoError(f, err)
+	defer z.Close()
 	for _, changes := range fuzzSeeds() {
 		var b bytes.Buffer
-		if _, err := pack.WriteIndex(&b, &pack.Index{Changes: changes}); err == nil {
-			if raw := b.Bytes(); raw[72] == pack.CodecRaw {
-				f.Add(raw[indexHead : len(raw)-sha256.Size])
-			}
+		if _, err := pack.WriteIndex(&b, &pack.Index{Changes: changes}); err != nil {
+			continue // refused by the writer already
 		}
+		body := b.Bytes()[indexHead : b.Len()-sha256.Size]
+		if b.Bytes()[72] == pack.CodecZstd {
+			plain, err := z.DecodeAll(body, nil)
+			require.NoError(f, err)
+			body = plain
+		}
+		f.Add(body)
 	}
 	root, err := filepath.EvalSymlinks(f.TempDir())
 	require.NoError(f, err)
