@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,6 +75,7 @@ func (b *bench) handOverOn(fs string) {
 	logf("hand-over on %s: the tree is packed", fs)
 	for _, j := range jobs {
 		b.handOver(h, d, k, id, j, files)
+		b.report()
 	}
 	b.imageNotCached(h, k, id)
 	b.copyOf(h, d, k, id)
@@ -143,6 +145,7 @@ func (b *bench) handOver(h *host, d *disk, k key, base snapshot.ID, j job, files
 		a := timed(func() { id, target = h.prepare(id) })
 		if j.dirty == 0 && !j.busy { // the job after this one takes its time
 			h.packed(made[len(made)-1])
+			idle()
 		}
 		b.rec.add(key{k.Group, k.FS, k.Tree, j.name, opSeal}, s)
 		b.rec.add(key{k.Group, k.FS, k.Tree, j.name, opAttach}, a)
@@ -163,6 +166,18 @@ func (b *bench) handOver(h *host, d *disk, k key, base snapshot.ID, j job, files
 	}
 	l := walls(b.rec.of(key{k.Group, k.FS, k.Tree, j.name, opHand}))
 	logf("hand-over on %s, %s: p50 %.1f ms, p99 %.1f ms", k.FS, j.name, quantile(l, 0.5), quantile(l, 0.99))
+}
+
+// idle waits until this process has nothing left to do, such as making an image of
+// what was sealed; five seconds at most.
+func idle() {
+	for range 100 {
+		before := cpuTime()
+		time.Sleep(50 * time.Millisecond)
+		if cpuTime()-before < 3*time.Millisecond {
+			return
+		}
+	}
 }
 
 // doJob writes to other files each time, spread over the tree.

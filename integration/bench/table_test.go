@@ -103,6 +103,14 @@ func (b *bench) sum(k key, ops ...string) (sum float64) {
 	return sum
 }
 
+// sumCPU is sum of CPU time.
+func (b *bench) sumCPU(k key, ops ...string) (sum float64) {
+	for _, op := range ops {
+		sum += median(cpus(b.rec.of(k.of(op))))
+	}
+	return sum
+}
+
 func sumCell(ms float64) string {
 	if ms == 0 {
 		return "–"

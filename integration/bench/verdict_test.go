@@ -89,27 +89,25 @@ func (b *bench) sessionVerdicts(tr *tree, fs string) []verdict {
 		return who, least
 	}
 	// The clock decides; CPU time beside it says how much of that is the load's doing.
-	faster := func(asks string, need float64, ours float64, who string, theirs float64, op string) verdict {
-		p := k.of(op)
-		mine := median(cpus(b.rec.of(p)))
+	faster := func(asks string, need, ours float64, who string, theirs float64, ops, others []string) verdict {
+		p := k
+		mine := b.sumCPU(p, ops...)
 		p.Way = who
-		if p.Op == opMount && !b.rec.has(p) {
-			p.Op = opBack
-		}
 		return verdict{
-			name + asks, fmt.Sprintf("%s s; %s %s s, %s × (CPU %s ×)", secs(ours), who, secs(theirs), times(theirs, ours), times(median(cpus(b.rec.of(p))), mine)),
+			name + asks, fmt.Sprintf("%s s; %s %s s, %s × (CPU %s ×)", secs(ours), who, secs(theirs), times(theirs, ours), times(b.sumCPU(p, others...), mine)),
 			theirs >= need*ours, ours > 0 && theirs > 0,
 		}
 	}
+	saved, changed, restored := []string{opSave}, []string{opChange}, []string{opBack}
 	var out []verdict
 	save := func(k key) float64 { return b.sum(k, opSave) }
 	who, v := best(save, dedups...)
-	out = append(out, faster("full save ≥ the fastest deduplicating peer", 1, save(k), who, v, opSave))
+	out = append(out, faster("full save ≥ the fastest deduplicating peer", 1, save(k), who, v, saved, saved))
 	who, v = best(save, "tar, zstd -1", "squashfs, zstd -1", "zip -1")
-	out = append(out, faster("full save, against the fastest archive", 1, save(k), who, v, opSave))
+	out = append(out, faster("full save, against the fastest archive", 1, save(k), who, v, saved, saved))
 	change := func(k key) float64 { return b.sum(k, opChange) }
 	who, v = best(change, append([]string{"rsync -a"}, dedups...)...)
-	out = append(out, faster("save after the change, against the fastest peer with increments", 1, change(k), who, v, opChange))
+	out = append(out, faster("save after the change, against the fastest peer with increments", 1, change(k), who, v, changed, changed))
 	stored := median(sizes(b.rec.of(k.of(opChange)))) / float64(max(tr.Changed, 1))
 	if most := map[string]float64{"xfs": 1.3, "ext4": 3}[fs]; tr.name == "game" {
 		out = append(out, verdict{fmt.Sprintf("%sstored after the change ≤ %.1f × what changed", name, most), fmt.Sprintf("%.2f ×", stored), stored <= most, b.rec.has(k.of(opChange))})
@@ -119,7 +117,7 @@ func (b *bench) sessionVerdicts(tr *tree, fs string) []verdict {
 	out = append(out, verdict{name + "unchanged save ≤ 0.3 s for each 100,000 files", fmt.Sprintf("%s s for %d files (%.3f asked)", secs(same), tr.files, limit/1000), same <= limit, same > 0 && tr.name != "game"})
 	back := func(k key) float64 { return b.sum(k, opBack) }
 	who, v = best(back)
-	out = append(out, faster("cold restore to a directory, against the fastest peer", 1, back(k), who, v, opBack))
+	out = append(out, faster("cold restore to a directory, against the fastest peer", 1, back(k), who, v, restored, restored))
 	need := 1.0
 	if tr.name == "node" {
 		need = 2
@@ -131,9 +129,13 @@ func (b *bench) sessionVerdicts(tr *tree, fs string) []verdict {
 		return b.sum(k, opBack, opReadDir)
 	}
 	who, v = best(back)
-	out = append(out, faster(fmt.Sprintf("cold restore to a mounted view, against the fastest peer's restore ≥ %.0f ×", need), need, b.sum(k, opMount), who, v, opMount))
+	out = append(out, faster(fmt.Sprintf("cold restore to a mounted view, against the fastest peer's restore ≥ %.0f ×", need), need, b.sum(k, opMount), who, v, []string{opMount}, restored))
 	who, v = best(all)
-	return append(out, faster(fmt.Sprintf("cold restore to a mounted view and all of it read, against the fastest peer's ≥ %.0f ×", need), need, all(k), who, v, opMount))
+	read := []string{opBack, opReadDir}
+	if p := (key{k.Group, k.FS, k.Tree, who, opMount}); b.rec.has(p) {
+		read = []string{opMount, opRead}
+	}
+	return append(out, faster(fmt.Sprintf("cold restore to a mounted view and all of it read, against the fastest peer's ≥ %.0f ×", need), need, all(k), who, v, []string{opMount, opRead}, read))
 }
 
 func contains(list []string, s string) bool {
