@@ -123,6 +123,9 @@ func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest)
 	if err := g.write(ctx, f.File, part(l.ID, imagePrefix), numbersOf(l, base)); err != nil {
 		return nil, err
 	}
+	if err := sumImage(f.File); err != nil {
+		return nil, err
+	}
 	out := g.layer(part(l.ID, imagePrefix))
 	if err := checkBundles(f.Name(), d.absAll(out.Devices)); err != nil {
 		return nil, err
@@ -184,6 +187,9 @@ func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
 	}
 	defer f.Close() //nolint:errcheck // synced with the view, where errors are seen
 	if err := g.write(ctx, f, part(spec.ID, startPrefix), numbersOf(nil, spec.Base)); err != nil {
+		return nil, err
+	}
+	if err := sumImage(f); err != nil {
 		return nil, err
 	}
 	fail.Point("view.start.written")

@@ -101,6 +101,9 @@ func (m *images) use(ctx context.Context, rel string) (at string, done func(), e
 
 func (m *images) mount(rel, at string) error {
 	image := m.abs(rel)
+	if err := checkImage(image); err != nil {
+		return err
+	}
 	devices, err := m.bundles(image)
 	if err != nil {
 		return err

@@ -277,6 +277,11 @@ func (d *Overlay) Mount(ctx context.Context, l *Layer, target string) (io.Closer
 	if err := d.checkShown(l); err != nil {
 		return nil, err
 	}
+	if l.Image != "" { // also one that is mounted already: who verifies comes by here
+		if err := checkImage(d.abs(l.Image)); err != nil {
+			return nil, fmt.Errorf("mount %s: %w", l.ID, err)
+		}
+	}
 	t, err := makeTarget(target)
 	if err != nil {
 		return nil, err
