@@ -24,7 +24,7 @@ var promises = []promise{
 	{"kill -9", "kill -9 at any moment of seal, pack, image, mount, unmount, import and removal loses no acknowledged layer and leaves no mount, loop device or process", "TestKill", "500", "5,000"},
 	{"power cut, the order of syncs", "what was written is synced before it gets its name, the name before the row that counts on it, the row before the answer", "TestOrder", "every operation", "every operation"},
 	{"ENOSPC and EIO", "each write-like system call of every operation fails, alone or with all that follow: done or not done, and the next try works", "TestFaults", "a sample", "every call"},
-	{"flipped bits", "a flipped bit in a stored object is found before it is used (not yet: in an image of the erofs driver)", "TestFlips, TestFlipsOnDisk, TestFlippedSources", "20,000", "500,000"},
+	{"flipped bits", "a flipped bit in a stored object is found before it is used", "TestFlips, TestFlipsOnDisk, TestFlippedSources", "20,000", "500,000"},
 	{"malicious layers", "a layer made to do harm is refused or harmless, nothing outside of the store is touched", "TestEvilLayers", "300", "1,500"},
 	{"hostile trees", "a tree that is hard to keep is packed, restored elsewhere and deleted exactly", "TestHostileTrees", "45", "500"},
 	{"mutants", "each promise has bugs that its test must catch; they are put in one by one", "make mutants", "all or a stated part", "all"},
