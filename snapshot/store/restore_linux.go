@@ -472,7 +472,7 @@ const maxIdle = 256
 
 func (c *dirCache) get(path string) (*heldDir, error) {
 	if path == "" {
-		return &heldDir{fd: c.root, uses: -1}, nil
+		return &heldDir{fd: c.root}, nil // never in the cache, and not closed
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -490,7 +490,7 @@ func (c *dirCache) get(path string) (*heldDir, error) {
 }
 
 func (c *dirCache) put(d *heldDir) {
-	if d.uses < 0 {
+	if d.path == "" {
 		return
 	}
 	c.mu.Lock()
