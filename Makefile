@@ -29,7 +29,7 @@ short: ## the tests that take no more than seconds
 	$(GO) test -short ./...
 
 race: ## the tests under the race detector (needs a C compiler); integration drives processes that would not have it
-	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -v /integration)
+	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -v -e /integration $(RACE_SKIP:%=-e %))
 
 crash: ## kill -9 of agent and coordinator at every named step (root for overlay)
 	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob ./internal/backing -run 'Crash|AllPoints|Kill'

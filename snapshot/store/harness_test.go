@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -40,10 +41,15 @@ type bench struct {
 	stop   func() // Run
 }
 
-// drivers runs fn with each driver that this machine has.
+// drivers runs fn with each driver that this machine has, in a short run with the
+// one that most of the store's code is for.
 func drivers(t *testing.T, fn func(t *testing.T, driver string)) {
 	t.Helper()
-	for _, d := range []string{view.NameErofs, view.NameOverlay, view.NameCopy} {
+	names := []string{view.NameErofs, view.NameOverlay, view.NameCopy}
+	if testing.Short() && runtime.GOOS == "linux" && root() {
+		names = names[:1]
+	}
+	for _, d := range names {
 		t.Run(d, func(t *testing.T) {
 			if d != view.NameCopy {
 				testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)

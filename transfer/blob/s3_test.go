@@ -23,6 +23,9 @@ import (
 // s3Server starts a real S3 server and returns how to reach a fresh bucket.
 func s3Server(t *testing.T) func(t *testing.T) blob.S3Options {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("a server is built for it, which takes minutes; make test does")
+	}
 	testenv.Require(t, testenv.S3)
 	dir := t.TempDir()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
