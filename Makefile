@@ -6,6 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TOOL    := $(GO) tool -modfile=tools/go.mod
 FUZZTIME ?= 10s
+FUZZPKGS ?= ./...
 KILLS   ?= 50
 MUTANTS ?= 1/1
 LEVEL   ?= full
@@ -14,7 +15,7 @@ PROMISES := ^Test(Kill|Order|Faults|Flips|FlipsOnDisk|EvilLayers|HostileTrees|Fl
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test short race crash promises promises-sample mutants fuzz bench microbench lint fmt cover cross demo demo-clean clean docs
+.PHONY: help build test short race crash promises promises-sample mutants fuzz bench microbench lint fmt cover cross cross-vet demo demo-clean clean docs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +50,7 @@ mutants: ## break the program in ways that matter, one by one: some test has to 
 	$(GO) run ./integration/mutants -sample $(MUTANTS)
 
 fuzz: ## each fuzz target for FUZZTIME
-	@set -e; for pkg in $$($(GO) list ./...); do \
+	@set -e; for pkg in $$($(GO) list $(FUZZPKGS)); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x; done; done
 
@@ -75,6 +76,8 @@ cross: ## what has to build besides this machine
 	GOOS=linux  GOARCH=arm64 $(GO) build -o /dev/null ./cmd/roost
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/roost
 	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/roost
+
+cross-vet: ## the tests there, too
 	GOOS=darwin  $(GO) vet ./...
 	GOOS=windows $(GO) vet ./...
 
