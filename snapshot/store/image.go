@@ -3,8 +3,6 @@ package store
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
@@ -90,15 +88,12 @@ func (s *Store) image(ctx context.Context, l *layer) error {
 	if err != nil {
 		return err
 	}
-	var base *view.Layer
-	if b := s.heldBase(l); b != nil {
-		base = b.place()
-	}
-	im, ok := s.driver.(imager)
-	if !ok {
-		return errors.New("this driver makes no images")
-	}
-	place, err := im.Image(ctx, l.place(), base, m)
+	return s.newImage(ctx, l, m)
+}
+
+// newImage makes an image of l, whose tree is m, the place of l.
+func (s *Store) newImage(ctx context.Context, l *layer, m *snapshot.Manifest) error {
+	place, err := s.draw(ctx, l, l.place(), m)
 	if err != nil {
 		return err
 	}
@@ -119,11 +114,22 @@ func (s *Store) image(ctx context.Context, l *layer) error {
 	return nil
 }
 
-// heldBase is the layer whose tree l's view showed first, nil for none.
-func (s *Store) heldBase(l *layer) *layer {
+// draw has the driver make an image of l, which is at place and whose tree is m.
+// It keeps the inode numbers of l's base. A driver that makes none shows place as
+// it is.
+func (s *Store) draw(ctx context.Context, l *layer, place *view.Layer, m *snapshot.Manifest) (*view.Layer, error) {
+	im, ok := s.driver.(imager)
+	if !ok {
+		return place, nil
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.layers[l.info.Base]
+	b := s.layers[l.info.Base]
+	s.mu.Unlock()
+	var base *view.Layer
+	if b != nil {
+		base = b.place()
+	}
+	return im.Image(ctx, place, base, m)
 }
 
 // beginImage keeps l from being removed, and waits for whoever makes an image of it
@@ -154,23 +160,4 @@ func (s *Store) endImage(l *layer) {
 	defer s.mu.Unlock()
 	delete(s.imaging, l.info.ID)
 	s.wakeLocked()
-}
-
-// imageImported makes the image of a layer that is not shown to anybody yet. m is
-// its tree.
-func (s *Store) imageImported(ctx context.Context, l *layer, m *snapshot.Manifest) error {
-	im, ok := s.driver.(imager)
-	if !ok {
-		return nil
-	}
-	var base *view.Layer
-	if b := s.heldBase(l); b != nil {
-		base = b.place()
-	}
-	place, err := im.Image(ctx, l.place(), base, m)
-	if err != nil {
-		return fmt.Errorf("image: %w", err)
-	}
-	l.at.Store(place)
-	return nil
 }

@@ -365,9 +365,11 @@ func (s *Store) keepImported(ctx context.Context, l *layer, f *durable.File, bas
 	if err != nil {
 		return err
 	}
-	if err := s.imageImported(ctx, l, m); err != nil {
-		return err
+	place, err := s.draw(ctx, l, l.place(), m)
+	if err != nil {
+		return fmt.Errorf("image: %w", err)
 	}
+	l.at.Store(place) // it is not shown to anybody yet
 	if err := f.Commit(s.indexPath(in.Index)); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}

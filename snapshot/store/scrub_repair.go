@@ -3,7 +3,6 @@ package store
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
 	"github.com/roost-ci/roost/snapshot/tree"
-	"github.com/roost-ci/roost/snapshot/view"
 )
 
 var errNoCopy = errors.New("no other copy of it is at hand")
@@ -355,30 +353,10 @@ func (c *checkup) refillFrom(ctx context.Context, e *snapshot.Entry, bad []pack.
 // imageAgain has an image of l made once more from its tree. Views that were mounted
 // on the damaged one go on with that.
 func (s *Store) imageAgain(ctx context.Context, l *layer, m *snapshot.Manifest) error {
-	im, ok := s.driver.(imager)
-	if !ok {
+	if _, ok := s.driver.(imager); !ok {
 		return errNoCopy
 	}
-	var base *view.Layer
-	if b := s.heldBase(l); b != nil {
-		base = b.place()
-	}
-	place, err := im.Image(ctx, l.place(), base, m)
-	if err != nil {
-		return err
-	}
-	b, err := json.Marshal(place)
-	if err != nil {
-		return err
-	}
-	err = s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
-		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=? WHERE id=?", string(b), string(l.info.ID))
-		return err
-	})
-	if err == nil {
-		l.at.Store(place)
-	}
-	return err
+	return s.newImage(ctx, l, m)
 }
 
 // indexWith returns an index that has e's chunks: the layer's own, or of what that is

@@ -94,10 +94,8 @@ func (s *Store) settlePlace(ctx context.Context, l *layer, place *view.Layer, ix
 	if err != nil {
 		return err
 	}
-	if im, ok := s.driver.(imager); ok {
-		if place, err = im.Image(ctx, place, nil, t); err != nil {
-			return fmt.Errorf("image: %w", err)
-		}
+	if place, err = s.draw(ctx, l, place, t); err != nil {
+		return fmt.Errorf("image: %w", err)
 	}
 	if err := s.writeSources(l.info.ID, l.info.Manifest, t); err != nil {
 		return err
