@@ -34,16 +34,11 @@ func (d *graphDriver) Seal(ctx context.Context, v *View) error {
 
 // Discard implements Driver.
 func (d *graphDriver) Discard(ctx context.Context, v *View) error {
-	if _, err := snapshot.ParseID(string(v.ID)); err != nil {
-		return fmt.Errorf("view: %w", err)
-	}
-	if err := d.end(ctx, v); err != nil {
-		return fmt.Errorf("discard %s: %w", v.ID, err)
-	}
-	if err := d.removeID(ctx, v.ID); err != nil {
-		return fmt.Errorf("discard %s: %w", v.ID, err)
-	}
-	return nil
+	return d.frame().discard(ctx, v, func() error { return d.end(ctx, v) })
+}
+
+func (d *graphDriver) frame() frame {
+	return frame{layout: d.layout, held: &d.held, log: d.o.Log, erase: d.removeID}
 }
 
 // removeID deletes all that belongs to id: files by our own remover, which nothing
@@ -77,35 +72,10 @@ func (d *graphDriver) removeGraph(ctx context.Context, id string) error {
 }
 
 // Sync implements Driver. An error is final, as for the overlay driver.
-func (d *graphDriver) Sync(ctx context.Context, l *Layer) error {
-	if err := checkLayer(l); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	f, err := d.held.take(l.ID, d.dir(l.ID))
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", l.ID, err)
-	}
-	defer f.Close() //nolint:errcheck // only held for Syncfs
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", l.ID, err)
-	}
-	fail.Point("view.synced")
-	return nil
-}
+func (d *graphDriver) Sync(ctx context.Context, l *Layer) error { return d.frame().sync(ctx, l) }
 
 // Remove implements Driver.
-func (d *graphDriver) Remove(ctx context.Context, l *Layer) error {
-	if err := checkLayer(l); err != nil {
-		return err
-	}
-	if err := d.removeID(ctx, l.ID); err != nil {
-		return fmt.Errorf("remove %s: %w", l.ID, err)
-	}
-	return nil
-}
+func (d *graphDriver) Remove(ctx context.Context, l *Layer) error { return d.frame().remove(ctx, l) }
 
 // Reconcile implements Driver.
 func (d *graphDriver) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]string, error) {
@@ -113,48 +83,25 @@ func (d *graphDriver) Reconcile(ctx context.Context, layers, views []snapshot.ID
 	if err := d.endAll(ctx, &report); err != nil {
 		return report, fmt.Errorf("reconcile: %w", err)
 	}
-	known := map[string]bool{}
-	for _, id := range slices.Concat(layers, views) {
-		known[string(id)] = true
+	if err := d.frame().sweep(ctx, layers, views, nil, &report); err != nil {
+		return report, err
 	}
-	names, err := readNames(d.abs(viewsDir))
-	if err != nil {
-		return report, fmt.Errorf("reconcile: %w", err)
-	}
-	for _, n := range names {
-		if known[n] {
-			continue
-		}
-		report = append(report, "deleted "+viewsDir+"/"+n+", which no view or layer knows")
-		id, err := snapshot.ParseID(n)
-		if err != nil {
-			err = d.remove(ctx, filepath.Join(d.abs(viewsDir), n))
-		} else {
-			err = d.removeID(ctx, id)
-		}
-		if err != nil {
-			report = append(report, err.Error())
-		}
-	}
-	if err := d.strays(ctx, known, &report); err != nil {
-		report = append(report, err.Error())
-	}
-	if err := d.emptyTrash(ctx); err != nil {
+	if err := d.strays(ctx, slices.Concat(layers, views), &report); err != nil {
 		report = append(report, err.Error())
 	}
 	return report, ctx.Err()
 }
 
 // strays deletes what of unknown ids the graph still has.
-func (d *graphDriver) strays(ctx context.Context, known map[string]bool, report *[]string) error {
+func (d *graphDriver) strays(ctx context.Context, known []snapshot.ID, report *[]string) error {
 	ids, err := d.graph.Layers()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, g := range ids {
-		id := strings.TrimLeft(g, fixupPrefix+flatPrefix)
-		if _, err := snapshot.ParseID(id); err != nil || known[id] {
+		id, err := snapshot.ParseID(strings.TrimLeft(g, fixupPrefix+flatPrefix))
+		if err != nil || slices.Contains(known, id) {
 			continue // not ours, or alive
 		}
 		*report = append(*report, "deleted layer "+g+", which no view or layer knows")

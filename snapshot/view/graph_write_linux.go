@@ -3,12 +3,9 @@ package view
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/tree"
 )
 
 // copyEntry makes e with the content of its Source.
@@ -57,38 +54,15 @@ func (d *graphDriver) write(ctx context.Context, id snapshot.ID, parent, upper s
 // Unpack implements Driver.
 func (d *graphDriver) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
 	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
-) (_ *Layer, err error) {
-	if _, err := snapshot.ParseID(string(id)); err != nil {
-		return nil, fmt.Errorf("unpack: %w", err)
-	}
-	if err := checkLayer(base); err != nil {
-		return nil, err
-	}
-	if err := tree.ValidateChanges(changes); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	if err := os.Mkdir(d.dir(id), 0o700); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	defer func() {
+) (*Layer, error) {
+	return d.frame().unpack(ctx, id, base, changes, func(l *Layer) error {
+		made, err := d.unpackTo(ctx, id, base, changes, fill, m)
 		if err != nil {
-			if rerr := d.removeID(context.WithoutCancel(ctx), id); rerr != nil {
-				d.o.Log.Warn("could not undo an unpack; it is deleted at the next start", "layer", id, "err", rerr)
-			}
+			return err
 		}
-	}()
-	fail.Point("view.unpack.made")
-	if err := d.held.keep(id, d.dir(id)); err != nil {
-		return nil, err
-	}
-	l, err := d.unpackTo(ctx, id, base, changes, fill, m)
-	if err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", id, err)
-	}
-	if err := d.Sync(ctx, l); err != nil {
-		return nil, err
-	}
-	return l, nil
+		*l = *made
+		return d.Sync(ctx, l)
+	})
 }
 
 func (d *graphDriver) unpackTo(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
