@@ -100,7 +100,7 @@ func (d *graphDriver) strays(ctx context.Context, known []snapshot.ID, report *[
 	}
 	var errs []error
 	for _, g := range ids {
-		id, err := snapshot.ParseID(strings.TrimLeft(g, fixupPrefix+flatPrefix))
+		id, err := ownerOfGraph(g)
 		if err != nil || slices.Contains(known, id) {
 			continue // not ours, or alive
 		}
@@ -108,6 +108,16 @@ func (d *graphDriver) strays(ctx context.Context, known []snapshot.ID, report *[
 		errs = append(errs, d.removeGraph(ctx, g))
 	}
 	return errors.Join(errs...)
+}
+
+// ownerOfGraph is the id to which one of the graph's layers belongs: its name, or
+// what stands behind a part's letter. An id can begin with such a letter too.
+func ownerOfGraph(g string) (snapshot.ID, error) {
+	id, err := snapshot.ParseID(g)
+	if err != nil && strings.IndexAny(g, fixupPrefix+flatPrefix) == 0 {
+		id, err = snapshot.ParseID(g[1:])
+	}
+	return id, err
 }
 
 // endAll ends every mount below the root, and every overlay of the graph's
