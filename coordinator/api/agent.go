@@ -18,6 +18,9 @@ type Register struct {
 	// host: os, arch, path of the view.
 	Fingerprint string `json:"fingerprint"`
 	Version     string `json:"version"`
+	// Pool is set by a host whose jobs come from another system through its own
+	// runners. It takes no others.
+	Pool *Pool `json:"pool,omitempty"`
 	// Holdings is everything that the store holds now.
 	Holdings []Holding `json:"holdings,omitempty"`
 	// Attempts are those that this store still knows of: a view without an end.
@@ -82,6 +85,8 @@ type ClaimRequest struct {
 	Session   snapshot.ID `json:"session"`
 	FreeSlots int         `json:"free_slots"`
 	WaitMS    int64       `json:"wait_ms"`
+	// Offers are the free slots of a host with a pool, one for each of FreeSlots.
+	Offers []SlotOffer `json:"offers,omitempty"`
 }
 
 // Claims answers ClaimRequest.
@@ -117,6 +122,8 @@ type Claim struct {
 	Layers []LayerRef `json:"layers,omitempty"`
 	// DomainKey keys the chunk ids of the job's domain.
 	DomainKey []byte `json:"domain_key"`
+	// External is set for a job of another system: Job has no script then.
+	External *External `json:"external,omitempty"`
 }
 
 // Input is one parent's output.
@@ -208,6 +215,9 @@ type Finish struct {
 	// the script's fault: the job is tried again, on another host where there is one.
 	Status         Status `json:"status"`
 	Infrastructure bool   `json:"infrastructure,omitempty"`
+	// Undelivered says of an external job that no runner saw it: it may be given to
+	// another host. Without it an infrastructure failure ends it.
+	Undelivered    bool   `json:"undelivered,omitempty"`
 	Code           Code   `json:"code,omitempty"`
 	Reason         string `json:"reason,omitempty"`
 	ExitCode       int    `json:"exit_code,omitempty"`

@@ -104,6 +104,7 @@ type Candidate struct {
 const (
 	StateFull  = "FULL"
 	StateFresh = "FRESH"
+	StateOff   = "OFF" // the job does not take part
 )
 
 // Where a workspace's snapshot came from, and where its bytes did.

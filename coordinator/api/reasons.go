@@ -32,6 +32,8 @@ const (
 	WorkspaceDisabled Code = "disabled"  // workspace: false
 	WorkspaceLost     Code = "lost"      // an input is gone and the job is optional
 	WorkspaceFault    Code = "fault"     // attaching failed and the job is optional
+	WorkspaceOff      Code = "off"       // the job's own settings mean something else, or say so
+	WorkspaceConflict Code = "conflict"  // its parents can't be merged and the job is optional
 	WorkspaceSeedGone Code = "seed-gone" // the seed can't be had any more
 )
 
@@ -51,6 +53,8 @@ const (
 	FailAdapter     Code = "adapter-failed"    //
 	FailRetries     Code = "retries-exhausted" // infrastructure failed too often
 	FailSource      Code = "checkout-failed"   //
+	FailUndelivered Code = "undelivered"       // no runner took the job
+	FailDurable     Code = "not-durable"       // a promised durability was not reached
 	SkipNeeds       Code = "needs-failed"
 	SealUnsupported Code = "unsupported-entry" // job green, no output
 	SealFailed      Code = "seal-failed"       // job green, no output
