@@ -217,11 +217,11 @@ type Finish struct {
 	Infrastructure bool   `json:"infrastructure,omitempty"`
 	// Undelivered says of an external job that no runner saw it: it may be given to
 	// another host. Without it an infrastructure failure ends it.
-	Undelivered    bool   `json:"undelivered,omitempty"`
-	Code           Code   `json:"code,omitempty"`
-	Reason         string `json:"reason,omitempty"`
-	ExitCode       int    `json:"exit_code,omitempty"`
-	RunMS          int64  `json:"run_ms"`
+	Undelivered bool   `json:"undelivered,omitempty"`
+	Code        Code   `json:"code,omitempty"`
+	Reason      string `json:"reason,omitempty"`
+	ExitCode    int    `json:"exit_code,omitempty"`
+	RunMS       int64  `json:"run_ms"`
 	// Output is the sealed snapshot, "" for none; Parents are what it came from.
 	Output    snapshot.ID   `json:"output,omitempty"`
 	Parents   []snapshot.ID `json:"parents,omitempty"`
