@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -70,6 +71,7 @@ type restorer struct {
 	gid    uint32
 	files  []outFile
 	open   atomic.Int32
+	behind *durable.Writeback
 }
 
 // outFile is a file on its way.
@@ -92,7 +94,9 @@ func (w *writing) to(ctx context.Context, dir string) error {
 	r := &restorer{
 		w: w, owners: w.s.o.Owners, umask: umask(),
 		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), files: make([]outFile, len(w.ix.Changes)),
+		behind: durable.NewWriteback(),
 	}
+	defer r.behind.Stop()
 	r.dirs.root, r.dirs.open = root, map[string]*heldDir{}
 	defer r.close()
 	// Of a directory with setgid the group would be inherited, and the bit.
@@ -230,6 +234,9 @@ func (r *restorer) write(i int, off int64, p []byte) error {
 			return wrap("write", e.Path, err)
 		}
 		p, off = p[n:], off+int64(n)
+		if len(e.Chunks) > 1 { // a small one is soon written with its neighbours
+			r.behind.Wrote(uintptr(f.fd), n)
+		}
 	}
 	f.end = max(f.end, off)
 	if len(e.Chunks) > 1 && r.open.Load() > maxHeld {

@@ -75,10 +75,11 @@ type bundleFiles struct {
 	bundle  *os.File
 	objects []*os.File // the first ones, by number
 	there   blockSet   // what was written of the bundle
+	behind  *durable.Writeback
 }
 
 func newBundleFiles(dir string, id snapshot.ID, changes []snapshot.Change, m *Meter) (_ *bundleFiles, err error) {
-	b := &bundleFiles{dir: dir, plan: layBundle(changes), changes: changes, meter: m}
+	b := &bundleFiles{dir: dir, plan: layBundle(changes), changes: changes, meter: m, behind: durable.NewWriteback()}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -137,6 +138,7 @@ func (b *bundleFiles) makeObjects() error {
 }
 
 func (b *bundleFiles) close() {
+	b.behind.Stop()
 	if b.bundle != nil {
 		b.bundle.Close() //nolint:errcheck // synced before, where errors are seen
 	}
@@ -167,13 +169,16 @@ func (b *bundleFiles) write(i int, off int64, p []byte) error {
 	n, err := b.bundle.WriteAt(p, s.at+off)
 	b.meter.Add(int64(n))
 	b.there.add(s.at+off, int64(n))
+	b.behind.Wrote(b.bundle.Fd(), n)
 	return err
 }
 
 func (b *bundleFiles) writeObject(s spot, off int64, p []byte) error {
 	if n := int(s.object - 1); n < len(b.objects) {
-		n, err := b.objects[n].WriteAt(p, off)
-		b.meter.Add(int64(n))
+		f := b.objects[n]
+		w, err := f.WriteAt(p, off)
+		b.meter.Add(int64(w))
+		b.behind.Wrote(f.Fd(), w)
 		return err
 	}
 	f, err := os.OpenFile(filepath.Join(b.dir, objectName(s)), os.O_WRONLY, 0)
