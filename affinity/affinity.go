@@ -74,8 +74,10 @@ type Host struct {
 	Name        string
 	Fingerprint string
 	Tags        []string
-	Slots       int
-	Free        int // slots in which a job could start now
+	// Pool, if set, is the pool of runners that it serves: it takes only jobs of that.
+	Pool  string
+	Slots int
+	Free  int // slots in which a job could start now
 	// Off says why no job may start here at all; "" if one may.
 	Off string
 	// Residual is the estimated time in seconds until each running job ends.
@@ -107,6 +109,10 @@ type Job struct {
 	Pipeline int64 // older ones go first
 	Index    int   // place in its pipeline
 	Tags     []string
+	// Pool, if set, is the pool that it came to: only its hosts may run it.
+	Pool string
+	// MaxWait, if set, takes the place of Params.MaxWait for this job.
+	MaxWait float64
 	// Inputs must all be there. A job with Inputs has no Seeds.
 	Inputs []Chain
 	// Seeds are snapshots that it may start from, best first, by fingerprint of

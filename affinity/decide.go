@@ -26,8 +26,8 @@ type decider struct {
 }
 
 // Decide places what can be placed. It never gives a host more jobs than it has
-// free slots, nor a job to a host that lacks one of its tags or of its files that
-// can't be had.
+// free slots, nor a job to a host of another pool, or one that lacks one of its tags or of its
+// files that can't be had.
 func Decide(f Fleet) Decision {
 	d := newDecider(&f)
 	order := fair(&f)
@@ -73,15 +73,23 @@ func (f *Fleet) Bound() float64 {
 	return p.MaxWait + 4*float64(len(f.Jobs))*p.Service/float64(slots)
 }
 
-// hostsFor gives the hosts that have all tags of j.
+// boundOf is Bound for one job.
+func (d *decider) boundOf(j *Job) float64 {
+	if j.MaxWait <= 0 {
+		return d.bound
+	}
+	return d.bound - d.p.MaxWait + j.MaxWait
+}
+
+// hostsFor gives the hosts of j's pool that have all its tags.
 func (d *decider) hostsFor(j *Job) []int {
-	key := strings.Join(j.Tags, "\x00")
+	key := j.Pool + "\x00" + strings.Join(j.Tags, "\x00")
 	if l, ok := d.able[key]; ok {
 		return l
 	}
 	var out []int
 	for i := range d.hosts {
-		if hasAll(d.hosts[i].Tags, j.Tags) {
+		if d.hosts[i].Pool == j.Pool && hasAll(d.hosts[i].Tags, j.Tags) {
 			out = append(out, i)
 		}
 	}

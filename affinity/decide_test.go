@@ -50,6 +50,37 @@ func TestDecide(t *testing.T) {
 			want:  "b:no-input",
 		},
 		{
+			name:  "a pool's job stays in its pool",
+			hosts: []Host{{Name: "a", Slots: 4, Free: 4, Has: has("s")}, {Name: "b", Slots: 1, Free: 1, Pool: "p"}, {Name: "c", Slots: 4, Free: 4, Pool: "q"}},
+			job:   Job{Inputs: on("s", 1), Pool: "p"}, want: "b:only-host",
+			also: func(t *testing.T, d Decision) {
+				require.Equal(t, "has no runners of pool p", d.Assign[0].Candidates[1].Excluded)
+				require.Equal(t, "takes only jobs of pool q", d.Assign[0].Candidates[2].Excluded)
+			},
+		},
+		{
+			name:  "a host with a pool takes nothing else",
+			hosts: []Host{{Name: "b", Slots: 1, Free: 1, Pool: "p", Has: has("s")}},
+			job:   Job{Inputs: on("s", 1)}, want: "wait-host",
+		},
+		{
+			name:  "a pool without hosts",
+			hosts: []Host{{Name: "a", Slots: 4, Free: 4}},
+			job:   Job{Pool: "p"}, want: "wait-host",
+			also: func(t *testing.T, d Decision) { require.Equal(t, "no host of pool p is there", d.Wait[0].Reason) },
+		},
+		{
+			name:  "a job's own bound is over sooner",
+			hosts: []Host{{Name: "a", Slots: 1, Has: has("s"), Residual: []float64{5}}, {Name: "b", Slots: 1, Free: 1}},
+			// One job in the queue of two slots adds 4 * 60 / 2.
+			job: Job{Inputs: on("s", 2<<30), MaxWait: 10, Waited: 131}, want: "b:overdue",
+		},
+		{
+			name:  "a job's own bound is not over yet",
+			hosts: []Host{{Name: "a", Slots: 1, Has: has("s"), Residual: []float64{5}}, {Name: "b", Slots: 1, Free: 1}},
+			job:   Job{Inputs: on("s", 2<<30), MaxWait: 10, Waited: 129}, want: "wait-holder",
+		},
+		{
 			name:  "a small fetch beats a long wait",
 			hosts: []Host{{Name: "a", Slots: 1, Has: has("s"), Residual: []float64{300}}, {Name: "b", Slots: 1, Free: 1}},
 			job:   Job{Inputs: on("s", 1<<20)}, want: "b:cheapest",

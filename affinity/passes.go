@@ -9,7 +9,7 @@ import (
 func (d *decider) overdue(order []int) {
 	for _, i := range order {
 		j := &d.fleet.Jobs[i]
-		if j.Waited < d.bound {
+		if j.Waited < d.boundOf(j) {
 			continue
 		}
 		if best, ok := d.best(j, d.allowed(j)); ok {
@@ -127,7 +127,7 @@ func (d *decider) decide(i int) {
 	}
 	now.alone = holder < 0
 	cost := now.fetch * price
-	if cost <= later || j.Waited >= d.bound {
+	if cost <= later || j.Waited >= d.boundOf(j) {
 		d.assign(i, now, d.codeOf(j, now, hosts))
 		return
 	}

@@ -49,7 +49,7 @@ func (d *decider) placed(j *Job, f fit, c Code) string {
 	case OnlyHost:
 		return fmt.Sprintf("no other host may run it; %s", move)
 	case Overdue:
-		return fmt.Sprintf("waited %s, more than %s; %s", secs(j.Waited), secs(d.bound), move)
+		return fmt.Sprintf("waited %s, more than %s; %s", secs(j.Waited), secs(d.boundOf(j)), move)
 	default: // Cheapest, in one of two ways
 	}
 	if f.alone {
@@ -62,7 +62,7 @@ func (d *decider) placed(j *Job, f fit, c Code) string {
 func (d *decider) waitHolder(i, holder int, later, cost float64, now fit) {
 	d.reserved[holder]++
 	j := &d.fleet.Jobs[i]
-	d.again(math.Min(d.bound-j.Waited, math.Max(1, cost/2)))
+	d.again(math.Min(d.boundOf(j)-j.Waited, math.Max(1, cost/2)))
 	d.stay(i, WaitHolder, fmt.Sprintf("%s has its files and a slot in about %s; %s would have to move %s (%s, at today's load worth %s)",
 		d.hosts[holder].Name, secs(later), d.hosts[now.host].Name, size(now.missing), secs(now.fetch), secs(cost)), nil)
 }
@@ -98,6 +98,8 @@ func (d *decider) waitFor(i int, hosts []int) {
 	switch {
 	case len(hosts) == 0 && len(j.Tags) > 0:
 		d.stay(i, WaitHost, fmt.Sprintf("no host has the tags %s", strings.Join(j.Tags, ", ")), nil)
+	case len(hosts) == 0 && j.Pool != "":
+		d.stay(i, WaitHost, "no host of pool "+j.Pool+" is there", nil)
 	case len(off) == len(hosts):
 		text := "no host is there"
 		if len(off) > 0 {
@@ -184,6 +186,12 @@ func (d *decider) candidates(j *Job, chosen int) []Candidate {
 func (d *decider) explain(j *Job, h int, allowed []int) fit {
 	host := &d.hosts[h]
 	f := d.fit(j, h)
+	switch {
+	case host.Pool != j.Pool && host.Pool == "":
+		return fit{host: h, excluded: "has no runners of pool " + j.Pool}
+	case host.Pool != j.Pool:
+		return fit{host: h, excluded: "takes only jobs of pool " + host.Pool}
+	}
 	if missing := without(j.Tags, host.Tags); len(missing) > 0 {
 		return fit{host: h, excluded: "lacks the tags " + strings.Join(missing, ", ")}
 	}

@@ -83,6 +83,12 @@ func (w *writer) batch(b *Batch) {
 	for _, j := range b.Jobs {
 		w.job(j)
 	}
+	for _, x := range b.Payloads {
+		w.exec(true, "payload of "+x.Job, "INSERT INTO payloads VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET sealed = excluded.sealed", x.Job, x.Sealed)
+	}
+	for _, id := range b.DropPayloads {
+		w.exec(false, "payload of "+id, "DELETE FROM payloads WHERE job = ?", id)
+	}
 	for _, a := range b.Attempts {
 		w.attempt(a)
 	}
@@ -115,7 +121,7 @@ func (w *writer) batch(b *Batch) {
 func (w *writer) pipeline(p *Pipeline) {
 	what := "pipeline " + p.ID
 	live := 0
-	if !p.Status.Ended() {
+	if p.Live() {
 		live = 1
 	}
 	if p.Version == 1 {

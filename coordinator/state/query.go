@@ -181,6 +181,13 @@ func (s *SQLite) Events(ctx context.Context, pipeline string, after int64, n int
 	}, "SELECT body FROM events WHERE pipeline = ? AND seq > ? ORDER BY seq LIMIT ?", pipeline, after, n)
 }
 
+// Payload implements Store.
+func (s *SQLite) Payload(ctx context.Context, job string) ([]byte, error) {
+	return one(ctx, s.read, "payload of "+job, func(r scanner) (b []byte, err error) {
+		return b, r.Scan(&b)
+	}, "SELECT sealed FROM payloads WHERE job = ?", job)
+}
+
 // Snapshots implements Store.
 func (s *SQLite) Snapshots(ctx context.Context, ids []snapshot.ID) ([]*Snapshot, error) {
 	return snapshots(ctx, s.read, ids)

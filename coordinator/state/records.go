@@ -23,9 +23,17 @@ type Pipeline struct {
 	Canceled  bool          `json:"canceled,omitempty"`
 	CreatedMS int64         `json:"created_ms"`
 	EndedMS   int64         `json:"ended_ms,omitempty"`
-	Jobs      []string      `json:"jobs"`   // ids in file order
-	Events    int64         `json:"events"` // sequence number of the newest
+	// Open says that jobs may still be added: its status is the one so far. It stays
+	// live until it is closed. AddedMS is when the newest job came.
+	Open    bool     `json:"open,omitempty"`
+	AddedMS int64    `json:"added_ms,omitempty"`
+	Jobs    []string `json:"jobs"`   // ids in file order
+	Events  int64    `json:"events"` // sequence number of the newest
 }
+
+// Live reports whether the pipeline belongs to the picture: it runs, or more may
+// come.
+func (p *Pipeline) Live() bool { return p.Open || !p.Status.Ended() }
 
 // Def is the part of a job that never changes.
 type Def struct {
@@ -43,6 +51,54 @@ type Def struct {
 	When         string   `json:"when"`
 	Retry        int      `json:"retry,omitempty"`
 	Source       bool     `json:"source,omitempty"`
+	// External is set for a job of another system. Its parents are From, by id: names
+	// come again with every retry there.
+	External *External `json:"external,omitempty"`
+	From     []string  `json:"from,omitempty"`
+}
+
+// External is where a job of another system comes from and what it asked for. Its
+// payload is kept apart, sealed.
+type External struct {
+	System string `json:"system"`
+	Pool   string `json:"pool"` // name of the hosts that may run it
+	URL    string `json:"url"`  // of the system
+	// Instance names the system, ID the job there and Pipeline its pipeline.
+	Instance string `json:"instance"`
+	ID       int64  `json:"id"`
+	Pipeline int64  `json:"pipeline"`
+	Web      string `json:"web,omitempty"`  // address of the job's page
+	Name     string `json:"name"`           // of the workspace's directory
+	Off      string `json:"off,omitempty"`  // why it has no workspace
+	Rule     string `json:"rule,omitempty"` // by which its parents were found
+	// Host and Slot are set if a runner had the job already: it starts there.
+	Host          string   `json:"host,omitempty"`
+	Slot          int      `json:"slot,omitempty"`
+	Durability    string   `json:"durability,omitempty"`
+	FetchBudgetMS int64    `json:"fetch_budget_ms,omitempty"`
+	Notes         []string `json:"notes,omitempty"` // for its log
+	// ReceivedMS is when the system gave it: its clock runs since then.
+	ReceivedMS int64 `json:"received_ms"`
+}
+
+// Outside is what changes about a job of another system.
+type Outside struct {
+	// Log is what was written into its log there, Sent how much of that surely is
+	// there. What is beyond was sent and not answered.
+	Log  []byte `json:"log,omitempty"`
+	Sent int    `json:"sent,omitempty"`
+	// Unsure says that somebody else may have written since.
+	Unsure bool `json:"unsure,omitempty"`
+	// Owed, if set, is why the job failed, which the system has to be told until it
+	// answers. OwedMS is since when.
+	Owed   string `json:"owed,omitempty"`
+	OwedMS int64  `json:"owed_ms,omitempty"`
+}
+
+// Payload is a job as another system gave it, sealed.
+type Payload struct {
+	Job    string // id
+	Sealed []byte
 }
 
 // Job is one job of a pipeline: its definition, what is fixed about it and how
@@ -87,6 +143,8 @@ type Job struct {
 	Avoid     []string `json:"avoid,omitempty"`         // hosts that failed it
 	NotBefore int64    `json:"not_before_ms,omitempty"`
 	Cancel    bool     `json:"cancel,omitempty"` // somebody asked for it
+
+	Outside Outside `json:"outside,omitzero"`
 }
 
 // Stages of an attempt's life, in order.

@@ -1,9 +1,18 @@
 package state
 
-// version is the schema's. 1: the first one.
-const version = 1
+// version is the schema's. 1: the first one. 2: payloads.
+const version = 2
 
-// schema: what is looked up has a column, the rest of a record is JSON in body.
+// steps lead from each version of the schema to the next.
+var steps = map[int]string{0: schema + payloads, 1: payloads}
+
+// payloads are the jobs of other systems, encrypted. Nothing of a deleted one stays
+// in the file: secure_delete is on.
+const payloads = `
+CREATE TABLE payloads (job TEXT PRIMARY KEY REFERENCES jobs (id), sealed BLOB NOT NULL) STRICT;
+`
+
+// schema is that of version 1: what is looked up has a column, the rest of a record is JSON in body.
 // Ages and names are never keys to anything outside the database.
 const schema = `
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID, STRICT;

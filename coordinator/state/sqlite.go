@@ -86,7 +86,7 @@ func (s *SQLite) open(ctx context.Context, file string) error {
 	}
 	dsn := func(extra ...string) string {
 		q := url.Values{"_pragma": append([]string{
-			"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(ON)",
+			"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(ON)", "secure_delete(ON)",
 		}, extra...)}
 		return "file:" + (&url.URL{Path: filepath.ToSlash(file)}).EscapedPath() + "?" + q.Encode()
 	}
@@ -104,7 +104,8 @@ func (s *SQLite) open(ctx context.Context, file string) error {
 	return durable.SyncDir(filepath.Dir(file))
 }
 
-// migrate makes the schema, or checks that it is one that this version knows.
+// migrate makes the schema, brings an older one up to date in one transaction, or
+// checks that it is one that this version knows.
 func (s *SQLite) migrate(ctx context.Context) error {
 	var have int
 	if err := s.write.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
@@ -121,7 +122,7 @@ func (s *SQLite) migrate(ctx context.Context) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
-	if _, err := tx.ExecContext(ctx, schema); err != nil {
+	if _, err := tx.ExecContext(ctx, steps[have]); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, "PRAGMA user_version = "+strconv.Itoa(version)); err != nil {

@@ -42,6 +42,35 @@ func TestNewerSchema(t *testing.T) {
 	require.ErrorIs(t, err, snapshot.ErrNewerFormat, "it let go of the lock")
 }
 
+// What version 1 of the schema has, version 2 reads.
+func TestOlderSchema(t *testing.T) {
+	dir := t.TempDir()
+	s, err := state.OpenSQLite(t.Context(), dir)
+	require.NoError(t, err)
+	require.NoError(t, s.Apply(t.Context(), &state.Batch{
+		Pipelines: []*state.Pipeline{{ID: "P", Version: 1, Number: 3, Project: "p", Key: "k", Status: api.StatusRunning, Jobs: []string{"J"}}},
+		Jobs:      []*state.Job{{ID: "J", Version: 1, Pipeline: "P", Def: &state.Def{Spec: api.JobSpec{Name: "j"}}}},
+	}))
+	require.NoError(t, s.Close())
+	db, err := sql.Open("sqlite", filepath.Join(dir, "coordinator.db"))
+	require.NoError(t, err)
+	for _, q := range []string{"DROP TABLE payloads", "PRAGMA user_version = 1"} {
+		_, err = db.Exec(q)
+		require.NoError(t, err)
+	}
+	require.NoError(t, db.Close())
+	for range 2 {
+		s, err = state.OpenSQLite(t.Context(), dir)
+		require.NoError(t, err)
+		l, err := s.Load(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, int64(3), l.Number)
+		require.Equal(t, "j", l.Jobs[0].Def.Spec.Name)
+		require.NoError(t, s.Apply(t.Context(), &state.Batch{Payloads: []state.Payload{{Job: "J", Sealed: []byte("x")}}}))
+		require.NoError(t, s.Close())
+	}
+}
+
 func TestLocked(t *testing.T) {
 	dir := t.TempDir()
 	s, err := state.OpenSQLite(t.Context(), dir)

@@ -53,7 +53,7 @@ type Store interface {
 	// and ErrFull leave everything as it was; after any other error nobody knows,
 	// and the store must be opened anew.
 	Apply(ctx context.Context, b *Batch) error
-	// Load reads all that is live: pipelines that run with their jobs and
+	// Load reads all that is live: pipelines that run or are open with their jobs and
 	// attempts, all hosts, seeds, domains and durations, and the snapshots that
 	// these refer to with all their ancestors and bases.
 	Load(ctx context.Context) (*Live, error)
@@ -75,6 +75,9 @@ type Store interface {
 	// Events lists up to n events of a pipeline after a sequence number.
 	Events(ctx context.Context, pipeline string, after int64, n int) ([]api.Event, error)
 
+	// Payload finds the sealed payload of a job.
+	Payload(ctx context.Context, job string) ([]byte, error)
+
 	// Close releases the state for the next process.
 	Close() error
 }
@@ -93,6 +96,9 @@ type Batch struct {
 	// DropSeeds are those that better ones replaced.
 	DropSeeds []Seed
 	Durations []Duration
+	// Payloads replace what a job had. DropPayloads are ids of jobs that need theirs no more.
+	Payloads     []Payload
+	DropPayloads []string
 	// Meta are settings of the coordinator itself, such as its secret.
 	Meta map[string]string
 }
@@ -100,7 +106,7 @@ type Batch struct {
 // Empty reports whether there is nothing to commit.
 func (b *Batch) Empty() bool {
 	return len(b.Pipelines)+len(b.Jobs)+len(b.Attempts)+len(b.Snapshots)+len(b.Hosts)+len(b.Domains)+
-		len(b.Events)+len(b.Seeds)+len(b.DropSeeds)+len(b.Durations)+len(b.Meta) == 0
+		len(b.Events)+len(b.Seeds)+len(b.DropSeeds)+len(b.Durations)+len(b.Payloads)+len(b.DropPayloads)+len(b.Meta) == 0
 }
 
 // Live is what Load reads.

@@ -26,6 +26,8 @@ func Run(t *testing.T, open func(ctx context.Context, dir string) (state.Store, 
 		{"the lineage of what is live is complete", (*suite).lineage},
 		{"events", (*suite).events},
 		{"seeds, durations, domains and settings", (*suite).small},
+		{"payloads", (*suite).payloads},
+		{"an open pipeline is live", (*suite).stillOpen},
 		{"an empty batch", (*suite).empty},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -279,6 +281,47 @@ func (s *suite) small(t *testing.T) {
 	require.Equal(t, []*state.Domain{{Project: "p", Zone: "z", Key: []byte{1, 2}}}, l.Domains)
 	// A domain's key is never replaced: what it keyed would be lost.
 	require.ErrorIs(t, s.Apply(t.Context(), &state.Batch{Domains: []*state.Domain{{Project: "p", Zone: "z", Key: []byte{9}}}}), state.ErrStale)
+}
+
+func (s *suite) payloads(t *testing.T) {
+	b := pipeline(1, api.StatusRunning)
+	b.Jobs[0].Def.External = &state.External{System: "gitlab", ID: 7, Notes: []string{"n"}}
+	b.Jobs[0].Def.From = []string{"J0"}
+	b.Jobs[0].Outside = state.Outside{Log: []byte("x\n\x00"), Sent: 2, Owed: "why", OwedMS: 3}
+	b.Payloads = []state.Payload{{Job: "J1", Sealed: []byte{0, 1, 255}}}
+	s.apply(t, b)
+	s.reopen(t)
+	l, err := s.Load(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, b.Jobs, l.Jobs)
+	got, err := s.Payload(t.Context(), "J1")
+	require.NoError(t, err)
+	require.Equal(t, []byte{0, 1, 255}, got)
+	s.apply(t, &state.Batch{Payloads: []state.Payload{{Job: "J1", Sealed: []byte("again")}}})
+	got, err = s.Payload(t.Context(), "J1")
+	require.NoError(t, err)
+	require.Equal(t, "again", string(got))
+	require.False(t, (&state.Batch{DropPayloads: []string{"J1"}}).Empty())
+	s.apply(t, &state.Batch{DropPayloads: []string{"J1", "J9"}})
+	_, err = s.Payload(t.Context(), "J1")
+	require.ErrorIs(t, err, state.ErrNotFound)
+	require.Error(t, s.Apply(t.Context(), &state.Batch{Payloads: []state.Payload{{Job: "J9", Sealed: []byte("x")}}}), "of no job")
+}
+
+func (s *suite) stillOpen(t *testing.T) {
+	b := pipeline(1, api.StatusSuccess)
+	b.Pipelines[0].Open, b.Pipelines[0].AddedMS = true, 5
+	s.apply(t, b)
+	l, err := s.Load(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, b.Pipelines, l.Pipelines)
+	require.Len(t, l.Jobs, 1)
+	closed := *b.Pipelines[0]
+	closed.Version, closed.Open = 2, false
+	s.apply(t, &state.Batch{Pipelines: []*state.Pipeline{&closed}})
+	l, err = s.Load(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, l.Pipelines)
 }
 
 func (s *suite) empty(t *testing.T) {
