@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +31,9 @@ type EncoderOptions struct {
 	// part only that part is new. May be nil. It is called before Encode reads anything,
 	// by one goroutine.
 	Previous func(path string) *snapshot.Entry
+	// Open reads what Known says, as ExtractOptions.Open does. With it chunks that
+	// changed in part are looked at as well if Previous has no Source. May be nil.
+	Open func(ctx context.Context, pack snapshot.Digest, off, n int64) (io.ReadCloser, error)
 	// Seen, if set, counts content bytes as they go by, for who waits.
 	Seen *atomic.Int64
 	// Now is the clock that Stats.Elapsed goes by; nil is the real one.
@@ -46,6 +51,15 @@ func (o EncoderOptions) withDefaults() (EncoderOptions, error) {
 	}
 	if o.Known == nil {
 		o.Known = func(snapshot.Digest) (Location, bool) { return Location{}, false }
+	}
+	if o.Open != nil { // comes from the side
+		var mu sync.Mutex
+		known := o.Known
+		o.Known = func(d snapshot.Digest) (Location, bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			return known(d)
+		}
 	}
 	if o.Previous == nil {
 		o.Previous = func(string) *snapshot.Entry { return nil }

@@ -35,7 +35,7 @@ type fileRange struct{ off, end int64 }
 // moved otherwise is found by its content.
 //
 // Of chunks that changed in part it returns what did not, if that is long enough and
-// prev has a Source to tell.
+// what was there before can be read: from prev's Source, or from packs.
 func (e *encoder) unchangedChunks(ctx context.Context, s *source, prev *snapshot.Entry) ([]keep, error) {
 	all := make([]keep, len(prev.Chunks))
 	for i, c := range prev.Chunks {
@@ -65,10 +65,16 @@ func (e *encoder) unchangedChunks(ctx context.Context, s *source, prev *snapshot
 		kept = merge(kept, more)
 	}
 	whole := keepers(kept, len(all), prev.Size == s.size)
-	if old == nil {
-		return whole, nil
+	switch {
+	case old != nil:
+		was := func(c *snapshot.Chunk, p []byte) error { return old.readAt(p, c.Off) }
+		return e.unchangedParts(ctx, s, was, 0, prev.Chunks, whole)
+	case e.o.Open != nil:
+		f := frameReader{e: e}
+		was := func(c *snapshot.Chunk, p []byte) error { return f.read(ctx, c, p) }
+		return e.unchangedParts(ctx, s, was, maxVain, prev.Chunks, whole)
 	}
-	return e.unchangedParts(ctx, s, old, prev.Chunks, whole)
+	return whole, nil
 }
 
 // markShared marks chunks that lie in blocks of the disk which the file shares with

@@ -3,6 +3,7 @@ package pack
 import (
 	"bytes"
 	"context"
+	"io"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -15,6 +16,9 @@ const (
 	minPart = 16 << 10
 	// partGrain is the grain in which chunks are compared.
 	partGrain = 1 << 10
+	// maxVain is how many chunks in a row are unpacked in vain before the rest of a
+	// file is taken to have changed as a whole.
+	maxVain = 16
 )
 
 // partOf says that a chunk is a part of one that the base has.
@@ -26,10 +30,15 @@ type partOf struct {
 
 // unchangedParts adds to kept, in order, what is unchanged of the other chunks of the
 // base. Each is looked for where it would be if it had moved with the chunk before it.
-func (e *encoder) unchangedParts(ctx context.Context, s, old *source, chunks []snapshot.Chunk, kept []keep) ([]keep, error) {
-	c := comparing{e: e, s: s, old: old, ids: newKeyed(e.o.Key)}
+// was reads what a chunk of the base has; an error means that it can't be had. After
+// most chunks in a row without such a part the rest is left out; 0: no limit.
+func (e *encoder) unchangedParts(ctx context.Context, s *source, was func(*snapshot.Chunk, []byte) error, most int,
+	chunks []snapshot.Chunk, kept []keep,
+) ([]keep, error) {
+	c := comparing{e: e, s: s, was: was, ids: newKeyed(e.o.Key)}
 	out := make([]keep, 0, len(kept))
 	var moved, end int64
+	vain := 0
 	for i := range chunks {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -44,9 +53,15 @@ func (e *encoder) unchangedParts(ctx context.Context, s, old *source, chunks []s
 		if at.Len < 2*minPart || at.Off < end || at.Off+at.Len > s.size || len(kept) > 0 && at.Off+at.Len > kept[0].Off {
 			continue
 		}
+		if most > 0 && vain >= most {
+			continue
+		}
 		parts, err := c.parts(&chunks[i], moved)
 		if err != nil {
 			return nil, err
+		}
+		if vain++; len(parts) > 0 {
+			vain = 0
 		}
 		for _, p := range parts {
 			p.i = i
@@ -58,10 +73,11 @@ func (e *encoder) unchangedParts(ctx context.Context, s, old *source, chunks []s
 
 // comparing looks at what a file and the one before it have at a place.
 type comparing struct {
-	e      *encoder
-	s, old *source
-	ids    keyed
-	a, b   []byte
+	e    *encoder
+	s    *source
+	was  func(*snapshot.Chunk, []byte) error
+	ids  keyed
+	a, b []byte
 }
 
 // parts returns what is left of a chunk of the old file in the new one.
@@ -71,7 +87,7 @@ func (c *comparing) parts(was *snapshot.Chunk, moved int64) (out []keep, err err
 		c.a, c.b = make([]byte, roundUp(n)), make([]byte, roundUp(n))
 	}
 	a, b := c.a[:n], c.b[:n]
-	if c.old.readAt(a, was.Off) != nil || c.ids.id(a) != was.ID {
+	if c.was(was, a) != nil || c.ids.id(a) != was.ID {
 		return nil, nil // it is not what it was; only what chunks say can be believed
 	}
 	if err := c.s.readAt(b, was.Off+moved); err != nil {
@@ -102,4 +118,51 @@ func sameRun(a, b []byte) int {
 		at = end
 	}
 	return at
+}
+
+// frameReader reads chunks that are known from their packs, the last frame kept.
+type frameReader struct {
+	e     *encoder
+	pack  snapshot.Digest
+	off   int64
+	plain []byte
+}
+
+// read fills p with the content of c. It is not checked.
+func (r *frameReader) read(ctx context.Context, c *snapshot.Chunk, p []byte) error {
+	at, ok := r.e.o.Known(c.ID)
+	if !ok || int(at.Len) != len(p) || uint64(at.Off)+uint64(at.Len) > uint64(at.Frame.Plain) {
+		return snapshot.ErrNotFound
+	}
+	if r.plain == nil || r.pack != at.Pack.Digest || r.off != at.Frame.Off {
+		r.plain = nil
+		plain, err := r.frame(ctx, at)
+		if err != nil {
+			return err
+		}
+		r.pack, r.off, r.plain = at.Pack.Digest, at.Frame.Off, plain
+	}
+	copy(p, r.plain[at.Off:])
+	return nil
+}
+
+// frame reads a whole frame. Its sizes were checked with the index that it is from.
+func (r *frameReader) frame(ctx context.Context, at Location) ([]byte, error) {
+	f := &at.Frame
+	body, err := r.e.o.Open(ctx, at.Pack.Digest, f.Off, int64(f.Stored))
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close() //nolint:errcheck // only read from
+	stored := make([]byte, f.Stored)
+	if _, err := io.ReadFull(body, stored); err != nil {
+		return nil, err
+	}
+	if f.Codec != CodecZstd {
+		if f.Stored != f.Plain {
+			return nil, errSize
+		}
+		return stored, nil
+	}
+	return decompress(make([]byte, 0, f.Plain), stored)
 }

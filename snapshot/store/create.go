@@ -223,7 +223,7 @@ func (c *creating) encode(ctx context.Context) (e *encoded, kept int64, err erro
 		return e, kept, nil
 	}
 	o := c.s.encoder(c.key, c.s.locate(c.whereToLook()).find, previous(c.baseTree))
-	o.Seen = &c.spec.Progress.Done
+	o.Seen, o.Open = &c.spec.Progress.Done, c.s.OpenRange
 	if e.ix, e.stats, err = pack.Encode(ctx, o, changes); err != nil {
 		return nil, 0, c.blame(ctx, read, err)
 	}

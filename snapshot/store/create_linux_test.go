@@ -218,6 +218,37 @@ func TestCreateReadsOnlyWhatChanged(t *testing.T) {
 	}
 }
 
+// Of a large file that is overwritten here and there only that is new, although
+// what was there before is in packs alone.
+func TestCreateStoresWhatChangedInAFile(t *testing.T) {
+	testenv.Require(t, testenv.Linux)
+	b := newBench(t, view.NameCopy)
+	dir := filepath.Join(t.TempDir(), "d")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	content := make([]byte, 24<<20)
+	rnd := rand.NewChaCha8([32]byte{1})
+	rnd.Read(content) //nolint:errcheck // never fails
+	path := filepath.Join(dir, "level.pak")
+	require.NoError(t, os.WriteFile(path, content, 0o600))
+	one := b.create(dir, "")
+	const piece, pieces = 16 << 10, 20
+	for i := range pieces {
+		rnd.Read(content[i*len(content)/pieces+12345:][:piece]) //nolint:errcheck // never fails
+	}
+	require.NoError(t, os.WriteFile(path, content, 0o600))
+	two := b.create(dir, one.ID)
+	require.Greater(t, two.New, int64(piece*pieces-1))
+	require.Less(t, two.New, int64(piece*pieces*13/10))
+	b.back(two.ID, dir)
+
+	// Written anew as a whole, it is not unpacked as a whole.
+	rnd.Read(content) //nolint:errcheck // never fails
+	require.NoError(t, os.WriteFile(path, content, 0o600))
+	three := b.create(dir, two.ID)
+	require.EqualValues(t, len(content), three.New)
+	b.back(three.ID, dir)
+}
+
 // What was written just before the scan may be written again within the same
 // tick of the clock: it is read the next time.
 func TestCreateDoesNotTrustYoungFiles(t *testing.T) {
