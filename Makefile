@@ -15,7 +15,7 @@ PROMISES := ^Test(Kill|Order|Faults|Flips|FlipsOnDisk|EvilLayers|HostileTrees|Fl
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test short race crash promises promises-sample mutants fuzz bench microbench lint fmt cover cross cross-vet demo demo-clean clean docs
+.PHONY: help build test short race crash promises promises-sample mutants fuzz bench microbench lint fmt cover cross cross-vet demo demo-clean clean docs generate
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,12 @@ cross: ## what has to build besides this machine
 cross-vet: ## the tests there, too
 	GOOS=darwin  $(GO) vet ./...
 	GOOS=windows $(GO) vet ./...
+
+generate: ## regenerate the Go of plugin/wire/plugin.proto (needs protoc: apt install protobuf-compiler)
+	@mkdir -p bin
+	$(GO) build -modfile=tools/go.mod -o bin/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	PATH="$(CURDIR)/bin:$$PATH" protoc --go_out=. --go_opt=module=github.com/roost-ci/roost \
+	  --go-grpc_out=. --go-grpc_opt=module=github.com/roost-ci/roost plugin/wire/plugin.proto
 
 docs: build ## regenerate docs/configuration.md from the code
 	$(BIN) config reference > docs/configuration.md
