@@ -9,17 +9,24 @@ import (
 
 // limiter is a token bucket of bytes.
 type limiter struct {
-	rate float64 // per second, 0 for no limit
-	now  func() time.Time
+	now func() time.Time
 
 	// mu guards the bucket. It is not held while somebody waits.
 	mu     sync.Mutex
+	rate   float64 // per second, 0 for no limit
 	tokens float64
 	filled time.Time
 }
 
 func newLimiter(rate int64, now func() time.Time) *limiter {
 	return &limiter{rate: float64(max(rate, 0)), now: now, filled: now()}
+}
+
+// set changes the rate from now on.
+func (l *limiter) set(rate int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rate, l.tokens, l.filled = float64(max(rate, 0)), 0, l.now()
 }
 
 // burst is what may go out at once: what a tenth of a second gives, at least a byte.
@@ -29,12 +36,9 @@ func (l *limiter) burst() float64 { return max(l.rate/10, 1) }
 // waits a second at the very most, for one byte at one byte per second, so a low rate
 // never looks like a stall.
 func (l *limiter) take(ctx context.Context, most int) (int, error) {
-	if l.rate == 0 || most == 0 {
-		return most, nil
-	}
 	for {
 		n, wait := l.try(most)
-		if n > 0 {
+		if n > 0 || most == 0 {
 			return n, nil
 		}
 		if err := sleep(ctx, wait); err != nil {
@@ -46,6 +50,9 @@ func (l *limiter) take(ctx context.Context, most int) (int, error) {
 func (l *limiter) try(most int) (n int, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.rate == 0 || most == 0 {
+		return most, 0
+	}
 	now := l.now()
 	l.tokens = min(l.burst(), l.tokens+l.rate*max(now.Sub(l.filled).Seconds(), 0))
 	l.filled = now
@@ -61,10 +68,10 @@ func (l *limiter) try(most int) (n int, wait time.Duration) {
 
 // giveBack returns what was taken and did not go out.
 func (l *limiter) giveBack(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.rate == 0 || n == 0 {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.tokens = min(l.burst(), l.tokens+float64(n))
 }

@@ -196,6 +196,10 @@ func (u *Uploader) Pending() (items int, bytes int64) {
 // being sent, 0 while unknown.
 func (u *Uploader) Rate() float64 { return u.meter.rate() }
 
+// Limit changes the most bytes per second over all workers; 0: no limit. It may be
+// called at any time.
+func (u *Uploader) Limit(rate int64) { u.limit.set(rate) }
+
 // Drain waits until the queue is empty, or ctx ends. Somebody else must Run.
 func (u *Uploader) Drain(ctx context.Context) error {
 	for {
