@@ -93,7 +93,7 @@ func (a *Agent) watchRoom(ctx context.Context) {
 	var w roomWatch
 	for {
 		a.makeRoom(ctx, &w)
-		t := time.NewTimer(a.o.Room.Every)
+		t := time.NewTimer(a.room().Every)
 		select {
 		case <-t.C:
 		case <-a.short:
@@ -128,7 +128,7 @@ const fresh = 10 * time.Minute
 
 // makeRoom looks once, evicts if it has to, and says so to everybody.
 func (a *Agent) makeRoom(ctx context.Context, w *roomWatch) {
-	r, dir := a.o.Room, a.o.Store.Dir()
+	r, dir := a.room(), a.o.Store.Dir()
 	d := r.Disk(dir)
 	if over := r.over(r.High, d, a.o.Store.Usage()); over > 0 || d.crowded(r.High) {
 		a.evict(ctx, w, d)
@@ -156,7 +156,7 @@ func (a *Agent) makeRoom(ctx context.Context, w *roomWatch) {
 
 // evict brings the store below its low mark, or says what is in the way.
 func (a *Agent) evict(ctx context.Context, w *roomWatch, before Disk) {
-	r, dir, usage := a.o.Room, a.o.Store.Dir(), a.o.Store.Usage()
+	r, dir, usage := a.room(), a.o.Store.Dir(), a.o.Store.Usage()
 	enough := func(freed int64) bool {
 		d := r.Disk(dir)
 		if before.Used-freed < d.Used { // not counted as free yet

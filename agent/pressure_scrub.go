@@ -30,21 +30,22 @@ func (s Scrub) withDefaults() Scrub {
 // scrubs reads what the store has, over and over, until ctx ends. What a layer's
 // last reading was is in the store, so a restart does not begin anew.
 func (a *Agent) scrubs(ctx context.Context) {
-	o := a.o.Scrub
-	if o.Interval <= 0 {
-		return
-	}
 	// What is suspect after a crash is wanted soon.
-	for wait := min(o.Every, time.Minute); sleep(ctx, a.jitter(wait)); wait = o.Every {
-		a.scrub(ctx)
+	wait := min(a.scrubbing().Every, time.Minute)
+	for sleep(ctx, a.jitter(wait)) {
+		o := a.scrubbing()
+		if o.Interval > 0 {
+			a.scrub(ctx, o)
+		}
+		wait = o.Every
 	}
 }
 
 // scrub reads what is due once, and tells the coordinator what came and went.
-func (a *Agent) scrub(ctx context.Context) {
+func (a *Agent) scrub(ctx context.Context, o Scrub) {
 	before := usableIn(a.o.Store.List())
 	r, err := a.o.Store.Scrub(ctx, store.ScrubOptions{
-		Before: a.o.Now().Add(-a.o.Scrub.Interval), Rate: a.o.Scrub.Rate,
+		Before: a.o.Now().Add(-o.Interval), Rate: o.Rate,
 		Open: a.fetch.Open, Size: a.o.Blobs.Stat,
 	})
 	after := usableIn(a.o.Store.List())

@@ -9,10 +9,10 @@ import (
 )
 
 func TestExampleIsTheDefault(t *testing.T) {
-	c, err := Parse(Example())
+	c, err := Parse(Example(), nil)
 	require.NoError(t, err)
 	want := Default()
-	want.Agent.Tags = []string{}
+	want.Agent.Tags, want.Coordinator.GitLabURLs, want.GitLab.TokenFiles = []string{}, []string{}, []string{}
 	require.Equal(t, want, c)
 	file, err := os.ReadFile("roost.toml")
 	require.NoError(t, err)
@@ -39,7 +39,7 @@ driver = "btrfs"
 backing = "zfs-loop"
 backing_size = "1MiB"
 backing_space = "thin"
-`)
+`, nil)
 	require.Error(t, err)
 	for _, want := range []string{
 		`unknown key "coordinator.listn" (did you mean "coordinator.listen"?)`,
@@ -62,7 +62,7 @@ name = {a = 1}
 listen = "x"
 [store]
 driver = "btrfs"
-`)
+`, nil)
 	require.Error(t, err)
 	for _, want := range []string{
 		`agent.slots: want an integer, not "many"`, "agent.tags[0]: want a string", "agent.name: want a string",
@@ -71,7 +71,7 @@ driver = "btrfs"
 		require.ErrorContains(t, err, want)
 	}
 	require.NotContains(t, err.Error(), `"agent.name`, "known, if wrong")
-	_, err = Parse("agent = 3")
+	_, err = Parse("agent = 3", nil)
 	require.ErrorContains(t, err, "agent: ")
 }
 
@@ -85,11 +85,11 @@ func TestLoopbackOnly(t *testing.T) {
 }
 
 func TestLoadMissingFileNamesTheCure(t *testing.T) {
-	_, err := Load(filepath.Join(t.TempDir(), "none.toml"))
+	_, err := Load(filepath.Join(t.TempDir(), "none.toml"), nil)
 	require.ErrorContains(t, err, "roost config example")
 }
 
 func TestNotTOML(t *testing.T) {
-	_, err := Parse("[agent\nname=")
+	_, err := Parse("[agent\nname=", nil)
 	require.ErrorContains(t, err, "not TOML")
 }

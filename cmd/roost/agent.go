@@ -13,21 +13,17 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
-	"github.com/roost-ci/roost/agent"
 	"github.com/roost-ci/roost/configs"
 	"github.com/roost-ci/roost/coordinator/api"
-	"github.com/roost-ci/roost/plugin/exec"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
-	"github.com/roost-ci/roost/snapshot/view"
-	"github.com/roost-ci/roost/transfer/blob"
 )
 
 type agentOptions struct {
 	service
 	set       configs.Agent // what flags said
-	store     configs.Store // what the file said
-	driver    string        // what a flag said
+	driver    string        // same
+	join      string
 	maxLowers int
 	roomEvery time.Duration
 }
@@ -48,6 +44,8 @@ good-bye. Flags win over the configuration file.` + exitHelp,
 	f := c.Flags()
 	f.StringVar(&o.set.Name, "name", "", "name of this host (agent.name)")
 	f.StringVar(&o.set.Coordinator, "coordinator", "", "URL of the coordinator (agent.coordinator)")
+	f.StringVar(&o.set.Pin, "coordinator-pin", "", "pin of the coordinator's certificate (agent.coordinator_pin)")
+	f.StringVar(&o.join, "join", "", "what roost coordinator join printed: @FILE, or - for standard input; stands for coordinator, pin and token")
 	f.StringVar(&o.set.TokenFile, "token-file", "", "file with the agent's token (agent.token_file)")
 	f.IntVar(&o.set.Slots, "slots", 0, "jobs at once (agent.slots)")
 	f.StringSliceVar(&o.set.Tags, "tags", nil, "tags of this host (agent.tags)")
@@ -63,20 +61,22 @@ good-bye. Flags win over the configuration file.` + exitHelp,
 }
 
 // configure merges file and flags.
-func (o *agentOptions) configure() (configs.Agent, error) {
+func (o *agentOptions) configure() (configs.Config, error) {
 	cfg, err := loadConfig(o.config)
 	if err != nil {
-		return configs.Agent{}, err
+		return cfg, err
 	}
 	a := &cfg.Agent
 	for _, f := range []struct{ to, from *string }{
 		{&a.Name, &o.set.Name},
 		{&a.Coordinator, &o.set.Coordinator},
+		{&a.Pin, &o.set.Pin},
 		{&a.TokenFile, &o.set.TokenFile},
 		{&a.StoreDir, &o.set.StoreDir},
 		{&cfg.Store.Driver, &o.driver},
 		{&a.BuildsDir, &o.set.BuildsDir},
 		{&a.RunAs, &o.set.RunAs},
+		{&a.LogLevel, &o.logLevel},
 	} {
 		if *f.from != "" {
 			*f.to = *f.from
@@ -88,20 +88,19 @@ func (o *agentOptions) configure() (configs.Agent, error) {
 	a.Tags = append(a.Tags, o.set.Tags...)
 	if a.Name == "" {
 		if a.Name, err = os.Hostname(); err != nil {
-			return *a, usageError(fmt.Errorf("agent.name is not set and the host has none: %w", err), "")
+			return cfg, usageError(fmt.Errorf("agent.name is not set and the host has none: %w", err), "")
 		}
 	}
-	if a.Slots == 0 {
+	if a.Slots == 0 && !cfg.GitLab.On() {
 		a.Slots = max(1, runtime.NumCPU()/2)
 	}
 	if err := cfg.Validate(); err != nil {
-		return *a, usageError(err, "see: roost config reference")
+		return cfg, usageError(err, "see: roost config reference")
 	}
 	if a.StoreDir, err = filepath.Abs(a.StoreDir); err != nil {
-		return *a, usageError(err, "")
+		return cfg, usageError(err, "")
 	}
-	o.store = cfg.Store
-	return *a, nil
+	return cfg, nil
 }
 
 func (o *agentOptions) run(cmd *cobra.Command) error {
@@ -109,15 +108,11 @@ func (o *agentOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	token, err := readToken(cfg.TokenFile)
+	client, err := o.client(cmd, &cfg.Agent)
 	if err != nil {
-		return usageError(err, "the coordinator makes it at its first start: STATE_DIR/agent.token")
+		return err
 	}
-	client, err := api.NewClient(cfg.Coordinator, token, nil)
-	if err != nil {
-		return usageError(err, "")
-	}
-	ctx, log, err := o.start(cmd, cfg.Name)
+	ctx, log, err := o.start(cmd, cfg.Agent.Name, cfg.Agent.LogLevel)
 	if err != nil {
 		return err
 	}
@@ -130,90 +125,46 @@ func (o *agentOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	defer closeStore()
-	return agentError(ctx, cfg, a.Run(ctx))
-}
-
-// assemble opens the store and wires the agent to everything that it needs.
-func (o *agentOptions) assemble(ctx context.Context, cfg configs.Agent, client *api.Client, log hclog.Logger, serving func()) (*agent.Agent, func(), error) {
-	root := os.Geteuid() == 0
-	if err := ensureBacking(ctx, cfg.StoreDir, o.store, log.Named("backing")); err != nil {
-		return nil, nil, err
-	}
-	st, err := store.Open(ctx, cfg.StoreDir, store.Options{
-		Driver: func(dir string) (view.Driver, error) {
-			return view.Open(o.store.Driver, dir, view.Options{Log: log.Named("view"), Owners: root, MaxLowers: o.maxLowers})
+	o.reloads(cmd, ctx, reloading{
+		section: []string{"agent", "store", "gitlab"}, was: cfg, load: o.configure, log: log,
+		apply: func(is configs.Config) error {
+			t, err := o.tuningOf(is)
+			if err != nil {
+				return err
+			}
+			a.Tune(t)
+			log.SetLevel(hclog.LevelFromString(is.Agent.LogLevel))
+			return nil
 		},
-		Log: log.Named("store"), Owners: root,
 	})
-	if err != nil {
-		return nil, nil, storeError(cfg, err)
+	// The store is open and its file system is mounted: what needs the slots' directories
+	// may start, whether the coordinator is there or not.
+	if err := sdNotify("READY=1"); err != nil {
+		log.Warn("telling systemd", "error", err)
 	}
-	fail := func(code int, err error) (*agent.Agent, func(), error) {
-		st.Close() //nolint:errcheck // the first error is the one to tell
-		return nil, nil, &exitError{code: code, err: err}
-	}
-	linuxRoot := root && runtime.GOOS == "linux"
-	runner, err := exec.New(exec.Options{
-		RootMode: linuxRoot, RunAs: cfg.RunAs, StateDir: filepath.Join(cfg.StoreDir, "exec"),
-		Hide: []string{cfg.StoreDir}, Log: log.Named("exec"),
-	})
-	if err != nil {
-		return fail(exitUsage, fmt.Errorf("jobs can't run here: %w", err))
-	}
-	rate, err := configs.ParseSize(cfg.UploadRate)
-	if err != nil {
-		return fail(exitUsage, err)
-	}
-	room, err := roomOf(o.store)
-	if err != nil {
-		return fail(exitUsage, err)
-	}
-	room.Every = o.roomEvery
-	scrub, err := scrubOf(o.store)
-	if err != nil {
-		return fail(exitUsage, err)
-	}
-	scrub.Every = o.roomEvery
-	opts := agent.Options{
-		Name: cfg.Name, Tags: cfg.Tags, Slots: cfg.Slots, Coordinator: client, Store: st, Adapter: runner,
-		Blobs: blob.NewHTTP(client.BlobsURL(), client.Token, nil), UploadRate: rate,
-		BootID: bootID(), Version: version, Ready: serving, Log: log, Room: room, Scrub: scrub,
-	}
-	if linuxRoot {
-		opts.BuildsDir = cfg.BuildsDir
-	}
-	a, err := agent.New(opts)
-	if err != nil {
-		return fail(exitUsage, err)
-	}
-	return a, func() {
-		if err := st.Close(); err != nil {
-			log.Error("closing the store", "error", err)
+	return agentError(ctx, cfg.Agent, a.Run(ctx))
+}
+
+// client makes the client of the coordinator that file, flags or a join line name.
+func (o *agentOptions) client(cmd *cobra.Command, cfg *configs.Agent) (*api.Client, error) {
+	var token string
+	if o.join != "" {
+		j, err := readJoin(o.join, cmd.InOrStdin(), true)
+		if err != nil {
+			return nil, usageError(fmt.Errorf("--join: %w", err), "")
 		}
-	}, nil
-}
-
-// roomOf translates what the file says of the disk.
-func roomOf(c configs.Store) (agent.Room, error) {
-	most, err := configs.ParseSize(c.MaxBytes)
-	if err != nil {
-		return agent.Room{}, err
+		cfg.Coordinator, cfg.Pin, token = j.URL, j.Pin, j.token
+	} else {
+		var err error
+		if token, err = readToken(cfg.TokenFile); err != nil {
+			return nil, usageError(err, "the coordinator makes it at its first start: STATE_DIR/agent.token; on another host: roost coordinator join")
+		}
 	}
-	free, err := configs.ParseSize(c.MinFree)
+	c, err := api.NewClient(cfg.Coordinator, token, coordinatorHTTP(cfg.Pin))
 	if err != nil {
-		return agent.Room{}, err
+		return nil, usageError(err, "")
 	}
-	return agent.Room{MaxBytes: most, High: c.HighWater, Low: c.LowWater, MinFree: free}, nil
-}
-
-// scrubOf translates what the file says of looking for damage.
-func scrubOf(c configs.Store) (agent.Scrub, error) {
-	every, err := time.ParseDuration(c.ScrubInterval)
-	if err != nil {
-		return agent.Scrub{}, err
-	}
-	rate, err := configs.ParseSize(c.ScrubRate)
-	return agent.Scrub{Interval: every, Rate: rate}, err
+	return c, nil
 }
 
 // bootID names this run of the kernel, "" where it has no name.

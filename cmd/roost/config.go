@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -17,11 +18,7 @@ func newConfig() *cobra.Command {
 			Example: "  roost config check /etc/roost/roost.toml",
 			Args:    cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				if _, err := configs.Load(args[0]); err != nil {
-					return usageError(err, "see: roost config reference")
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is fine\n", args[0])
-				return nil
+				return checkConfig(cmd, args[0])
 			},
 		},
 		&cobra.Command{
@@ -41,12 +38,33 @@ func newConfig() *cobra.Command {
 	return c
 }
 
-// loadConfig reads the file of --config, or the defaults when there is none.
+// checkConfig tells what is wrong in a file, and with the files that it names.
+func checkConfig(cmd *cobra.Command, path string) error {
+	c, err := configs.Load(path, os.Environ())
+	if err == nil {
+		err = configs.CheckFiles(c, ignoreModes)
+	}
+	if err != nil {
+		return usageError(err, "see: roost config reference")
+	}
+	for _, name := range configs.Overrides(os.Environ()) {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s in the environment stands for its key\n", name)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is fine\n", path)
+	return nil
+}
+
+// loadConfig reads the file of --config, or the defaults when there is none. What the
+// environment says wins.
 func loadConfig(path string) (configs.Config, error) {
 	if path == "" {
-		return configs.Default(), nil
+		c, err := configs.Parse("", os.Environ())
+		if err != nil {
+			return c, usageError(err, "see: roost config reference")
+		}
+		return c, nil
 	}
-	c, err := configs.Load(path)
+	c, err := configs.Load(path, os.Environ())
 	if err != nil {
 		return c, usageError(err, "check it with: roost config check "+path)
 	}

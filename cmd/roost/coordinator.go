@@ -18,8 +18,8 @@ import (
 
 type coordinatorOptions struct {
 	service
-	listen, stateDir string
-	localSource      bool
+	listen, stateDir, url string
+	localSource           bool
 }
 
 func newCoordinator() *cobra.Command {
@@ -28,8 +28,10 @@ func newCoordinator() *cobra.Command {
 		Use:   "coordinator",
 		Short: "Serve as the coordinator: place jobs, keep logs, hold layers",
 		Long: `Runs the coordinator until it is stopped. Its tokens are made at the first start:
-STATE_DIR/agent.token for agents, STATE_DIR/user.token for people. Flags win over
-the configuration file.` + exitHelp,
+STATE_DIR/agent.token for agents, STATE_DIR/user.token for people. Beyond loopback it
+serves TLS, with a certificate of its own if it is given none; roost coordinator join
+prints what other hosts need. Flags win over the configuration file, which is read
+again on SIGHUP.` + exitHelp,
 		Example: "  roost coordinator --config /etc/roost/roost.toml",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
@@ -39,38 +41,46 @@ the configuration file.` + exitHelp,
 	f := c.Flags()
 	f.StringVar(&o.listen, "listen", "", "address to listen on (coordinator.listen)")
 	f.StringVar(&o.stateDir, "state-dir", "", "directory of its state (coordinator.state_dir)")
+	c.AddCommand(newJoin())
 	f.BoolVar(&o.localSource, "local-source", false, "let pipelines name a git work tree on this machine")
 	return c
 }
 
 // configure merges file and flags.
-func (o *coordinatorOptions) configure() (configs.Coordinator, error) {
+func (o *coordinatorOptions) configure() (configs.Config, error) {
 	cfg, err := loadConfig(o.config)
 	if err != nil {
-		return configs.Coordinator{}, err
+		return cfg, err
 	}
-	if o.listen != "" {
-		cfg.Coordinator.Listen = o.listen
-	}
-	if o.stateDir != "" {
-		cfg.Coordinator.StateDir = o.stateDir
+	c := &cfg.Coordinator
+	for _, f := range []struct{ to, from *string }{
+		{&c.Listen, &o.listen},
+		{&c.StateDir, &o.stateDir},
+		{&c.URL, &o.url},
+		{&c.LogLevel, &o.logLevel},
+	} {
+		if *f.from != "" {
+			*f.to = *f.from
+		}
 	}
 	if err := cfg.Validate(); err != nil {
-		return configs.Coordinator{}, usageError(err, "see: roost config reference")
+		return cfg, usageError(err, "see: roost config reference")
 	}
-	return cfg.Coordinator, nil
+	return cfg, nil
 }
 
 func (o *coordinatorOptions) run(cmd *cobra.Command) error {
-	cfg, err := o.configure()
+	all, err := o.configure()
 	if err != nil {
 		return err
 	}
-	ctx, log, err := o.start(cmd, "coordinator")
+	cfg := all.Coordinator
+	ctx, log, err := o.start(cmd, "coordinator", cfg.LogLevel)
 	if err != nil {
 		return err
 	}
-	opts, closeBlobs, err := o.options(cfg, log.Named("blob"))
+	scrub := newBlobScrub(log.Named("blob"))
+	opts, closeBlobs, err := o.options(cfg, scrub, log.Named("blob"))
 	if err != nil {
 		return err
 	}
@@ -80,8 +90,23 @@ func (o *coordinatorOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return coordinatorError(cfg, err)
 	}
-	if err := sayReady(cmd.OutOrStdout(), ready{Ready: "coordinator", URL: "http://" + s.Addr().String()}); err != nil {
+	o.reloads(cmd, ctx, reloading{
+		section: []string{"coordinator"}, was: all, load: o.configure, log: log,
+		apply: func(is configs.Config) error {
+			every, rate, err := blobScrubOf(is.Coordinator)
+			if err != nil {
+				return err
+			}
+			scrub.set(every, rate)
+			log.SetLevel(hclog.LevelFromString(is.Coordinator.LogLevel))
+			return nil
+		},
+	})
+	if err := sayReady(cmd.OutOrStdout(), ready{Ready: "coordinator", URL: s.URL()}); err != nil {
 		return err
+	}
+	if err := sdNotify("READY=1"); err != nil {
+		log.Warn("telling systemd", "error", err)
 	}
 	if err := s.Run(ctx); err != nil && ctx.Err() == nil {
 		return &exitError{code: exitUnreachable, err: fmt.Errorf("coordinator: %w", err)}
@@ -90,7 +115,7 @@ func (o *coordinatorOptions) run(cmd *cobra.Command) error {
 }
 
 // options wires tokens and the blob store.
-func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) (coordinator.Options, func(), error) {
+func (o *coordinatorOptions) options(cfg configs.Coordinator, scrub *blobScrub, log hclog.Logger) (coordinator.Options, func(), error) {
 	fail := func(err error) (coordinator.Options, func(), error) {
 		return coordinator.Options{}, nil, &exitError{code: exitUnreachable, err: err}
 	}
@@ -102,6 +127,10 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	if err != nil {
 		return fail(err)
 	}
+	secure, err := serverTLS(cfg)
+	if err != nil {
+		return fail(err)
+	}
 	dir, err := blob.OpenDir(filepath.Join(cfg.StateDir, "blobs"), blob.DirOptions{})
 	if err != nil {
 		return fail(err)
@@ -110,11 +139,7 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	if err != nil {
 		return fail(err)
 	}
-	every, err := time.ParseDuration(cfg.ScrubInterval)
-	if err != nil {
-		return fail(err)
-	}
-	rate, err := configs.ParseSize(cfg.ScrubRate)
+	every, rate, err := blobScrubOf(cfg)
 	if err != nil {
 		return fail(err)
 	}
@@ -126,7 +151,8 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 	if o.localSource {
 		heartbeat = time.Second // a few agents on this machine: Ctrl-C is heard soon
 	}
-	stop := scrubBlobs(dir, every, rate, log)
+	scrub.set(every, rate)
+	stop := scrub.start(dir)
 	closeBlobs := func() {
 		stop()
 		if err := dir.Close(); err != nil {
@@ -134,8 +160,8 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, log hclog.Logger) 
 		}
 	}
 	return coordinator.Options{
-		Missing: missingBlobs(dir, log),
-		Dir:     cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken,
+		Missing: missingBlobs(dir, log), TLS: secure,
+		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken,
 		Blobs:            blob.Handler(dir, blob.HandlerOptions{Log: log}),
 		AllowLocalSource: o.localSource, HostLease: lease, Heartbeat: heartbeat, MaxInfraRetries: retries, Version: version,
 	}, closeBlobs, nil

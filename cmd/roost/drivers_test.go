@@ -18,8 +18,8 @@ func TestDriverWords(t *testing.T) {
 // TestBackingSize: the least size that configuration takes is what a backing takes.
 func TestBackingSize(t *testing.T) {
 	require.Equal(t, 320<<20, backing.MinSize)
-	_, err := configs.Parse("[store]\nbacking_size = \"320MiB\"\n")
+	_, err := configs.Parse("[store]\nbacking_size = \"320MiB\"\n", nil)
 	require.NoError(t, err)
-	_, err = configs.Parse("[store]\nbacking_size = \"319MiB\"\n")
+	_, err = configs.Parse("[store]\nbacking_size = \"319MiB\"\n", nil)
 	require.ErrorContains(t, err, "store.backing_size")
 }

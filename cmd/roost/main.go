@@ -44,6 +44,8 @@ func realMain(args []string, in io.Reader, out, errw io.Writer) int {
 // terminal is one too, unless nohup says otherwise.
 func interruptible(errw io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
+	hup := newHangup()
+	ctx = context.WithValue(ctx, hangupKey{}, hup)
 	sig := make(chan os.Signal, 2)
 	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
 	// Whoever reads our output may go; what we have begun is still brought to an
@@ -53,19 +55,24 @@ func interruptible(errw io.Writer) (context.Context, func()) {
 		signal.Notify(sig, syscall.SIGHUP)
 	}
 	go func() {
-		s, ok := <-sig
-		if !ok {
-			return
-		}
-		cancel(errInterrupted)
-		if s == os.Interrupt {
-			if isTerminal(errw) {
-				fmt.Fprint(errw, "\r\x1b[K")
+		for n := 0; ; {
+			s, ok := <-sig
+			if !ok {
+				return
 			}
-			fmt.Fprintln(errw, "interrupted; cleaning up (again to stop at once)")
-		}
-		if _, ok := <-sig; ok {
-			os.Exit(exitInterrupted)
+			if s == syscall.SIGHUP && hup.reload() {
+				continue
+			}
+			if n++; n > 1 {
+				os.Exit(exitInterrupted)
+			}
+			cancel(errInterrupted)
+			if s == os.Interrupt {
+				if isTerminal(errw) {
+					fmt.Fprint(errw, "\r\x1b[K")
+				}
+				fmt.Fprintln(errw, "interrupted; cleaning up (again to stop at once)")
+			}
 		}
 	}()
 	return ctx, func() {

@@ -35,18 +35,15 @@ const stopWord = "stop"
 
 func (s *service) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.config, "config", "", "configuration file (TOML)")
-	c.Flags().StringVar(&s.logLevel, "log-level", "info", "trace, debug, info, warn or error")
+	c.Flags().StringVar(&s.logLevel, "log-level", "", "trace, debug, info, warn or error (log_level; default info)")
 	c.Flags().BoolVar(&s.withParent, "with-parent", false, "stop when standard input ends")
 	c.Flags().MarkHidden("with-parent") //nolint:errcheck // the flag exists, one line above
 }
 
-// start returns the service's logger and a context that ends with the parent.
-func (s *service) start(cmd *cobra.Command, name string) (context.Context, hclog.Logger, error) {
-	level := hclog.LevelFromString(s.logLevel)
-	if level == hclog.NoLevel {
-		return nil, nil, usageError(fmt.Errorf("--log-level %q: want trace, debug, info, warn or error", s.logLevel), "")
-	}
-	log := hclog.New(&hclog.LoggerOptions{Name: name, Level: level, Output: cmd.ErrOrStderr()})
+// start returns the service's logger and a context that ends with the parent. level is
+// what the file says; a flag wins.
+func (s *service) start(cmd *cobra.Command, name, level string) (context.Context, hclog.Logger, error) {
+	log := hclog.New(&hclog.LoggerOptions{Name: name, Level: hclog.LevelFromString(level), Output: cmd.ErrOrStderr()})
 	ctx := cmd.Context()
 	if s.withParent {
 		var cancel context.CancelCauseFunc
