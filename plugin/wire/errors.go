@@ -81,8 +81,7 @@ func decode(err error) error {
 			r.is = append(r.is, &plugin.Error{Code: d.GetCode(), Text: st.Message()})
 		}
 	}
-	switch st.Code() {
-	case codes.Unimplemented, codes.ResourceExhausted, codes.Internal:
+	if r.is == nil && st.Code() != codes.Unknown { // gRPC's own, such as a message that is too large
 		r.text = fmt.Sprintf("%s (%s)", r.text, st.Code())
 	}
 	return r

@@ -61,7 +61,7 @@ func (s *pluginServer) Serve(ctx context.Context, req *wirepb.ServeRequest) (*wi
 	if err != nil {
 		return nil, encode(fmt.Errorf("call the agent back: %w", err))
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	err = s.plugin.Serve(inner, settingsFromPB(req), &agentClient{wirepb.NewAgentClient(conn)})
 	if err != nil {
 		return nil, encode(err)

@@ -20,9 +20,9 @@ type process struct {
 	stdout, stderr io.ReadCloser
 	gone           chan struct{} // closed when it has been waited for
 
-	mu   sync.Mutex
-	os   *os.Process // nil: not started
-	kill bool        // killed before it was started
+	mu    sync.Mutex
+	os    *os.Process // nil: not started
+	never bool        // killed before it was started
 }
 
 var _ runner.Runner = (*process)(nil)
@@ -55,7 +55,7 @@ func (p *process) Start(context.Context) error {
 func (p *process) launch() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.kill {
+	if p.never {
 		return context.Canceled
 	}
 	if err := p.cmd.Start(); err != nil {
@@ -70,11 +70,13 @@ func (p *process) Wait(context.Context) error {
 	return p.cmd.Wait()
 }
 
-// Kill kills it at once. One that was not started won't be.
-func (p *process) Kill(context.Context) error {
+func (p *process) Kill(context.Context) error { return p.kill() }
+
+// kill kills it at once. One that was not started won't be.
+func (p *process) kill() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.kill = true
+	p.never = true
 	if p.os == nil {
 		return nil
 	}

@@ -72,7 +72,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: c.Sockets},
 		Logger:           c.Log,
 	})
-	stop := context.AfterFunc(ctx, func() { _ = proc.Kill(ctx) })
+	stop := context.AfterFunc(ctx, func() { _ = proc.kill() })
 	err = p.connect(ctx)
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -135,3 +135,6 @@ func (p *Process) Exit() string {
 // Kill lets a process that serves nothing any more end by itself for a moment, then
 // kills it, and waits until it is gone. What it started is not touched. It may be repeated.
 func (p *Process) Kill() { p.client.Kill() }
+
+// KillNow kills it without a moment; Kill must still be called.
+func (p *Process) KillNow() { _ = p.proc.kill() }
