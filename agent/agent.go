@@ -35,6 +35,9 @@ type Agent struct {
 	short chan struct{}
 	// jobs counts the goroutines of attempts, behind those that pack and report.
 	jobs, behind sync.WaitGroup
+	// out is the context of what outlives Run's own; quitting ends when the jobs are
+	// to stop. Both are set once, before anything is started.
+	out, quitting context.Context //nolint:containedctx // those of Run
 
 	// mu guards all below. It is never held across I/O or a callback.
 	mu      sync.Mutex
@@ -55,13 +58,25 @@ type Agent struct {
 	noRoom bool
 	// offered are layers that are uploaded again, or were tried to be.
 	offered map[snapshot.Digest]time.Time
+	// offers are the slots whose runners want a job, guests the attempts in runners of
+	// their own, those that ended not long ago included.
+	offers   map[int]*offer
+	offerSeq int
+	guests   map[snapshot.ID]*guest
+	// closing says that no plugin's call may begin anything any more.
+	closing bool
 }
 
-// running is an attempt that has a slot.
+// running is an attempt that the coordinator counts as ours.
 type running struct {
 	ref    api.AttemptRef
 	slot   int
 	cancel context.CancelCauseFunc
+	// freed says that it does not hold its slot any more; guarded by Agent.mu.
+	freed bool
+	// guest is set if it runs in a runner of its own: nothing stops it but a word that
+	// it is not ours.
+	guest *guest
 }
 
 // Why an attempt was stopped, as the cause of its context.
@@ -80,7 +95,8 @@ func newAgent(o Options) (*Agent, error) {
 	a := &Agent{
 		o: o, log: o.Log, freed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), short: make(chan struct{}, 1),
 		running: map[snapshot.ID]*running{}, slots: make([]bool, o.Slots),
-		offered: map[snapshot.Digest]time.Time{},
+		offered: map[snapshot.Digest]time.Time{}, offers: map[int]*offer{}, guests: map[snapshot.ID]*guest{},
+		uid: o.UID, gid: o.GID,
 	}
 	id, err := snapshot.NewID(o.Rand)
 	if err != nil {
@@ -102,12 +118,18 @@ func newAgent(o Options) (*Agent, error) {
 // within DrainTimeout and says good-bye. A name that another agent holds is an
 // error at once; a coordinator that does not answer is waited for.
 func (a *Agent) Run(ctx context.Context) error {
-	if err := durable.MkdirAll(a.logDir(), 0o700); err != nil {
-		return fmt.Errorf("agent: %w", err)
+	for _, dir := range []string{a.logDir(), a.guestDir()} {
+		if err := durable.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("agent: %w", err)
+		}
 	}
 	// out outlives ctx: what was done must be told.
 	out, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	a.out = out
+	var quit func()
+	a.quitting, quit = context.WithCancel(out)
+	defer quit()
 	left, err := a.recover(ctx)
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
@@ -128,11 +150,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.o.Ready != nil {
 		a.o.Ready()
 	}
-	return a.serve(ctx, out, stop, left, over)
+	return a.serve(ctx, out, quit, stop, left, over)
 }
 
 // serve does everything between registration and good-bye.
-func (a *Agent) serve(ctx, out context.Context, stop func(), left []leftover, over map[snapshot.ID]bool) error {
+func (a *Agent) serve(ctx, out context.Context, leaving, stop func(), left []leftover, over map[snapshot.ID]bool) error {
 	ctx, quit := context.WithCancelCause(ctx)
 	defer quit(nil)
 	beats, stopBeats := context.WithCancel(out)
@@ -145,12 +167,19 @@ func (a *Agent) serve(ctx, out context.Context, stop func(), left []leftover, ov
 	a.reportLeftovers(out, left, over)
 	a.resumePacking(out)
 
+	hosted := a.host(ctx, quit)
+
 	a.claims(ctx, out)
 	fatal := context.Cause(ctx)
 	a.mu.Lock()
 	a.draining = true
 	a.mu.Unlock()
+	leaving()
 	a.cancelAll(errShutdown)
+	<-hosted
+	a.mu.Lock()
+	a.closing = true
+	a.mu.Unlock()
 	// A job may use its grace twice: for the script, and for after_script.
 	last := time.AfterFunc(2*a.o.Grace+a.o.DrainTimeout, stop)
 	defer last.Stop()
@@ -158,14 +187,40 @@ func (a *Agent) serve(ctx, out context.Context, stop func(), left []leftover, ov
 	a.drain(out)
 	stopBeats()
 	keep.Wait()
-	a.leave(out)
+	if !a.hasGuests() { // they go on without us
+		a.leave(out)
+	}
 	stop()
 	a.behind.Wait()
 	var taken *nameTakenError
-	if errors.As(fatal, &taken) {
+	var broken *pluginError
+	if errors.As(fatal, &taken) || errors.As(fatal, &broken) {
 		return fmt.Errorf("agent %s: %w", a.o.Name, fatal)
 	}
 	return nil
+}
+
+// pluginError says that the plugin can't be kept running.
+type pluginError struct{ err error }
+
+func (e *pluginError) Error() string { return "its plugin: " + e.err.Error() }
+func (e *pluginError) Unwrap() error { return e.err }
+
+// host runs the plugin, if there is one, until ctx ends. The channel is closed when
+// none of its calls begins anything any more.
+func (a *Agent) host(ctx context.Context, quit context.CancelCauseFunc) <-chan struct{} {
+	done := make(chan struct{})
+	if a.o.Plugin == nil {
+		close(done)
+		return done
+	}
+	go func() {
+		defer close(done)
+		if err := a.o.Plugin.Run(ctx, served{a}); err != nil && ctx.Err() == nil {
+			quit(&pluginError{err})
+		}
+	}()
+	return done
 }
 
 // drain waits for what is being packed and uploaded, within DrainTimeout. What is

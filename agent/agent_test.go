@@ -37,6 +37,7 @@ type host struct {
 	driver string
 	edit   func(*Options)
 	wrap   func(plugin.Adapter) plugin.Adapter
+	plugin *fakePlugin
 
 	store *store.Store
 	stop  context.CancelFunc
@@ -64,8 +65,10 @@ func (h *host) start() *host {
 	require.NoError(h.t, err)
 	h.store = st
 	var ad plugin.Adapter
-	ad, err = exec.New(exec.Options{StateDir: filepath.Join(h.dir, "exec"), Log: log})
-	require.NoError(h.t, err)
+	if h.plugin == nil {
+		ad, err = exec.New(exec.Options{StateDir: filepath.Join(h.dir, "exec"), Log: log})
+		require.NoError(h.t, err)
+	}
 	if h.wrap != nil {
 		ad = h.wrap(ad)
 	}
@@ -73,6 +76,9 @@ func (h *host) start() *host {
 	o := Options{
 		Name: h.name, Slots: 2, Coordinator: c, Store: st, Adapter: ad,
 		Blobs: blob.NewHTTP(c.BlobsURL(), c.Token, nil), Grace: time.Second, DrainTimeout: 10 * time.Second, Log: log,
+	}
+	if h.plugin != nil {
+		o.Plugin, o.Pool = h.plugin, &api.Pool{System: api.SystemGitLab, Name: "pool"}
 	}
 	if h.edit != nil {
 		h.edit(&o)

@@ -4,20 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/snapshot/tree"
-	"github.com/roost-ci/roost/snapshot/view"
 	"github.com/roost-ci/roost/transfer"
 	"github.com/roost-ci/roost/transfer/blob"
 )
@@ -36,11 +32,13 @@ type note struct {
 	Job    string         `json:"job"`
 	Commit string         `json:"commit"` // on_success, if-changed
 	Inputs []snapshot.ID  `json:"inputs,omitempty"`
+	// Slot is set for a job in a runner of its own: its view outlives the agent.
+	Slot int `json:"slot,omitempty"`
 }
 
 // place is a view that is ready.
 type place struct {
-	view string // where it is
+	view string // where it is; "" if there is none
 	path string // where the job sees it
 	ws   api.Workspace
 	// note is what the store was told. Its Inputs are the snapshots that the view
@@ -57,67 +55,119 @@ type fault struct {
 func (f *fault) Error() string { return f.err.Error() }
 func (f *fault) Unwrap() error { return f.err }
 
+// sayer takes lines of Roost's own for a job's log.
+type sayer interface {
+	say(format string, args ...any)
+}
+
+// attaching is a workspace on its way.
+type attaching struct {
+	a     *Agent
+	c     *api.Claim
+	spec  store.PrepareSpec
+	p     *place
+	log   sayer
+	begin time.Duration // by elapsed
+	// budget is how long a fetch may stand still, 0: as long as the fetcher takes it.
+	budget time.Duration
+	// progress, if set, hears while it lasts how far a fetch has come.
+	progress func(line string)
+}
+
 // attach makes the job's view. By the degradation rule (CONTRACT 1.7) a job starts
 // from exactly its inputs or from nothing: what may do without its workspace gets
 // an empty view when there is any fault, what needs it gets the fault. A seed is
 // never needed. A merge conflict is nobody's fault but the pipeline's: it is a
-// *snapshot.ConflictError for either.
-func (a *Agent) attach(ctx context.Context, c *api.Claim, slot int, begin time.Duration, log *jobLog) (*place, error) {
-	spec := a.prepareSpec(c, slot)
-	p := &place{view: spec.Target, path: spec.Target, ws: api.Workspace{
+// *snapshot.ConflictError for either, unless the job would have run without us.
+func (a *Agent) attach(ctx context.Context, c *api.Claim, slot int, begin time.Duration, log sayer) (*place, error) {
+	return a.newAttaching(c, slot, begin, log).run(ctx)
+}
+
+func (a *Agent) newAttaching(c *api.Claim, slot int, begin time.Duration, log sayer) *attaching {
+	at := &attaching{a: a, c: c, log: log, begin: begin, spec: a.prepareSpec(c, slot)}
+	at.p = &place{view: at.spec.Target, path: at.spec.Target, ws: api.Workspace{
 		State: api.StateFresh, Origin: api.OriginNone, Source: api.SourceNone,
 		Code: c.Code, Reason: c.Reason, Driver: a.o.Store.Driver().Name(),
 	}}
-	p.note = note{
+	at.p.note = note{
 		Ref: api.AttemptRef{Attempt: c.Attempt, Epoch: c.Epoch},
 		Job: c.Job.Name, Commit: c.Job.Workspace.Commit,
 	}
-	if a.o.BuildsDir != "" {
-		p.path = filepath.Join(a.o.BuildsDir, slug(c.Project))
+	if c.External != nil {
+		at.p.note.Slot = slot
+		at.budget = a.fetchBudget(c.External)
+	} else if a.o.BuildsDir != "" {
+		at.p.path = filepath.Join(a.o.BuildsDir, slug(c.Project))
 	}
 	if c.Job.Workspace.Disabled {
-		spec.Inputs = nil
-		p.ws.Code, p.ws.Reason = api.WorkspaceDisabled, "workspace: false"
+		at.spec.Inputs = nil
+		at.p.ws.Code, at.p.ws.Reason = api.WorkspaceDisabled, "workspace: false"
 	}
-	err := a.full(ctx, c, spec, p, log)
+	return at
+}
+
+func (at *attaching) run(ctx context.Context) (*place, error) {
+	err := at.full(ctx)
 	if err == nil {
-		p.ws.AttachMS = ms(elapsed() - begin)
-		fail.Point("agent.prepared")
-		return p, nil
+		return at.ready(), nil
+	}
+	if ctx.Err() != nil || !at.mayBeFresh(err) {
+		return nil, err
+	}
+	return at.fresh(ctx, err)
+}
+
+// ready is said of a place that a job may start in.
+func (at *attaching) ready() *place {
+	at.p.ws.AttachMS = ms(elapsed() - at.begin)
+	fail.Point("agent.prepared")
+	return at.p
+}
+
+// mayBeFresh reports whether the job may start from nothing after err. What runs in
+// a runner of its own may also if its parents can't be merged, or if it had no
+// parents: it would have run without us.
+func (at *attaching) mayBeFresh(err error) bool {
+	optional := at.c.Job.Workspace.Mode == modeOptional
+	if at.c.External != nil {
+		return optional || at.c.Origin == api.OriginSeed
 	}
 	var conflict *snapshot.ConflictError
-	if errors.As(err, &conflict) || ctx.Err() != nil || len(spec.Inputs) == 0 {
-		return nil, err
-	}
-	if c.Job.Workspace.Mode != modeOptional && c.Origin != api.OriginSeed {
-		return nil, err
-	}
-	return a.fresh(ctx, c, spec, p, begin, err, log)
+	return !errors.As(err, &conflict) && len(at.spec.Inputs) > 0 && (optional || at.c.Origin == api.OriginSeed)
 }
 
 // fresh gives a job an empty view after its workspace could not be had.
-func (a *Agent) fresh(ctx context.Context, c *api.Claim, spec store.PrepareSpec, p *place, begin time.Duration, why error, log *jobLog) (*place, error) {
-	log.say("WORKSPACE NOT AVAILABLE: %v", why)
-	log.say("starting FRESH, from an empty directory: this job may do without it")
-	p.ws.State, p.ws.Origin, p.ws.Source = api.StateFresh, api.OriginNone, api.SourceNone
-	p.ws.Code, p.ws.Reason = api.WorkspaceFault, why.Error()
+func (at *attaching) fresh(ctx context.Context, why error) (*place, error) {
+	at.log.say("WORKSPACE NOT AVAILABLE: %v", why)
+	at.log.say("starting FRESH, from an empty directory: this job may do without it")
+	ws := &at.p.ws
+	ws.State, ws.Origin, ws.Source = api.StateFresh, api.OriginNone, api.SourceNone
+	ws.Code, ws.Reason = api.WorkspaceFault, why.Error()
 	var f *fault
+	var conflict *snapshot.ConflictError
 	switch {
-	case c.Origin == api.OriginSeed:
-		p.ws.Code = api.WorkspaceSeedGone
+	case errors.As(why, &conflict):
+		ws.Code = api.WorkspaceConflict
+	case at.c.Origin == api.OriginSeed:
+		ws.Code = api.WorkspaceSeedGone
 	case errors.As(why, &f) && f.code == api.FailInput:
-		p.ws.Code = api.WorkspaceLost
+		ws.Code = api.WorkspaceLost
 	case errors.As(why, &f) && f.code == api.FailDiskFull:
-		a.noSpace()
+		at.a.noSpace()
 	}
-	p.ws.BytesNeeded, p.ws.MTimeDivergence = 0, 0
-	spec.Inputs = nil
-	if err := a.prepare(ctx, spec, p); err != nil {
+	ws.BytesNeeded, ws.MTimeDivergence = 0, 0
+	at.spec.Inputs = nil
+	err := at.prepare(ctx)
+	switch {
+	case err == nil:
+		return at.ready(), nil
+	case at.c.External == nil || at.c.Job.Workspace.Mode != modeOptional || ctx.Err() != nil:
 		return nil, err
 	}
-	p.ws.AttachMS = ms(elapsed() - begin)
-	fail.Point("agent.prepared")
-	return p, nil
+	// Its runner has directories of its own.
+	at.log.say("not even an empty workspace can be had (%v): the job runs in its runner's own directory, and nothing of it is kept", err)
+	at.p.view, at.p.path = "", ""
+	return at.ready(), nil
 }
 
 // prepareSpec says what the store should make of a claim.
@@ -125,14 +175,18 @@ func (a *Agent) prepareSpec(c *api.Claim, slot int) store.PrepareSpec {
 	w := &c.Job.Workspace
 	s := store.PrepareSpec{
 		ID: c.Attempt, Order: w.OnConflict == conflictOrder, Atomic: w.Atomic, Caches: w.Caches,
-		Target: filepath.Join(a.o.Store.Dir(), "slots", strconv.Itoa(slot), slug(c.Project)),
-		UID:    a.uid, GID: a.gid, DomainKey: c.DomainKey,
+		UID: a.uid, GID: a.gid, DomainKey: c.DomainKey,
 	}
-	a.mu.Lock()
-	stuck := a.stuck > 0
-	a.mu.Unlock()
-	if stuck && a.o.BuildsDir != "" { // the job does not see this path
-		s.Target += "-" + string(c.Attempt)
+	if c.External != nil {
+		s.Target = filepath.Join(a.slotDir(slot), c.External.Name)
+	} else {
+		s.Target = filepath.Join(a.slotDir(slot), slug(c.Project))
+		a.mu.Lock()
+		stuck := a.stuck > 0
+		a.mu.Unlock()
+		if stuck && a.o.BuildsDir != "" { // the job does not see this path
+			s.Target += "-" + string(c.Attempt)
+		}
 	}
 	for _, p := range w.Prefer {
 		s.Prefer = append(s.Prefer, tree.Prefer{Glob: p.Glob, Job: p.Job})
@@ -146,17 +200,21 @@ func (a *Agent) prepareSpec(c *api.Claim, slot int) store.PrepareSpec {
 	return s
 }
 
+// slotDir is where the views of a slot appear.
+func (a *Agent) slotDir(slot int) string { return filepath.Join(a.o.SlotsDir, strconv.Itoa(slot)) }
+
 // full makes a view of all inputs, and fetches before what is not here.
-func (a *Agent) full(ctx context.Context, c *api.Claim, spec store.PrepareSpec, p *place, log *jobLog) error {
-	fetched, err := a.fetchMissing(ctx, c, spec, p, log)
+func (at *attaching) full(ctx context.Context) error {
+	fetched, err := at.fetchMissing(ctx)
 	if err != nil {
 		return asFault(err, api.FailFetch)
 	}
 	fail.Point("agent.fetched")
-	if len(spec.Inputs) > 0 {
-		p.ws.State, p.ws.Origin, p.ws.Source = api.StateFull, c.Origin, sourceOf(spec.Inputs, fetched)
+	if len(at.spec.Inputs) > 0 {
+		ws := &at.p.ws
+		ws.State, ws.Origin, ws.Source = api.StateFull, at.c.Origin, sourceOf(at.spec.Inputs, fetched)
 	}
-	return a.prepare(ctx, spec, p)
+	return at.prepare(ctx)
 }
 
 // sourceOf says where the bytes of inputs came from, when those of fetched came
@@ -178,36 +236,38 @@ func sourceOf(inputs []store.Input, fetched map[snapshot.ID]transfer.LayerRef) s
 }
 
 // prepare makes the view, and adds up what it cost.
-func (a *Agent) prepare(ctx context.Context, spec store.PrepareSpec, p *place) error {
+func (at *attaching) prepare(ctx context.Context) error {
+	p := at.p
 	p.note.Inputs, p.ws.Inputs = nil, nil
-	for _, in := range spec.Inputs {
+	for _, in := range at.spec.Inputs {
 		p.note.Inputs = append(p.note.Inputs, in.Snapshot)
 		p.ws.Inputs = append(p.ws.Inputs, string(in.Snapshot))
 	}
 	var err error
-	if spec.Claim, err = json.Marshal(p.note); err != nil {
+	if at.spec.Claim, err = json.Marshal(p.note); err != nil {
 		return &fault{api.FailAttach, err}
 	}
-	at, err := a.o.Store.Prepare(ctx, spec)
+	got, err := at.a.o.Store.Prepare(ctx, at.spec)
 	if err != nil {
 		return asFault(err, api.FailAttach)
 	}
-	p.ws.BytesNeeded = at.TreeBytes
-	p.ws.BytesMoved += at.Written
-	p.ws.BytesWritten += at.Written
-	p.ws.MTimeDivergence = at.MTimeDivergence
+	p.ws.BytesNeeded = got.TreeBytes
+	p.ws.BytesMoved += got.Written
+	p.ws.BytesWritten += got.Written
+	p.ws.MTimeDivergence = got.MTimeDivergence
 	return nil
 }
 
 // fetchMissing brings the layers that the inputs need and this host lacks, and
 // returns them.
-func (a *Agent) fetchMissing(ctx context.Context, c *api.Claim, spec store.PrepareSpec, p *place, log *jobLog) (map[snapshot.ID]transfer.LayerRef, error) {
-	want := a.o.Store.Needs(spec)
+func (at *attaching) fetchMissing(ctx context.Context) (map[snapshot.ID]transfer.LayerRef, error) {
+	a := at.a
+	want := a.o.Store.Needs(at.spec)
 	if len(want) == 0 {
 		return nil, nil
 	}
-	layers := make([]transfer.LayerRef, len(c.Layers))
-	for i, l := range c.Layers {
+	layers := make([]transfer.LayerRef, len(at.c.Layers))
+	for i, l := range at.c.Layers {
 		layers[i] = transfer.LayerRef{
 			ID: l.ID, Base: l.Base, Index: l.Index, IndexBytes: l.IndexBytes,
 			Manifest: l.Manifest, StoredBytes: l.StoredBytes,
@@ -227,42 +287,17 @@ func (a *Agent) fetchMissing(ctx context.Context, c *api.Claim, spec store.Prepa
 		sum += l.StoredBytes
 		fetched[l.ID] = l
 	}
-	log.say("fetching %d layer(s), %s", len(need), humanize.IBytes(uint64(max(sum, 0))))
-	var counter transfer.Counter
-	var meter view.Meter
+	at.log.say("fetching %d layer(s), %s", len(need), size(sum))
+	f := fetching{at: at, sum: sum}
 	begin := elapsed()
-	err = a.importAll(transfer.WithCounter(ctx, &counter), c, need, &meter)
-	p.ws.BytesMoved += counter.Bytes()
-	p.ws.BytesWritten += meter.Written()
+	err = f.run(ctx, need)
+	at.p.ws.BytesMoved += f.counter.Bytes()
+	at.p.ws.BytesWritten += f.meter.Written()
 	if err != nil {
 		return nil, err
 	}
-	log.say("fetched %s in %s", humanize.IBytes(uint64(counter.Bytes())), short(elapsed()-begin))
+	at.log.say("fetched %s in %s", size(f.counter.Bytes()), short(elapsed()-begin))
 	return fetched, nil
-}
-
-// importAll imports layers, each base before what stands on it.
-func (a *Agent) importAll(ctx context.Context, c *api.Claim, need []transfer.LayerRef, m *view.Meter) error {
-	parents := map[snapshot.ID][]snapshot.ID{}
-	for _, n := range c.Lineage {
-		parents[n.ID] = n.Parents
-	}
-	for _, l := range need {
-		spec := store.ImportSpec{
-			ID: l.ID, Base: l.Base, Parents: parents[l.ID], Index: l.Index, IndexBytes: l.IndexBytes,
-			Manifest: l.Manifest, DomainKey: c.DomainKey,
-		}
-		if err := a.importOne(ctx, spec, m); err != nil {
-			return fmt.Errorf("fetch snapshot %s: %w", l.ID, err)
-		}
-		fail.Point("agent.imported")
-		in, err := a.o.Store.Lookup(l.ID)
-		if err != nil {
-			return err
-		}
-		a.hold(api.Holding{ID: l.ID, Bytes: in.DiskBytes})
-	}
-	return nil
 }
 
 // asFault finds the code of an error; the given one if it says nothing.

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/plugin"
@@ -72,7 +70,7 @@ func (a *Agent) work(ctx, out context.Context, c *api.Claim, r *running, begin t
 		log.say("%s", describe(f))
 		return f, false
 	}
-	return a.commit(out, c, p, f, log)
+	return a.commit(out, c, p, f, log, nil)
 }
 
 // started says that the script begins, in the background, and stops the attempt if
@@ -169,7 +167,7 @@ func (a *Agent) stopped(ctx context.Context, f api.Finish) api.Finish {
 }
 
 // attachFailed reports a job that never got its view.
-func (a *Agent) attachFailed(ctx context.Context, err error, log *jobLog) api.Finish {
+func (a *Agent) attachFailed(ctx context.Context, err error, log sayer) api.Finish {
 	var conflict *snapshot.ConflictError
 	var f *fault
 	out := api.Finish{Status: api.StatusFailed, Infrastructure: true, Code: api.FailAttach, Reason: err.Error()}
@@ -190,7 +188,7 @@ func (a *Agent) attachFailed(ctx context.Context, err error, log *jobLog) api.Fi
 }
 
 // sayConflicts lists what a merge could not decide.
-func sayConflicts(e *snapshot.ConflictError, log *jobLog) {
+func sayConflicts(e *snapshot.ConflictError, log sayer) {
 	const most = 50
 	for i, c := range e.Conflicts {
 		if i == most {
@@ -202,29 +200,51 @@ func sayConflicts(e *snapshot.ConflictError, log *jobLog) {
 }
 
 // sayWorkspace tells the job's log what it starts from, and what that cost.
-func (a *Agent) sayWorkspace(c *api.Claim, p *place, log *jobLog) {
+func (a *Agent) sayWorkspace(c *api.Claim, p *place, log sayer) {
 	w := &p.ws
 	from := ""
 	if w.State == api.StateFull {
-		var jobs []string
-		for _, in := range c.Inputs {
-			jobs = append(jobs, fmt.Sprintf("%q", in.Job))
-		}
-		from = " from " + w.Origin + " " + strings.Join(jobs, ", ")
-		if len(jobs) > 1 {
-			from += ", merged"
-		}
+		from = " from " + origins(c, w)
 	}
 	why := ""
-	if w.Reason != "" {
+	if w.Reason != "" && (c.External == nil || w.State != api.StateFull) {
 		why = " (" + w.Reason + ")"
 	}
-	log.say("workspace %s%s%s: %s, %s moved, ready in %s (%s, %s)", w.State, from, why,
-		humanize.IBytes(uint64(max(w.BytesNeeded, 0))), humanize.IBytes(uint64(max(w.BytesMoved, 0))),
-		short(time.Duration(w.AttachMS*float64(time.Millisecond))), w.Driver, w.Source)
+	how := fmt.Sprintf(" (%s, %s)", w.Driver, w.Source)
+	if c.External != nil {
+		how = ""
+	}
+	log.say("workspace %s%s%s: %s, %s moved, ready in %s%s", w.State, from, why, size(w.BytesNeeded), size(w.BytesMoved),
+		short(time.Duration(w.AttachMS*float64(time.Millisecond))), how)
 	if w.MTimeDivergence > 0 {
 		log.say("%d path(s) differed by time alone among the parents; the first parent's time was taken", w.MTimeDivergence)
 	}
+}
+
+// origins says what a workspace was made of: for people who know the jobs by their
+// names alone, also by which rule those were found.
+func origins(c *api.Claim, w *api.Workspace) string {
+	var jobs []string
+	for _, in := range c.Inputs {
+		name := in.Job
+		if c.External == nil {
+			name = fmt.Sprintf("%q", in.Job)
+		}
+		jobs = append(jobs, name)
+	}
+	s := strings.Join(jobs, ", ")
+	switch {
+	case c.External == nil:
+		s = w.Origin + " " + s
+	case w.Origin == api.OriginSeed:
+		s = "a seed by " + s
+	case c.External.Parents != "":
+		s += " (" + c.External.Parents + ")"
+	}
+	if len(jobs) > 1 {
+		s += ", merged"
+	}
+	return s
 }
 
 // describe says in one line how an attempt ended.

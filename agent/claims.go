@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,14 +28,22 @@ func (a *Agent) claims(ctx, out context.Context) {
 	defer polls.Wait()
 	for ctx.Err() == nil {
 		a.mu.Lock()
-		id, free := a.id, a.freeLocked()
-		ask := a.polling < free && !a.lostLocked()
-		if ask {
+		id, r := a.id, api.ClaimRequest{Session: a.session, FreeSlots: a.freeLocked(), WaitMS: claimWait.Milliseconds()}
+		ask := a.polling < r.FreeSlots
+		var asked []*offer
+		if a.o.Plugin != nil {
+			asked, r.Offers = a.openOffersLocked()
+			ask = slices.ContainsFunc(asked, func(o *offer) bool { return o.polls == 0 })
+		}
+		if ask = ask && !a.lostLocked(); ask {
 			a.polling++
+			for _, o := range asked {
+				o.polls++
+			}
 		}
 		a.mu.Unlock()
 		if ask {
-			polls.Go(func() { a.poll(ctx, out, id, free) })
+			polls.Go(func() { a.poll(ctx, out, id, r, asked) })
 			continue
 		}
 		select {
@@ -45,10 +55,8 @@ func (a *Agent) claims(ctx, out context.Context) {
 
 // poll asks once and takes what it gets. After an error it waits before the next
 // one may ask.
-func (a *Agent) poll(ctx, out context.Context, id snapshot.ID, free int) {
-	got, err := a.o.Coordinator.Claims(ctx, id, api.ClaimRequest{
-		Session: a.session, FreeSlots: free, WaitMS: claimWait.Milliseconds(),
-	})
+func (a *Agent) poll(ctx, out context.Context, id snapshot.ID, r api.ClaimRequest, asked []*offer) {
+	got, err := a.o.Coordinator.Claims(ctx, id, r)
 	if err == nil {
 		for _, c := range got.Claims {
 			a.take(out, c)
@@ -62,6 +70,9 @@ func (a *Agent) poll(ctx, out context.Context, id snapshot.ID, free int) {
 	}
 	a.mu.Lock()
 	a.polling--
+	for _, o := range asked {
+		o.polls--
+	}
 	a.mu.Unlock()
 	a.wake()
 }
@@ -69,8 +80,12 @@ func (a *Agent) poll(ctx, out context.Context, id snapshot.ID, free int) {
 // take gives a claim a slot and starts it. One that is running already was given
 // twice; one that can't be taken goes to somebody else when it is not accepted.
 func (a *Agent) take(out context.Context, c api.Claim) {
-	if err := checkClaim(&c); err != nil {
+	if err := a.checkClaim(&c); err != nil {
 		a.log.Error("a claim that can't be right is not accepted", "attempt", c.Attempt, "err", err)
+		return
+	}
+	if c.External != nil {
+		a.takeGuest(out, c)
 		return
 	}
 	ctx, cancel := context.WithCancelCause(out)
@@ -106,7 +121,10 @@ func (a *Agent) release(r *running) {
 		return
 	}
 	delete(a.running, r.ref.Attempt)
-	a.slots[r.slot-1] = false
+	if !r.freed {
+		r.freed = true
+		a.slots[r.slot-1] = false
+	}
 	a.mu.Unlock()
 	a.wake()
 }
@@ -116,6 +134,9 @@ func (a *Agent) freeLocked() int {
 	if a.draining || a.noRoom {
 		return 0
 	}
+	if a.o.Plugin != nil {
+		return len(a.offers)
+	}
 	for _, used := range a.slots {
 		if !used {
 			n++
@@ -124,8 +145,15 @@ func (a *Agent) freeLocked() int {
 	return n
 }
 
-// checkClaim makes sure that all names in a claim may become paths.
-func checkClaim(c *api.Claim) error {
+// checkClaim makes sure that all names in a claim may become paths, and that it is
+// for a host like this one.
+func (a *Agent) checkClaim(c *api.Claim) error {
+	if (c.External != nil) != (a.o.Plugin != nil) {
+		return errors.New("it is for another kind of host")
+	}
+	if x := c.External; x != nil && (!isName(x.Name) || x.Slot < 0 || x.Slot > len(a.slots)) {
+		return fmt.Errorf("workspace %.80q in slot %d", x.Name, x.Slot)
+	}
 	ids := []snapshot.ID{c.Attempt}
 	for _, in := range c.Inputs {
 		ids = append(ids, in.Snapshot)
@@ -148,4 +176,9 @@ func checkClaim(c *api.Claim) error {
 		return fmt.Errorf("epoch %d", c.Epoch)
 	}
 	return nil
+}
+
+// isName reports whether s is a workspace's directory as the coordinator names it.
+func isName(s string) bool {
+	return len(s) == 26 && strings.Trim(s, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
 }

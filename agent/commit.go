@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
@@ -20,8 +18,16 @@ const busyWait = 10 * time.Second
 
 // commit seals the view of a job that succeeded, if it is to have an output. What
 // goes wrong here leaves the job as green as it is, without one (CONTRACT 1.7 E).
-func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish, log *jobLog) (api.Finish, bool) {
+//
+// quiet, if set, is called before each try to seal, and again with the error of one
+// that found somebody at the view.
+func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish, log sayer, quiet func(busy error)) (api.Finish, bool) {
 	w := &c.Job.Workspace
+	if p.view == "" {
+		f.Code, f.Reason = p.ws.Code, p.ws.Reason
+		log.say("job success; it had no workspace, and nothing of it is kept")
+		return f, false
+	}
 	if w.Disabled || w.Commit == commitNever {
 		f.Code = api.SealNever
 		if w.Disabled {
@@ -37,7 +43,7 @@ func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish
 		return noOutput(f, api.SealFailed, err.Error()), false
 	}
 	begin := elapsed()
-	info, err := a.seal(ctx, c.Attempt, outcome)
+	info, err := a.seal(ctx, c.Attempt, outcome, quiet)
 	if err != nil {
 		a.log.Error("a view can't be sealed", "attempt", c.Attempt, "err", err)
 		f = noOutput(f, api.SealFailed, err.Error())
@@ -51,19 +57,25 @@ func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish
 		log.say("job success without output [%s]: %s", f.Code, f.Reason)
 	} else {
 		log.say("job success; sealed as %s in %s (%s here)", f.Output,
-			short(time.Duration(f.Workspace.SealMS*float64(time.Millisecond))), humanize.IBytes(uint64(max(info.DiskBytes, 0))))
+			short(time.Duration(f.Workspace.SealMS*float64(time.Millisecond))), size(info.DiskBytes))
 	}
 	return f, true
 }
 
-// seal seals, and waits for somebody who still has a file open. Nothing of the job
-// runs any more; but a person may look at a view, or a scanner.
-func (a *Agent) seal(ctx context.Context, id snapshot.ID, outcome []byte) (store.Info, error) {
+// seal seals, and waits for somebody who still has a file open. Of a job that the
+// agent ran itself nothing runs any more; but a person may look at a view, or a
+// scanner. Of any other, quiet sees to it.
+func (a *Agent) seal(ctx context.Context, id snapshot.ID, outcome []byte, quiet func(error)) (store.Info, error) {
+	var busy error
 	for begin, wait := elapsed(), 5*time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		if quiet != nil {
+			quiet(busy)
+		}
 		info, err := a.o.Store.Seal(ctx, id, outcome)
 		if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait || !sleep(ctx, wait) {
 			return info, err
 		}
+		busy = err
 	}
 }
 
@@ -125,12 +137,25 @@ func (a *Agent) unchanged(ctx context.Context, n note, id snapshot.ID) bool {
 	return true
 }
 
-// finish reports an attempt until the coordinator has answered, and then lets go
-// of its view. A failed one is discarded only then, so that a crash before leaves
-// something to report. A sealed view holds no slot: freed is called as soon as the
-// end is known, as the rows that follow may have to wait for the disk.
+// finish reports an attempt and then lets go of its view. A failed one is discarded
+// only then, so that a crash before leaves something to report. A sealed view holds
+// no slot: freed is called as soon as the end is known, as the rows that follow may
+// have to wait for the disk.
 func (a *Agent) finish(ctx context.Context, ref api.AttemptRef, f api.Finish, sealed bool, freed func()) {
-	var got *api.Finished
+	got, told := a.report(ctx, ref, f)
+	if !told {
+		return // the view stays, with or without an outcome
+	}
+	if sealed {
+		freed()
+	}
+	a.letGo(ctx, ref.Attempt, sealed)
+	a.reported(ctx, ref, f, sealed, got)
+}
+
+// report tells the coordinator how an attempt ended until it has answered: told. got
+// is nil if the attempt was not ours any more.
+func (a *Agent) report(ctx context.Context, ref api.AttemptRef, f api.Finish) (got *api.Finished, told bool) {
 	err := a.retry(ctx, "finish", func(ctx context.Context) error {
 		var err error
 		got, err = a.o.Coordinator.Finish(ctx, ref, f)
@@ -140,22 +165,25 @@ func (a *Agent) finish(ctx context.Context, ref api.AttemptRef, f api.Finish, se
 	switch {
 	case err == nil:
 		a.log.Info("attempt ended", "attempt", ref.Attempt, "status", f.Status, "code", f.Code, "reason", f.Reason)
+		return got, true
 	case fenced(err), notFound(err):
 		a.log.Warn("the attempt was somebody else's by then; what it made is kept as an orphan", "attempt", ref.Attempt)
 	case api.Unreachable(err) || ctx.Err() != nil:
 		a.log.Warn("the end of an attempt could not be reported; the next start does", "attempt", ref.Attempt, "err", err)
-		return // the view stays, with or without an outcome
+		return nil, false
 	default:
 		a.log.Error("the coordinator refuses the end of an attempt", "attempt", ref.Attempt, "err", err)
 	}
-	if sealed {
-		freed()
-	}
-	a.letGo(ctx, ref.Attempt, sealed)
+	return nil, true
+}
+
+// reported does what the coordinator's answer asks for with what was sealed.
+func (a *Agent) reported(ctx context.Context, ref api.AttemptRef, f api.Finish, sealed bool, got *api.Finished) {
 	switch {
-	case err == nil && got.Output && f.Output != "":
+	case got == nil:
+	case got.Output && f.Output != "":
 		a.pack(ctx, f.Output)
-	case err == nil && sealed && f.Output == "": // nobody will ask for it
+	case sealed && f.Output == "": // nobody will ask for it
 		if err := a.o.Store.Drop(context.WithoutCancel(ctx), ref.Attempt); err != nil {
 			a.log.Warn("a layer without a use can't be dropped", "attempt", ref.Attempt, "err", err)
 		}

@@ -39,6 +39,7 @@ type fake struct {
 	layers   map[snapshot.ID]api.LayerRef
 	nodes    map[snapshot.ID]api.Node
 	urgent   []snapshot.ID
+	offers   []api.SlotOffer // of the last request for work
 	calls    []string
 	// down answers with 503 whatever it returns true for.
 	down func(method, path string) bool
@@ -193,7 +194,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(p, ":heartbeat"):
 		f.heartbeat(w, strings.TrimSuffix(strings.TrimPrefix(p, "agents/"), ":heartbeat"), body)
 	case strings.HasSuffix(p, "/claims"):
-		f.claims(w, r, strings.TrimSuffix(strings.TrimPrefix(p, "agents/"), "/claims"))
+		f.claims(w, r, strings.TrimSuffix(strings.TrimPrefix(p, "agents/"), "/claims"), body)
 	case strings.HasSuffix(p, ":leave"):
 		f.edit(func() {
 			for _, a := range f.agents {
@@ -292,14 +293,22 @@ func (f *fake) heartbeat(w http.ResponseWriter, id string, body []byte) {
 	answer(w, 200, out)
 }
 
-func (f *fake) claims(w http.ResponseWriter, r *http.Request, id string) {
+func (f *fake) claims(w http.ResponseWriter, r *http.Request, id string, body []byte) {
 	timer := time.After(time.Second)
+	var q api.ClaimRequest
+	json.Unmarshal(body, &q) //nolint:errcheck // ours
+	f.edit(func() { f.offers = q.Offers })
+	offered := func(c *api.Claim) bool {
+		return c.External == nil || slices.ContainsFunc(q.Offers, func(o api.SlotOffer) bool {
+			return c.External.Slot == 0 || c.External.Slot == o.Slot
+		})
+	}
 	for {
 		f.mu.Lock()
 		a := f.agentByID(id)
 		out := api.Claims{Claims: []api.Claim{}}
 		for _, at := range f.attempts {
-			if a != nil && at.host == a.reg.Name && !at.accepted && time.Since(at.delivered) > 300*time.Millisecond && !at.fenced && at.finish == nil {
+			if a != nil && at.host == a.reg.Name && offered(&at.claim) && !at.accepted && time.Since(at.delivered) > 300*time.Millisecond && !at.fenced && at.finish == nil {
 				at.delivered = time.Now()
 				out.Claims = append(out.Claims, at.claim)
 			}

@@ -33,6 +33,7 @@ type Store interface {
 	Discard(ctx context.Context, id snapshot.ID) error
 	Views() []store.OpenView
 	Reported(ctx context.Context, id snapshot.ID) error
+	Empty(ctx context.Context, dir string) error
 	Drop(ctx context.Context, id snapshot.ID) error
 	Hold(ctx context.Context, ids ...snapshot.ID) (release func(), err error)
 	Evict(ctx context.Context, spec store.EvictSpec) (store.EvictReport, error)
@@ -50,15 +51,25 @@ type Store interface {
 	Import(ctx context.Context, spec store.ImportSpec, open store.OpenBlobFunc, m *view.Meter) error
 }
 
-// Options say what an agent is. Name, Coordinator, Store, Adapter and Blobs must
-// be set.
+// Plugin keeps an adapter running that has runners of its own, in whatever process,
+// and lets it call a.
+type Plugin interface {
+	// Run returns nil when ctx has ended, and before that only if the adapter can't
+	// be kept running.
+	Run(ctx context.Context, a plugin.Agent) error
+	// Lost is plugin.Plugin's. An adapter that is down is told when it is back.
+	Lost(ctx context.Context, attempt snapshot.ID, why string) error
+}
+
+// Options say what an agent is. Name, Coordinator, Store, Blobs and either Adapter
+// or Plugin must be set.
 type Options struct {
 	Name string
 	Tags []string
 	// Slots is how many jobs run at a time. Default 1.
 	Slots int
-	// Dir holds the logs on their way. Default: the store's directory. Views are
-	// mounted below <store's directory>/slots.
+	// Dir holds the logs on their way and the notes of attempts. Default: the store's
+	// directory.
 	Dir string
 	// BuildsDir is where jobs see their views: BuildsDir/<project>, the same path in
 	// every slot and on every host. It needs an adapter with mount namespaces. ""
@@ -66,8 +77,27 @@ type Options struct {
 	BuildsDir   string
 	Coordinator *api.Client
 	Store       Store
-	Adapter     plugin.Adapter
-	Blobs       blob.Store
+	// Adapter runs jobs in this process. A host has either it or Plugin.
+	Adapter plugin.Adapter
+	// Plugin has runners that ask for jobs: one is taken only while one of them
+	// wants it. Pool says whose jobs they are.
+	Plugin Plugin
+	Pool   *api.Pool
+	// UID and GID are the user of Plugin's runners: they own fresh views and the
+	// directories of slots. Adapter says it by itself.
+	UID, GID int
+	// SlotsDir has a directory for each slot, in which views appear. Default: slots in
+	// the store's directory. The copying drivers need it on the store's file system.
+	SlotsDir string
+	// Cgroups, if set, names the control groups of a slot's jobs: all in them is ended
+	// before a view of that slot is sealed or discarded. What holds a view is ended
+	// in any case.
+	Cgroups func(slot int) []string
+	// LostWait is how long a runner has to stop a job that is not this host's any more,
+	// until its workspace is taken away from it. Default 15 min: runners give their
+	// scripts 10.
+	LostWait time.Duration
+	Blobs    blob.Store
 	// UploadRate bounds uploads, in bytes per second. 0: no limit.
 	UploadRate int64
 	// LogLimit bounds one job's log, in bytes; what comes after is dropped, and the
@@ -97,8 +127,10 @@ func New(o Options) (*Agent, error) {
 	switch {
 	case o.Name == "":
 		return nil, errors.New("agent: no name")
-	case o.Coordinator == nil || o.Store == nil || o.Adapter == nil || o.Blobs == nil:
-		return nil, errors.New("agent: coordinator, store, adapter and blobs must be given")
+	case o.Coordinator == nil || o.Store == nil || o.Blobs == nil:
+		return nil, errors.New("agent: coordinator, store and blobs must be given")
+	case (o.Adapter == nil) == (o.Plugin == nil):
+		return nil, errors.New("agent: want either an adapter or a plugin")
 	case o.Slots < 0:
 		return nil, fmt.Errorf("agent: %d slots", o.Slots)
 	case o.BuildsDir != "" && !filepath.IsAbs(o.BuildsDir):
@@ -109,6 +141,12 @@ func New(o Options) (*Agent, error) {
 	}
 	if o.Dir == "" {
 		o.Dir = o.Store.Dir()
+	}
+	if o.SlotsDir == "" {
+		o.SlotsDir = filepath.Join(o.Store.Dir(), "slots")
+	}
+	if o.LostWait <= 0 {
+		o.LostWait = 15 * time.Minute
 	}
 	if o.LogLimit <= 0 {
 		o.LogLimit = 64 << 20

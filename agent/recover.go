@@ -32,7 +32,8 @@ func (a *Agent) recover(ctx context.Context) ([]leftover, error) {
 	var left []leftover
 	keep := map[snapshot.ID]bool{}
 	for _, v := range a.o.Store.Views() {
-		if err := a.o.Adapter.Kill(ctx, v.ID); err != nil {
+		if a.o.Adapter == nil {
+		} else if err := a.o.Adapter.Kill(ctx, v.ID); err != nil {
 			// What still runs can write to its view, but to nothing that is sealed: the
 			// view is discarded. It must not run beside the next attempt, though.
 			return nil, fmt.Errorf("end what runs of attempt %s: %w", v.ID, err)

@@ -34,7 +34,7 @@ func (a *Agent) register(ctx context.Context, attempts []api.AttemptRef) (map[sn
 			Name: a.o.Name, StoreID: a.o.Store.ID(), Session: a.session, BootID: a.o.BootID,
 			Slots: a.o.Slots, Tags: a.o.Tags, Driver: a.o.Store.Driver().Name(),
 			OS: runtime.GOOS, Arch: runtime.GOARCH, Fingerprint: a.fingerprint(), Version: a.o.Version,
-			Holdings: a.allHoldings(), Attempts: attempts,
+			Pool: a.o.Pool, Holdings: a.allHoldings(), Attempts: attempts,
 		}
 		sent = elapsed()
 		var err error

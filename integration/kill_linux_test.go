@@ -109,6 +109,12 @@ var elsewhere = map[string]string{
 	"store.pull.packs":           "cmd/roost: TestSnapshotSurvivesKills",
 	"store.pull.written":         "cmd/roost: TestSnapshotSurvivesKills",
 	"store.pull.row":             "cmd/roost: TestSnapshotSurvivesKills",
+	"agent.guest.claimed":        "no plugin is in a pipeline of a file: agent, TestGuestKilled",
+	"agent.guest.accepted":       "no plugin is in a pipeline of a file: agent, TestGuestKilled",
+	"agent.guest.attached":       "no plugin is in a pipeline of a file: agent, TestGuestKilled",
+	"agent.guest.sealed":         "no plugin is in a pipeline of a file: agent, TestGuestKilled",
+	"agent.guest.discarding":     "no plugin is in a pipeline of a file: agent, TestGuestKilled",
+	"agent.guest.dropped":        "no plugin is in a pipeline of a file: agent, TestGuestKilled",
 }
 
 // TestKillAtNamedSteps kills an agent or the coordinator, as kill -9 does, at the

@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/store"
+	"github.com/roost-ci/roost/snapshot/view"
+	"github.com/roost-ci/roost/transfer"
+)
+
+// Budgets of a fetch for a job that would run without us: how long nothing may come.
+const (
+	fetchBudget = 60 * time.Second
+	// fetchBudgetDown is the most of it while the coordinator or the blob store does
+	// not answer.
+	fetchBudgetDown = 10 * time.Second
+	// fetchSays is how often a job's log hears of a fetch.
+	fetchSays = 5 * time.Second
+)
+
+// errBudget ends a fetch that stands still.
+var errBudget = errors.New("the fetch stands still")
+
+// fetchBudget is how long the fetch for an external job may stand still.
+func (a *Agent) fetchBudget(x *api.External) time.Duration {
+	n := x.FetchBudgetMS
+	if n <= 0 && a.o.Pool != nil {
+		n = a.o.Pool.FetchBudgetMS
+	}
+	if n <= 0 {
+		return fetchBudget
+	}
+	return time.Duration(n) * time.Millisecond
+}
+
+// fetching brings layers from the blob store.
+type fetching struct {
+	at      *attaching
+	sum     int64 // stored bytes of them
+	counter transfer.Counter
+	meter   view.Meter
+}
+
+// run imports need within the budget, if there is one.
+func (f *fetching) run(ctx context.Context, need []transfer.LayerRef) error {
+	ctx = transfer.WithCounter(ctx, &f.counter)
+	if f.at.budget == 0 {
+		return f.importAll(ctx, need)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		f.watch(ctx, cancel, done)
+	}()
+	err := f.importAll(ctx, need)
+	close(done)
+	<-watched
+	if why := context.Cause(ctx); err != nil && errors.Is(why, errBudget) {
+		return &fault{api.FailFetch, why}
+	}
+	return err
+}
+
+// watch ends the fetch when nothing has come for as long as the budget says, and
+// tells people how far it is.
+func (f *fetching) watch(ctx context.Context, cancel context.CancelCauseFunc, done <-chan struct{}) {
+	var last int64
+	since, said := elapsed(), elapsed()
+	tick := time.NewTicker(min(f.at.budget/10, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-done:
+			return
+		case <-ctx.Done():
+			return
+		}
+		now := elapsed()
+		if n := f.counter.Bytes() + f.meter.Written(); n != last {
+			last, since = n, now
+		}
+		if still := now - since; still >= f.at.budget || still >= fetchBudgetDown && f.at.a.down(ctx) {
+			cancel(fmt.Errorf("%w: nothing came for %s", errBudget, short(still)))
+			return
+		}
+		if f.at.progress != nil && now-said >= fetchSays {
+			said = now
+			f.at.progress(fmt.Sprintf("roost: fetched %s of %s", size(f.counter.Bytes()), size(f.sum)))
+		}
+	}
+}
+
+// down reports whether the coordinator or the blob store does not answer.
+func (a *Agent) down(ctx context.Context) bool {
+	if !a.heard() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err := a.o.Blobs.Stat(ctx, snapshot.Digest{})
+	return err != nil && !errors.Is(err, snapshot.ErrNotFound)
+}
+
+// importAll imports layers, each base before what stands on it.
+func (f *fetching) importAll(ctx context.Context, need []transfer.LayerRef) error {
+	a, c := f.at.a, f.at.c
+	parents := map[snapshot.ID][]snapshot.ID{}
+	for _, n := range c.Lineage {
+		parents[n.ID] = n.Parents
+	}
+	for _, l := range need {
+		spec := store.ImportSpec{
+			ID: l.ID, Base: l.Base, Parents: parents[l.ID], Index: l.Index, IndexBytes: l.IndexBytes,
+			Manifest: l.Manifest, DomainKey: c.DomainKey,
+		}
+		if err := a.importOne(ctx, spec, &f.meter); err != nil {
+			return fmt.Errorf("fetch snapshot %s: %w", l.ID, err)
+		}
+		fail.Point("agent.imported")
+		in, err := a.o.Store.Lookup(l.ID)
+		if err != nil {
+			return err
+		}
+		a.hold(api.Holding{ID: l.ID, Bytes: in.DiskBytes})
+	}
+	return nil
+}
