@@ -21,6 +21,7 @@ import (
 // Agent is one host. Run it once.
 type Agent struct {
 	o       Options
+	plugin  Plugin // nil if there is an adapter
 	log     hclog.Logger
 	up      *transfer.Uploader
 	fetch   *transfer.Fetcher
@@ -103,6 +104,11 @@ func newAgent(o Options) (*Agent, error) {
 		return nil, err
 	}
 	a.session = id
+	if o.Plugin != nil {
+		if a.plugin, err = o.Plugin(served{a}); err != nil {
+			return nil, fmt.Errorf("agent: %w", err)
+		}
+	}
 	if w, ok := o.Adapter.(owner); ok {
 		a.uid, a.gid = w.Owner()
 	}
@@ -210,13 +216,13 @@ func (e *pluginError) Unwrap() error { return e.err }
 // none of its calls begins anything any more.
 func (a *Agent) host(ctx context.Context, quit context.CancelCauseFunc) <-chan struct{} {
 	done := make(chan struct{})
-	if a.o.Plugin == nil {
+	if a.plugin == nil {
 		close(done)
 		return done
 	}
 	go func() {
 		defer close(done)
-		if err := a.o.Plugin.Run(ctx, served{a}); err != nil && ctx.Err() == nil {
+		if err := a.plugin.Run(ctx); err != nil && ctx.Err() == nil {
 			quit(&pluginError{err})
 		}
 	}()

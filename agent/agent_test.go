@@ -78,7 +78,7 @@ func (h *host) start() *host {
 		Blobs: blob.NewHTTP(c.BlobsURL(), c.Token, nil), Grace: time.Second, DrainTimeout: 10 * time.Second, Log: log,
 	}
 	if h.plugin != nil {
-		o.Plugin, o.Pool = h.plugin, &api.Pool{System: api.SystemGitLab, Name: "pool"}
+		o.Plugin, o.Pool = h.plugin.on, &api.Pool{System: api.SystemGitLab, Name: "pool"}
 	}
 	if h.edit != nil {
 		h.edit(&o)

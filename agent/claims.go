@@ -31,7 +31,7 @@ func (a *Agent) claims(ctx, out context.Context) {
 		id, r := a.id, api.ClaimRequest{Session: a.session, FreeSlots: a.freeLocked(), WaitMS: claimWait.Milliseconds()}
 		ask := a.polling < r.FreeSlots
 		var asked []*offer
-		if a.o.Plugin != nil {
+		if a.plugin != nil {
 			asked, r.Offers = a.openOffersLocked()
 			ask = slices.ContainsFunc(asked, func(o *offer) bool { return o.polls == 0 })
 		}
@@ -134,7 +134,7 @@ func (a *Agent) freeLocked() int {
 	if a.draining || a.noRoom {
 		return 0
 	}
-	if a.o.Plugin != nil {
+	if a.plugin != nil {
 		return len(a.offers)
 	}
 	for _, used := range a.slots {
@@ -148,7 +148,7 @@ func (a *Agent) freeLocked() int {
 // checkClaim makes sure that all names in a claim may become paths, and that it is
 // for a host like this one.
 func (a *Agent) checkClaim(c *api.Claim) error {
-	if (c.External != nil) != (a.o.Plugin != nil) {
+	if (c.External != nil) != (a.plugin != nil) {
 		return errors.New("it is for another kind of host")
 	}
 	if x := c.External; x != nil && (!isName(x.Name) || x.Slot < 0 || x.Slot > len(a.slots)) {

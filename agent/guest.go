@@ -62,10 +62,10 @@ type served struct{ a *Agent }
 var _ plugin.Agent = served{}
 
 // errNoAttempt answers calls on what this host does not know, or forgot.
-var errNoAttempt = errors.New("no such attempt here")
+var errNoAttempt = fmt.Errorf("no such attempt here: %w", snapshot.ErrNotFound)
 
 // errStopping answers calls that come when the agent ends. The next process knows.
-var errStopping = errors.New("the agent is stopping")
+var errStopping = fmt.Errorf("the agent is stopping: %w", plugin.ErrUnavailable)
 
 func (a *Agent) guest(id snapshot.ID) (*guest, error) {
 	a.mu.Lock()
@@ -148,7 +148,7 @@ func (g *guest) lost(why error) {
 	stop := context.AfterFunc(a.quitting, cancel)
 	defer stop()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := a.o.Plugin.Lost(ctx, g.r.ref.Attempt, why.Error())
+		err := a.plugin.Lost(ctx, g.r.ref.Attempt, why.Error())
 		if err == nil {
 			break
 		}

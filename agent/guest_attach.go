@@ -62,14 +62,16 @@ func (s served) Attach(ctx context.Context, id snapshot.ID, progress func(line s
 	select {
 	case <-g.attached:
 	case <-g.ended:
-		return nil, fmt.Errorf("attempt %s is over", id)
+		return nil, fmt.Errorf("attempt %s is over: %w", id, snapshot.ErrNotFound)
+	case <-s.a.quitting.Done(): // the next process gives the job back
+		return nil, errStopping
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.note.Answer == nil {
-		return nil, errors.New(g.note.Refused)
+		return nil, &plugin.Error{Code: string(g.note.RefusedCode), Text: g.note.Refused}
 	}
 	return g.note.Answer, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/plugin"
+	"github.com/roost-ci/roost/snapshot"
 )
 
 // offer is a slot whose runner wants a job. All but got is guarded by Agent.mu.
@@ -42,13 +43,13 @@ func (a *Agent) openOffersLocked() ([]*offer, []api.SlotOffer) {
 func (s served) Claim(ctx context.Context, o plugin.Offer) (*plugin.Grant, error) {
 	a := s.a
 	if o.Slot < 1 || o.Slot > len(a.slots) {
-		return nil, fmt.Errorf("slot %d: there are slots 1 to %d", o.Slot, len(a.slots))
+		return nil, fmt.Errorf("slot %d: there are slots 1 to %d: %w", o.Slot, len(a.slots), plugin.ErrInvalid)
 	}
 	if err := a.vacant(o.Slot); err != nil {
 		return nil, err
 	}
 	if err := a.clearSlot(ctx, o.Slot); err != nil {
-		return nil, fmt.Errorf("slot %d can't be used: %w", o.Slot, err)
+		return nil, fmt.Errorf("slot %d: %w: %w", o.Slot, plugin.ErrUnavailable, err)
 	}
 	of, err := a.makeOffer(o)
 	if err != nil {
@@ -71,8 +72,12 @@ func (s served) Claim(ctx context.Context, o plugin.Offer) (*plugin.Grant, error
 func (a *Agent) vacant(slot int) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.vacantLocked(slot)
+}
+
+func (a *Agent) vacantLocked(slot int) error {
 	if a.slots[slot-1] {
-		return fmt.Errorf("slot %d has a job", slot)
+		return fmt.Errorf("slot %d has a job: %w", slot, snapshot.ErrBusy)
 	}
 	return nil
 }
@@ -82,8 +87,8 @@ func (a *Agent) vacant(slot int) error {
 func (a *Agent) makeOffer(o plugin.Offer) (*offer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.slots[o.Slot-1] {
-		return nil, fmt.Errorf("slot %d has a job", o.Slot)
+	if err := a.vacantLocked(o.Slot); err != nil {
+		return nil, err
 	}
 	if a.draining {
 		return nil, errStopping

@@ -20,8 +20,8 @@ import (
 // fakePlugin is a plugin in this process whose runners are the test's own hands.
 type fakePlugin struct {
 	mu    sync.Mutex
-	agent plugin.Agent
-	up    chan struct{}
+	calls plugin.Agent
+	up    chan struct{} // closed while it runs
 	lost  map[snapshot.ID]string
 	fails int // so many calls of Lost
 }
@@ -30,16 +30,19 @@ func newFakePlugin() *fakePlugin {
 	return &fakePlugin{up: make(chan struct{}), lost: map[snapshot.ID]string{}}
 }
 
-func (p *fakePlugin) Run(ctx context.Context, a plugin.Agent) error {
+// on is Options.Plugin.
+func (p *fakePlugin) on(a plugin.Agent) (Plugin, error) {
 	p.mu.Lock()
-	p.agent = a
-	up := p.up
+	defer p.mu.Unlock()
+	p.calls, p.up = a, make(chan struct{})
+	return p, nil
+}
+
+func (p *fakePlugin) Run(ctx context.Context) error {
+	p.mu.Lock()
+	close(p.up)
 	p.mu.Unlock()
-	close(up)
 	<-ctx.Done()
-	p.mu.Lock()
-	p.agent, p.up = nil, make(chan struct{})
-	p.mu.Unlock()
 	return nil
 }
 
@@ -73,7 +76,7 @@ func (p *fakePlugin) ag(t *testing.T) plugin.Agent {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.agent
+	return p.calls
 }
 
 const wsName = "abcdefghijklmnopqrstuvwxyz"

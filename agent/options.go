@@ -51,12 +51,12 @@ type Store interface {
 	Import(ctx context.Context, spec store.ImportSpec, open store.OpenBlobFunc, m *view.Meter) error
 }
 
-// Plugin keeps an adapter running that has runners of its own, in whatever process,
-// and lets it call a.
+// Plugin keeps an adapter running that has runners of its own, in whatever process;
+// *pluginhost.Host is one.
 type Plugin interface {
 	// Run returns nil when ctx has ended, and before that only if the adapter can't
 	// be kept running.
-	Run(ctx context.Context, a plugin.Agent) error
+	Run(ctx context.Context) error
 	// Lost is plugin.Plugin's. An adapter that is down is told when it is back.
 	Lost(ctx context.Context, attempt snapshot.ID, why string) error
 }
@@ -79,9 +79,10 @@ type Options struct {
 	Store       Store
 	// Adapter runs jobs in this process. A host has either it or Plugin.
 	Adapter plugin.Adapter
-	// Plugin has runners that ask for jobs: one is taken only while one of them
-	// wants it. Pool says whose jobs they are.
-	Plugin Plugin
+	// Plugin makes what has runners that ask for jobs: a job is taken only while one of
+	// them wants it. It is called once, by New, with what the plugin may call as
+	// long as Run of it lasts. Pool says whose jobs they are.
+	Plugin func(a plugin.Agent) (Plugin, error)
 	Pool   *api.Pool
 	// UID and GID are the user of Plugin's runners: they own fresh views and the
 	// directories of slots. Adapter says it by itself.
