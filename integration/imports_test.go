@@ -44,6 +44,8 @@ var allowed = []struct {
 	{"agent/pluginhost", []string{"plugin", "plugin/wire", "snapshot"}, "keeps a plugin running; knows of no coordinator, no store"},
 	{"agent", []string{"agent/pluginhost", "coordinator/api", "transfer", "transfer/...", "plugin", "snapshot", "snapshot/..."}, "of the coordinator only its wire; never affinity"},
 	{"cmd/roost", []string{"..."}, "wires everything"},
+	{"integration/gitlabtest", nil, "the other side of the wire: it shares nothing with what it tests"},
+	{"integration/gitlabtest/...", []string{"integration/gitlabtest", "integration/gitlabtest/..."}, "same"},
 	{"integration/...", []string{"..."}, "tests everything"},
 	{"integration", []string{"..."}, "tests everything"},
 }

@@ -1,0 +1,249 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+)
+
+// options are those of the two commands.
+type options struct {
+	url, token, id, name, expire, format, kind string
+	paths, exclude                             []string
+	untracked                                  bool
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	for i := 0; i < len(args); i++ {
+		if args[i] == "--untracked" {
+			o.untracked = true
+			continue
+		}
+		if i+1 == len(args) {
+			return o, fmt.Errorf("%s needs a value", args[i])
+		}
+		v := args[i+1]
+		switch args[i] {
+		case "--url":
+			o.url = v
+		case "--token":
+			o.token = v
+		case "--id":
+			o.id = v
+		case "--name":
+			o.name = v
+		case "--expire-in":
+			o.expire = v
+		case "--artifact-format":
+			o.format = v
+		case "--artifact-type":
+			o.kind = v
+		case "--path":
+			o.paths = append(o.paths, v)
+		case "--exclude":
+			o.exclude = append(o.exclude, v)
+		default:
+			return o, fmt.Errorf("unknown %s", args[i])
+		}
+		i++
+	}
+	return o, nil
+}
+
+var (
+	errUnavailable = errors.New("service unavailable")
+	errRedirected  = errors.New("redirected")
+)
+
+// fatal is an answer after which there is no other try.
+type fatal struct{ status int }
+
+func (f fatal) Error() string {
+	return fmt.Sprintf("fatal: %d %s", f.status, http.StatusText(f.status))
+}
+
+// uploadCommand is artifacts-uploader: three tries, six for 503, the archive made
+// anew for each; a redirect changes the server, not the path (section 1, call 10).
+func uploadCommand(args []string, scale float64, out io.Writer) error {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	o.format = def(o.format, "zip")
+	files, err := collect(o, out)
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		fmt.Fprintln(out, "ERROR: No files to upload")
+		return nil
+	}
+	c := &Config{Scale: scale}
+	cl := newClient(c, &Entry{URL: o.url})
+	for try, tries := 1, 3; ; try++ {
+		err = upload(cl, o, files)
+		var f fatal
+		switch {
+		case err == nil:
+			fmt.Fprintf(out, "Uploading artifacts as %q to coordinator... 201 Created\n", def(o.kind, "archive"))
+			return nil
+		case errors.As(err, &f):
+			return err
+		case errors.Is(err, errRedirected):
+			try--
+			continue
+		case errors.Is(err, errUnavailable):
+			tries = 6
+		}
+		fmt.Fprintf(out, "WARNING: Retrying... error=%v\n", err)
+		if try >= tries {
+			return err
+		}
+		c.sleep(context.Background(), time.Second)
+	}
+}
+
+func upload(cl *client, o options, files []string) error {
+	pr, pw := io.Pipe()
+	defer pr.Close() // or whoever makes the archive waits for ever
+	m := multipart.NewWriter(pw)
+	go func() {
+		part, err := m.CreateFormFile("file", archiveName(o))
+		if err == nil {
+			err = archive(part, o.format, files)
+		}
+		if err == nil {
+			err = m.Close()
+		}
+		pw.CloseWithError(err)
+	}()
+	q := url.Values{}
+	for k, v := range map[string]string{"expire_in": o.expire, "artifact_format": o.format, "artifact_type": o.kind} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	req, err := http.NewRequestWithContext(context.Background(), "POST", cl.base+"jobs/"+o.id+"/artifacts?"+q.Encode(), pr)
+	if err != nil {
+		return err
+	}
+	req.Header = http.Header{"Job-Token": {o.token}, "Content-Type": {m.FormDataContentType()}, "User-Agent": {userAgent}}
+	resp, err := cl.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusCreated:
+		return nil
+	case http.StatusTemporaryRedirect:
+		u, err := url.Parse(resp.Header.Get("Location"))
+		if err != nil || u.Host == "" {
+			return fmt.Errorf("empty location: %w", err)
+		}
+		cl.base = u.Scheme + "://" + u.Host + "/api/v4/"
+		return errRedirected
+	case http.StatusForbidden, http.StatusRequestEntityTooLarge:
+		return fatal{resp.StatusCode}
+	case http.StatusServiceUnavailable:
+		return errUnavailable
+	}
+	return errors.New(resp.Status)
+}
+
+func archiveName(o options) string {
+	name := path.Base(def(o.name, "artifacts"))
+	switch o.format {
+	case "gzip":
+		return name + ".gz"
+	case "raw":
+		return name
+	}
+	return name + ".zip"
+}
+
+// downloadCommand is artifacts-downloader: three tries, direct the first time.
+func downloadCommand(args []string, scale float64, out io.Writer) error {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	c := &Config{Scale: scale}
+	cl := newClient(c, &Entry{URL: o.url})
+	f, err := os.CreateTemp("", "artifacts-*.zip")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	for try := range 3 {
+		if try > 0 {
+			fmt.Fprintf(out, "WARNING: Retrying... error=%v\n", err)
+			c.sleep(context.Background(), time.Second)
+		}
+		err = download(cl, o, f, try == 0)
+		var fa fatal
+		if err == nil || errors.As(err, &fa) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Downloading artifacts from coordinator... ok  id=%s\n", o.id)
+	wd, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	return extract(f.Name(), filepath.Clean(wd))
+}
+
+func download(cl *client, o options, f *os.File, direct bool) error {
+	target := cl.base + "jobs/" + o.id + "/artifacts"
+	if direct {
+		target += "?direct_download=true"
+	}
+	h := http.Header{"Job-Token": {o.token}, "User-Agent": {userAgent}}
+	for {
+		req, err := http.NewRequestWithContext(context.Background(), "GET", target, nil)
+		if err != nil {
+			return err
+		}
+		req.Header = h
+		resp, err := cl.http.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusOK:
+			if err := f.Truncate(0); err != nil {
+				return err
+			}
+			if _, err := f.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+			_, err := io.Copy(f, resp.Body)
+			return err
+		case http.StatusFound, http.StatusTemporaryRedirect: // object storage, which is told nothing of GitLab's
+			u, err := resp.Location()
+			if err != nil {
+				return err
+			}
+			target, h = u.String(), http.Header{}
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+			return fatal{resp.StatusCode}
+		default:
+			return errors.New(resp.Status)
+		}
+	}
+}
