@@ -1,0 +1,226 @@
+package gitlab
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/roost-ci/roost/plugin"
+)
+
+// hand is a job between the agent's grant and the runner. Exactly one of these happens to
+// it: a request takes it; it is given back; it ends.
+type hand struct {
+	sl    *slot
+	grant *plugin.Grant
+	offer plugin.Offer
+	since time.Time // when it was granted
+	job   *job
+	body  rawObject // its payload
+	info  jobInfo
+	work  *plugin.Workspace
+
+	ready chan struct{} // closed when the workspace is
+	ended chan struct{} // closed when nothing of it is left here
+	taken chan struct{} // closed when a request has it
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	mu    sync.Mutex // guards timer
+	timer *time.Timer
+}
+
+// Why a job that was granted does not reach its runner.
+var (
+	errGone     = errors.New("its runner has gone")
+	errOver     = errors.New("it was canceled")
+	errRequired = errors.New("its workspace can't be had")
+)
+
+func newHand(sl *slot, g *plugin.Grant, offer plugin.Offer) *hand {
+	h := &hand{
+		sl: sl, grant: g, offer: offer, since: sl.s.now(),
+		ready: make(chan struct{}), ended: make(chan struct{}), taken: make(chan struct{}),
+	}
+	h.ctx, h.cancel = context.WithCancelCause(sl.s.life)
+	return h
+}
+
+// adopt keeps it for a request that came; orphan drops it after a while without
+// one; drop does so at once. Called with slot.mu held.
+func (h *hand) adopt() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.timer != nil {
+		h.timer.Stop()
+		h.timer = nil
+	}
+}
+
+func (h *hand) orphan(after time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.timer = time.AfterFunc(after, func() {
+		h.sl.mu.Lock()
+		defer h.sl.mu.Unlock()
+		if h.sl.hand == h && h.sl.waiter == nil {
+			h.drop(errGone)
+		}
+	})
+}
+
+func (h *hand) drop(why error) { h.cancel(why) }
+
+// run is the life of a hand.
+func (h *hand) run(context.Context) {
+	s := h.sl.s
+	s.mu.Lock()
+	s.hands[h.grant.Attempt] = h
+	s.mu.Unlock()
+	defer func() {
+		h.cancel(nil)
+		h.sl.forget(h)
+		s.mu.Lock()
+		delete(s.hands, h.grant.Attempt)
+		s.mu.Unlock()
+		close(h.ended)
+	}()
+	log := s.log.With("attempt", string(h.grant.Attempt), "slot", h.grant.Slot)
+	if err := h.open(); err != nil {
+		log.Error("a job that can't be read", "error", err)
+		s.discard(s.life, plugin.DiscardRequest{Attempt: h.grant.Attempt, Outcome: plugin.OutcomeSystem, Reason: err.Error()})
+		return
+	}
+	log = log.With("job", h.info.ID)
+	err := h.prepare()
+	if err == nil {
+		close(h.ready)
+		select {
+		case <-h.taken:
+			return
+		case <-h.ctx.Done():
+			err = context.Cause(h.ctx)
+		}
+		if !h.sl.forget(h) { // it was taken at the same moment
+			return
+		}
+	}
+	log.Info("a job was not handed out", "why", err)
+	h.giveUp(err)
+}
+
+// open reads the payload.
+func (h *hand) open() error {
+	info, body, err := readJob(h.grant.Payload)
+	if err != nil {
+		return err
+	}
+	s := h.sl.s
+	h.info, h.body = info, body
+	h.job = s.newJob(record{
+		Version: recordVersion, Attempt: h.grant.Attempt, Slot: h.sl.cfg.Number, Job: info.ID,
+		Token: info.Token, TokenHash: hashToken(info.Token), Deps: info.Deps,
+		State: stateDelivering, Announces: announces(h.offer.Runner), Prefix: h.grant.Log,
+		Deadline: s.now().Add(info.Timeout + 5*time.Minute - h.grant.Age),
+	})
+	return nil
+}
+
+// prepare makes the workspace. Meanwhile GitLab hears that somebody has the job, and
+// people see what takes so long.
+func (h *hand) prepare() error {
+	lines := make(chan string, 16)
+	talk, done := context.WithCancel(h.ctx)
+	var talking sync.WaitGroup
+	talking.Go(func() { h.say(talk, lines) })
+	h.sl.s.spawn(func(context.Context) { h.keep() })
+	work, err := h.sl.s.agent.Attach(h.ctx, h.grant.Attempt, func(line string) {
+		select {
+		case lines <- line:
+		default: // people read slower than that
+		}
+	})
+	done()
+	talking.Wait()
+	switch {
+	case h.ctx.Err() != nil:
+		return context.Cause(h.ctx)
+	case err != nil:
+		h.job.trace.add(err.Error())
+		return errors.Join(errRequired, err)
+	}
+	h.work = work
+	h.job.trace.add(work.Lines...)
+	ctx, cancel := context.WithTimeout(h.ctx, 5*time.Second)
+	defer cancel()
+	h.job.sendPrefix(ctx) //nolint:errcheck // before the runner's first byte it is tried again
+	return nil
+}
+
+// say puts progress lines into the trace as they come.
+func (h *hand) say(ctx context.Context, lines <-chan string) {
+	for {
+		select {
+		case line := <-lines:
+			h.job.trace.add(line)
+			h.job.sendPrefix(ctx) //nolint:errcheck // same
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// keep keeps the job alive in GitLab until a runner has it.
+func (h *hand) keep() {
+	ctx, cancel := context.WithCancel(h.ctx)
+	defer cancel()
+	stop := context.AfterFunc(h.ctx, cancel)
+	defer stop()
+	go func() {
+		select {
+		case <-h.taken:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if h.job.keepAlive(ctx, "pending") {
+		h.drop(errOver)
+	}
+}
+
+// giveUp ends a job that no runner has seen.
+func (h *hand) giveUp(err error) {
+	s, d := h.sl.s, plugin.DiscardRequest{Attempt: h.grant.Attempt, Reason: err.Error()}
+	ctx := s.life
+	switch {
+	case errors.Is(err, errOver):
+		d.Outcome = plugin.OutcomeCanceled
+	case errors.Is(err, errLost):
+		d.Outcome = plugin.OutcomeCanceled
+	case errors.Is(err, errRequired):
+		h.refuse(err)
+		return
+	default:
+		d.Outcome = plugin.OutcomeUndelivered
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel() // while shutting down; what is left undone is done at the next start
+		if s.life.Err() == nil {
+			ctx = s.life
+		}
+	}
+	s.discard(ctx, d)
+}
+
+// refuse ends a job that needs a workspace and can't have it: GitLab is told why, and that it
+// is no fault of the script's.
+func (h *hand) refuse(err error) {
+	j := h.job
+	h.sl.mu.Lock()
+	h.sl.job = j
+	h.sl.mu.Unlock()
+	h.sl.s.enlist(j)
+	j.end(final{Outcome: plugin.OutcomeSystem, Reason: err.Error(), Counted: true})
+}

@@ -1,0 +1,170 @@
+package gitlab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/plugin"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// recordVersion 1: the first one.
+const recordVersion = 1
+
+// States of a record; doc.go draws them.
+const (
+	stateDelivering = "delivering"
+	stateRunning    = "running"
+	stateLost       = "lost"
+	stateEnding     = "ending"
+	stateDone       = "done"
+)
+
+// record is what must be known of a job that was handed out, to serve its runner
+// after a restart. It is one file per attempt, 0600 in a directory of 0700; the
+// job's token is in it until the job is done, and only there.
+type record struct {
+	Version int         `json:"version"`
+	Attempt snapshot.ID `json:"attempt"`
+	Slot    int         `json:"slot"`
+	Job     string      `json:"job"`
+	Token   string      `json:"token,omitempty"`
+	// TokenHash knows the token when it is gone.
+	TokenHash string            `json:"token_hash"`
+	Deps      map[string]string `json:"deps,omitempty"`
+	State     string            `json:"state"`
+	// Announces says that this runner tells at once of each job that it got, so that
+	// its silence means that it got none.
+	Announces bool `json:"announces,omitempty"`
+	// Durable says that the job's success promises more than a seal.
+	Durable bool `json:"durable,omitempty"`
+	// Prefix are our own lines at the trace's beginning, whether GitLab has them yet or not.
+	Prefix []byte `json:"prefix,omitempty"`
+	// Handed is when the runner got the job, Deadline when its token ends.
+	Handed   time.Time `json:"handed"`
+	Deadline time.Time `json:"deadline"`
+	Final    *final    `json:"final,omitempty"`
+	// Done is when GitLab had answered and the agent too.
+	Done time.Time `json:"done,omitzero"`
+}
+
+// final is how a job ends.
+type final struct {
+	Success bool `json:"success,omitempty"`
+	// Outcome is what the agent is told if it is no success.
+	Outcome plugin.Outcome `json:"outcome,omitempty"`
+	// Quiet: GitLab is told nothing, because the job is somebody else's.
+	Quiet bool `json:"quiet,omitempty"`
+	// Body is the runner's own last update, without its token; nil if the end is ours.
+	Body   json.RawMessage `json:"body,omitempty"`
+	Reason string          `json:"reason,omitempty"` // for people
+	Exit   int             `json:"exit,omitempty"`
+	Run    time.Duration   `json:"run,omitempty"`
+	// Size and CRC are the runner's part of the trace, if Counted.
+	Counted bool   `json:"counted,omitempty"`
+	Size    int64  `json:"size,omitempty"`
+	CRC     uint32 `json:"crc,omitempty"`
+	// Suffix are our lines after it, fixed before the first byte of them is sent.
+	Suffix []byte `json:"suffix,omitempty"`
+	// Settled: the agent has sealed or discarded it. Released: GitLab may be told;
+	// the same, but for an agent that can't be reached. Spoiled: it must not count as a success.
+	Settled  bool `json:"settled,omitempty"`
+	Released bool `json:"released,omitempty"`
+	Spoiled  bool `json:"spoiled,omitempty"`
+	// Answered: GitLab's last word, kept for a runner that asks again.
+	Answered  bool   `json:"answered,omitempty"`
+	Status    int    `json:"status,omitempty"`
+	JobStatus string `json:"job_status,omitempty"`
+}
+
+// records is the directory of records. A record is written by one goroutine at a time.
+type records struct{ dir string }
+
+func openRecords(dir string) (*records, error) {
+	s := &records{dir: filepath.Join(dir, "jobs")}
+	if err := durable.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("gitlab: records: %w", err)
+	}
+	return s, nil
+}
+
+func (s *records) name(attempt snapshot.ID) string {
+	return filepath.Join(s.dir, string(attempt)+".json")
+}
+
+// save makes a record durable. Crash states are those of durable.File: the old
+// record or the new one.
+func (s *records) save(r *record) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("gitlab: record of job %s: %w", r.Job, err)
+	}
+	err = durable.WriteFile(s.name(r.Attempt), 0o600, func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("gitlab: record of job %s: %w", r.Job, err)
+	}
+	return nil
+}
+
+func (s *records) remove(attempt snapshot.ID) error {
+	err := os.Remove(s.name(attempt))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// load reads all records. One that can't be read is an error of its own beside the others:
+// its job is then one that the agent holds and nobody knows.
+func (s *records) load() (list []*record, bad []error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, []error{err}
+	}
+	for _, e := range entries {
+		name := filepath.Join(s.dir, e.Name())
+		if strings.HasPrefix(e.Name(), "tmp-") {
+			os.Remove(name) //nolint:errcheck // what a crash left; it is in nobody's way
+			continue
+		}
+		r, err := readRecord(name)
+		if err != nil {
+			bad = append(bad, err)
+			continue
+		}
+		list = append(list, r)
+	}
+	return list, bad
+}
+
+func readRecord(name string) (*record, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	r := &record{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%s: not a record", filepath.Base(name))
+	}
+	if r.Version != recordVersion {
+		return nil, fmt.Errorf("%s: version %d: want %d", filepath.Base(name), r.Version, recordVersion)
+	}
+	if _, err := snapshot.ParseID(string(r.Attempt)); err != nil || string(r.Attempt)+".json" != filepath.Base(name) {
+		return nil, fmt.Errorf("%s: record of another attempt", filepath.Base(name))
+	}
+	if !isNumber(r.Job) || (r.State == stateEnding && r.Final == nil) {
+		return nil, fmt.Errorf("%s: not a record", filepath.Base(name))
+	}
+	return r, nil
+}

@@ -1,0 +1,162 @@
+package gitlab
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/roost-ci/roost/plugin"
+)
+
+// maxCall bounds the bodies of calls that are read whole. The runner's biggest is a piece
+// of trace of 1 MiB.
+const maxCall = 4 << 20
+
+// request is the runner's question for a job. The answer is 201 with a job or 204 with
+// none; never 403, three of which make the runner leave us alone for an hour.
+func (s *service) request(w http.ResponseWriter, r *http.Request, sl *slot) {
+	body, err := readObject(r.Body)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "the request is not a JSON object")
+		return
+	}
+	if !sl.knows(r, body) {
+		refuse(w, http.StatusUnauthorized, "not this slot's token")
+		return
+	}
+	wait := sl.take(r.Context())
+	h := sl.next(wait, sl.offer(body))
+	if h == nil || !h.deliver(w, r, wait) {
+		if r.Context().Err() == nil {
+			w.WriteHeader(http.StatusNoContent)
+		}
+	}
+	sl.leave(wait, r.Context().Err() != nil)
+}
+
+// knows reports whether the request has the slot's local token, in the body and, if
+// it is there, in the header.
+func (sl *slot) knows(r *http.Request, body rawObject) bool {
+	ok := sameToken(body.str("token"), sl.cfg.Token)
+	if head := r.Header.Get("Runner-Token"); head != "" {
+		ok = sameToken(head, sl.cfg.Token) && ok
+	}
+	return ok
+}
+
+// offer is what the coordinator needs of the request to ask GitLab in its name. The
+// token stays here, and so does the address of a terminal session, as nobody knows
+// yet whether the job will be this runner's.
+func (sl *slot) offer(body rawObject) plugin.Offer {
+	runner := rawObject{}
+	for _, name := range []string{"info", "system_id"} {
+		if v := body.get(name); v != nil {
+			runner.set(name, v)
+		}
+	}
+	return plugin.Offer{Slot: sl.cfg.Number, Runner: runner.bytes()}
+}
+
+// announces reports whether a runner tells at once of a job that it got.
+func announces(runner []byte) bool {
+	var r struct {
+		Info struct {
+			Features struct {
+				TwoPhase bool `json:"two_phase_job_commit"`
+			} `json:"features"`
+		} `json:"info"`
+	}
+	return json.Unmarshal(runner, &r) == nil && r.Info.Features.TwoPhase
+}
+
+// deliver hands the job to the request: the record first, then the answer. It
+// reports whether an answer was begun. When the runner has gone before that, the job is
+// given back; when it goes meanwhile or after, its silence tells.
+func (h *hand) deliver(w http.ResponseWriter, r *http.Request, wait *waiter) bool {
+	s, j := h.sl.s, h.job
+	if !h.claimFor(wait) {
+		return false
+	}
+	late := h.grant.Age + s.now().Sub(h.since)
+	e := edit{work: h.work, buildsDir: h.sl.cfg.BuildsDir, ca: s.ca, late: late}
+	payload, err := e.apply(h.body, h.info)
+	if err == nil {
+		err = j.change(func(rec *record) {
+			rec.Prefix, rec.Handed = j.trace.lines(), s.now()
+			rec.Durable = promises(h.body, h.work.Env)
+		})
+	}
+	s.enlist(j)
+	if err == nil {
+		err = r.Context().Err()
+	}
+	if err != nil {
+		s.log.Warn("a job was not handed out", "job", j.id, "slot", h.sl.cfg.Number, "error", err)
+		j.undelivered(err.Error())
+		return r.Context().Err() != nil
+	}
+	s.follow(r, j)
+	head := w.Header()
+	head.Set("Content-Type", "application/json") // with anything else the runner drops the job
+	head.Set("Content-Length", strconv.Itoa(len(payload)))
+	if id := r.Header.Get("X-Request-Id"); id != "" {
+		head.Set("X-Request-Id", id)
+	}
+	w.WriteHeader(http.StatusCreated)
+	_, err = w.Write(payload)
+	if err == nil {
+		err = http.NewResponseController(w).Flush()
+	}
+	if err != nil {
+		j.undelivered("the answer could not be written: " + err.Error())
+	}
+	return true
+}
+
+// claimFor makes the hand the waiter's job. It fails if either is not there any more.
+func (h *hand) claimFor(wait *waiter) bool {
+	h.sl.mu.Lock()
+	defer h.sl.mu.Unlock()
+	if h.sl.hand != h || wait.ctx.Err() != nil || h.ctx.Err() != nil {
+		return false
+	}
+	h.sl.hand, h.sl.job = nil, h.job
+	close(h.taken)
+	return true
+}
+
+// promises reports whether the job's success means more than a seal.
+func promises(body rawObject, env map[string]string) bool {
+	d := env["ROOST_DURABILITY"]
+	if d == "" {
+		if list, err := parseList(body.get("variables")); err == nil {
+			d = (&variables{list: list}).value("ROOST_DURABILITY")
+		}
+	}
+	return d == "durable" || strings.HasPrefix(d, "replicated")
+}
+
+var errTooLong = errors.New("more than a runner ever sends")
+
+// readBody reads a call's body whole.
+func readBody(r io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxCall+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxCall {
+		return nil, errTooLong
+	}
+	return b, nil
+}
+
+func readObject(r io.Reader) (rawObject, error) {
+	b, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	return parseObject(b)
+}

@@ -1,0 +1,294 @@
+package gitlab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roost-ci/roost/plugin"
+)
+
+// jobCall serves a call about a job. Its token is all that it has to show, and is
+// looked up in the job's record.
+func (s *service) jobCall(w http.ResponseWriter, r *http.Request, rt route) {
+	if rt.call == callArtifactsGet {
+		s.download(w, r, rt)
+		return
+	}
+	j := s.authorized(r, rt)
+	if j == nil {
+		refuse(w, http.StatusForbidden, "no such job here, or not its token")
+		return
+	}
+	defer j.begin()()
+	rec := j.record()
+	switch {
+	case rec.State == stateLost:
+		j.mu.Lock()
+		if j.told.IsZero() {
+			j.told = s.now()
+		}
+		j.mu.Unlock()
+		s.lostCall(w, r, j, rt)
+		return
+	case rec.State == stateDone || rec.State == stateEnding && (rec.Final.Quiet || rec.Final.Body == nil):
+		s.endedCall(w, rec)
+		return
+	}
+	if err := j.ack(); err != nil {
+		// Not durable yet that the runner has it: after a crash it would be given to
+		// somebody else too. The runner tries again.
+		s.log.Error("a job's record can't be written", "job", j.id, "error", err)
+		refuse(w, http.StatusServiceUnavailable, "the record of the job can't be written")
+		return
+	}
+	switch rt.call {
+	case callUpdate:
+		s.update(w, r, j)
+	case callTrace:
+		s.patch(w, r, j)
+	default:
+		s.stream(w, r, rt, j)
+	}
+}
+
+// authorized is the job of a call, if the call has its token and its slot's path.
+func (s *service) authorized(r *http.Request, rt route) *job {
+	s.mu.Lock()
+	j := s.jobs[rt.job]
+	s.mu.Unlock()
+	if j == nil || !j.holds(r.Header.Get("Job-Token")) {
+		return nil
+	}
+	// A redirect within the runner loses the path's prefix, so that it may be missing.
+	if rt.slot != 0 && rt.slot != j.record().Slot {
+		return nil
+	}
+	return j
+}
+
+// lostCall tells a runner to stop. Its last update is the sign that it has.
+func (s *service) lostCall(w http.ResponseWriter, r *http.Request, j *job, rt route) {
+	if rt.call == callUpdate {
+		if body, err := readObject(r.Body); err == nil && isFinal(body) {
+			j.stopped("its runner has stopped")
+		}
+	}
+	w.Header().Set("Job-Status", "canceled")
+	refuse(w, http.StatusForbidden, "the job is not this host's any more")
+}
+
+// endedCall answers for a job that has ended, as GitLab did or would.
+func (s *service) endedCall(w http.ResponseWriter, rec record) {
+	status, job := http.StatusForbidden, "canceled"
+	if rec.Final != nil && rec.Final.Answered {
+		status, job = rec.Final.Status, rec.Final.JobStatus
+	} else if rec.Final != nil && !rec.Final.Quiet {
+		job = "failed"
+	}
+	if job != "" {
+		w.Header().Set("Job-Status", job)
+	}
+	w.WriteHeader(status)
+}
+
+// update is PUT jobs/:id.
+func (s *service) update(w http.ResponseWriter, r *http.Request, j *job) {
+	body, err := readObject(r.Body)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "the update is not a JSON object")
+		return
+	}
+	if isFinal(body) {
+		s.final(w, r, j, body)
+		return
+	}
+	first := j.first()
+	j.count(&body, j.trace.lines(), nil)
+	a, err := s.up.do(j.ctx, http.MethodPut, "api/v4/jobs/"+j.id, "", cleanHeader(r.Header), body.bytes())
+	if err != nil {
+		s.failed(w, r, j, err)
+		return
+	}
+	j.note(a)
+	if first && a.over() {
+		// The runner drops such a job without another word.
+		j.end(final{Quiet: true, Outcome: plugin.OutcomeCanceled, Reason: "canceled before it began", Answered: true, Status: a.status, JobStatus: a.jobStatus()})
+	}
+	a.write(w)
+}
+
+// first reports, once in the process's life, that this is the first update.
+func (j *job) first() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	first := !j.updated
+	j.updated = true
+	return first
+}
+
+// isCanceled reports whether GitLab said that the job is over, or is to be.
+func (j *job) isCanceled() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.canceled != ""
+}
+
+// isFinal: the job has ended for its runner.
+func isFinal(body rawObject) bool {
+	state := body.str("state")
+	return state == "success" || state == "failed"
+}
+
+// count makes the checksums and the size of the runner's part those of the whole trace.
+func (j *job) count(body *rawObject, prefix, suffix []byte) {
+	size, crc, ok := counted(*body)
+	if !ok {
+		return
+	}
+	crc = crcJoin(crcOf(prefix), crc, size)
+	crc = crcJoin(crc, crcOf(suffix), int64(len(suffix)))
+	size += int64(len(prefix) + len(suffix))
+	sum := fmt.Sprintf("crc32:%08x", crc)
+	if body.get("checksum") != nil {
+		body.set("checksum", sum)
+	}
+	out, err := parseObject(body.get("output"))
+	if err != nil {
+		return
+	}
+	out.set("checksum", sum)
+	out.set("bytesize", size)
+	body.set("output", out)
+}
+
+// counted reads the runner's own size and checksum of its part of the trace.
+func counted(body rawObject) (size int64, crc uint32, ok bool) {
+	var out struct {
+		Checksum string
+		Bytesize *int64
+	}
+	if body.into("output", &out) != nil || out.Bytesize == nil || *out.Bytesize < 0 {
+		return 0, 0, false
+	}
+	hex, found := strings.CutPrefix(out.Checksum, "crc32:")
+	n, err := strconv.ParseUint(hex, 16, 32)
+	return *out.Bytesize, uint32(n), found && err == nil
+}
+
+// patch is PATCH jobs/:id/trace.
+func (s *service) patch(w http.ResponseWriter, r *http.Request, j *job) {
+	data, err := readBody(r.Body)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "the piece of trace can't be read")
+		return
+	}
+	start, ok := parseContentRange(r.Header.Get("Content-Range"), len(data))
+	if !ok {
+		refuse(w, http.StatusBadRequest, "Content-Range: want <first>-<last> of the body")
+		return
+	}
+	limit := int64(-1)
+	if fin := j.record().Final; fin != nil && fin.Counted {
+		limit = fin.Size
+	}
+	a, err := j.pass(j.ctx, start, data, r.URL.RawQuery, cleanHeader(r.Header), limit)
+	if err != nil {
+		s.failed(w, r, j, err)
+		return
+	}
+	a.write(w)
+}
+
+// final is the runner's last word. It is held until the workspace is kept and GitLab has
+// answered, or for as long as the runner listens; what comes then is told when it asks again.
+func (s *service) final(w http.ResponseWriter, r *http.Request, j *job, body rawObject) {
+	fin := readFinal(body)
+	rec := j.record()
+	fin.Run = s.now().Sub(rec.Handed)
+	if !fin.Success && j.isCanceled() {
+		fin.Outcome = plugin.OutcomeCanceled
+	}
+	f := j.end(fin)
+	if f == nil {
+		refuse(w, http.StatusServiceUnavailable, "the record of the job can't be written")
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), ms(s.cfg.FinalMS))
+	defer cancel()
+	if a := f.wait(ctx); a != nil {
+		a.write(w)
+		return
+	}
+	w.Header().Set("Retry-After", "1")
+	refuse(w, http.StatusServiceUnavailable, "GitLab has not answered yet")
+}
+
+// readFinal makes a job's end of the runner's update.
+func readFinal(body rawObject) final {
+	fin := final{Success: body.str("state") == "success", Reason: body.str("failure_reason")}
+	if json.Unmarshal(body.get("exit_code"), &fin.Exit) != nil {
+		fin.Exit = 0
+	}
+	fin.Size, fin.CRC, fin.Counted = counted(body)
+	body.remove("token")
+	fin.Body = body.bytes()
+	if fin.Success {
+		return fin
+	}
+	switch fin.Reason {
+	case "runner_system_failure", "runner_interrupted", "image_pull_failure":
+		fin.Outcome = plugin.OutcomeSystem
+	default:
+		fin.Outcome = plugin.OutcomeFailed
+	}
+	return fin
+}
+
+// failed answers a call that GitLab did not answer: the runner tries again. If the job was lost
+// meanwhile it is told so.
+func (s *service) failed(w http.ResponseWriter, r *http.Request, j *job, err error) {
+	if j.ctx.Err() != nil && s.life.Err() == nil {
+		w.Header().Set("Job-Status", "canceled")
+		refuse(w, http.StatusForbidden, "the job is not this host's any more")
+		return
+	}
+	if r.Context().Err() == nil {
+		s.log.Warn("GitLab gave no answer", "job", j.id, "error", err)
+	}
+	refuse(w, http.StatusBadGateway, "GitLab can't be reached")
+}
+
+// write passes an answer on.
+func (a *answer) write(w http.ResponseWriter) {
+	head := w.Header()
+	for name, v := range cleanHeader(a.header) {
+		head[name] = v
+	}
+	head.Set("Content-Length", strconv.Itoa(len(a.body)))
+	if a.status == http.StatusNoContent || a.status == http.StatusNotModified {
+		head.Del("Content-Length")
+	}
+	w.WriteHeader(a.status)
+	w.Write(a.body)
+}
+
+// refuse is an answer of our own.
+func refuse(w http.ResponseWriter, status int, why string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(rawObject{{"message", encode("roost: " + why)}}.bytes())
+}
+
+// retryAfter is what GitLab wants us to wait.
+func (a *answer) retryAfter() time.Duration {
+	n, err := strconv.Atoi(a.header.Get("Retry-After"))
+	if err != nil || n < 0 || n > 600 {
+		return 0
+	}
+	return time.Duration(n) * time.Second
+}
