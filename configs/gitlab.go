@@ -22,13 +22,15 @@ type GitLab struct {
 	Listen         string   `mapstructure:"listen" default:"127.0.0.1:9292" doc:"Address where runners find the agent: the url of slot 3 is http://ADDRESS/slot3. Loopback only."`
 	ListenDocker   string   `mapstructure:"listen_docker" default:"" doc:"Second address, for the containers of the docker executor, which fetch and upload artifacts: the bridge's gateway, such as 172.17.0.1:9292. Every call there needs the token of a slot or of a job."`
 	Executor       string   `mapstructure:"executor" default:"shell" doc:"The runners' executor: shell, docker or custom."`
-	BuildsDir      string   `mapstructure:"builds_dir" default:"/builds" doc:"builds_dir of the runners, as a job sees it; it must show the slot's directory STORE_DIR/slots/N. Empty: the slot's directory itself, another path in each slot."`
+	BuildsDir      string   `mapstructure:"builds_dir" default:"/builds" doc:"builds_dir of the runners, as a job sees it; it must show the slot's directory SLOTS_DIR/N. Empty: the slot's directory itself, another path in each slot."`
+	SlotsDir       string   `mapstructure:"slots_dir" default:"" doc:"Directory that has a directory for each slot, where the workspace of its job appears. Empty: slots beside agent.store_dir. Drivers that copy need it on the store's file system."`
 	SlotTokensFile string   `mapstructure:"slot_tokens_file" default:"" doc:"File with the local token of each slot's runner, one per line, the first for slot 1. They are known to this host alone. Must be readable by its owner alone."`
 	RunAs          string   `mapstructure:"run_as" default:"" doc:"User that the shell executor's jobs run as, who owns an empty workspace. Empty: root."`
-	Mode           string   `mapstructure:"mode" default:"optional" reload:"yes" doc:"What a job is that does not say it: optional jobs start on an empty directory when their workspace can't be had, as on any runner; required ones fail as a system failure before their first command."`
+	Mode           string   `mapstructure:"mode" default:"optional" reload:"yes" doc:"What a job is that does not say it: optional jobs start on an empty directory when their workspace can't be had, as on any runner; required ones fail as a system failure before their first command. off: jobs have no workspace unless they ask for one."`
 	Durability     string   `mapstructure:"durability" default:"local" reload:"yes" doc:"What a job's success means if it does not say it: local, its files are sealed on this host; synced, on its disk; durable, in the blob store."`
 	FetchBudget    string   `mapstructure:"fetch_budget" default:"60s" reload:"yes" doc:"How long an optional job waits for its workspace without progress before it starts on an empty directory. Duration, 1s to 1h."`
-	PluginChecksum string   `mapstructure:"plugin_checksum" default:"" doc:"SHA-256 of the adapter's program, which is this one. Empty: it is the file that the agent was started from."`
+	Plugin         string   `mapstructure:"plugin" default:"" doc:"Program of the adapter, an absolute path. Empty: roost's own."`
+	PluginChecksum string   `mapstructure:"plugin_checksum" default:"" doc:"SHA-256 that the adapter's program must have. Needs plugin."`
 }
 
 // On reports whether the host has GitLab runners.
@@ -37,7 +39,7 @@ func (g *GitLab) On() bool { return g.URL != "" }
 // Words of gitlab.executor, mode and durability.
 var (
 	Executors    = []string{"shell", "docker", "custom"}
-	Modes        = []string{"optional", "required"}
+	Modes        = []string{"off", "optional", "required"}
 	Durabilities = []string{"local", "synced", "durable"}
 )
 
@@ -63,8 +65,17 @@ func (g *GitLab) validate(bad func(key, format string, a ...any)) {
 	if g.BuildsDir != "" && (!filepath.IsAbs(g.BuildsDir) || filepath.Clean(g.BuildsDir) != g.BuildsDir || g.BuildsDir == "/") {
 		bad("gitlab.builds_dir", "%q is not an absolute path without . and ..", g.BuildsDir)
 	}
+	if g.SlotsDir != "" && (!filepath.IsAbs(g.SlotsDir) || filepath.Clean(g.SlotsDir) != g.SlotsDir || g.SlotsDir == "/") {
+		bad("gitlab.slots_dir", "%q is not an absolute path without . and ..", g.SlotsDir)
+	}
 	if g.PluginChecksum != "" && !sumRE.MatchString(g.PluginChecksum) {
 		bad("gitlab.plugin_checksum", "%q is not a SHA-256 in 64 digits 0-9 a-f", g.PluginChecksum)
+	}
+	if g.Plugin != "" && !filepath.IsAbs(g.Plugin) {
+		bad("gitlab.plugin", "%q is not an absolute path", g.Plugin)
+	}
+	if (g.Plugin == "") != (g.PluginChecksum == "") {
+		bad("gitlab.plugin_checksum", "a program of others runs as root here: plugin and plugin_checksum come together")
 	}
 	if err := Loopback(g.Listen); err != nil {
 		bad("gitlab.listen", "%v", err)

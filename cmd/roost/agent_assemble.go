@@ -65,6 +65,9 @@ func (o *agentOptions) assemble(ctx context.Context, all configs.Config, client 
 // adapter wires what runs the agent's jobs: the host's GitLab runners, or the agent
 // itself.
 func adapter(opts *agent.Options, all configs.Config, log hclog.Logger) error {
+	if all.GitLab.On() {
+		return gitlabAdapter(opts, all, log)
+	}
 	cfg := all.Agent
 	linuxRoot := os.Geteuid() == 0 && runtime.GOOS == "linux"
 	runner, err := exec.New(exec.Options{

@@ -21,7 +21,7 @@ func sdNotify(state string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // one datagram, sent or not
 	_, err = c.Write([]byte(state))
 	return err
 }
