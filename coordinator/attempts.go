@@ -116,11 +116,16 @@ func (t *txn) finish(r api.AttemptRef, f api.Finish) (api.Finished, error) {
 		return api.Finished{}, err
 	}
 	j := t.jobs.get(a.Job)
-	if f.Infrastructure || (f.Status == api.StatusCanceled && !j.Cancel) {
+	outside := j.Def.External != nil
+	if f.Infrastructure || (f.Status == api.StatusCanceled && !j.Cancel && !outside) {
 		if f.Code == "" {
 			f.Code, f.Reason = api.FailAdapter, "the host gave the job back"
 		}
-		t.infra(a, f.Code, f.Reason, true)
+		if outside {
+			t.outsideFault(a, f.Code, f.Reason, true, f.Undelivered)
+		} else {
+			t.infra(a, f.Code, f.Reason, true)
+		}
 		return api.Finished{}, nil
 	}
 	if err := t.checkOutput(j, f); err != nil {

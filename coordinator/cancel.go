@@ -39,6 +39,7 @@ func (t *txn) cancel(id string) error {
 func (t *txn) endCanceled(id string) {
 	j := t.editJob(id)
 	j.Status, j.Code, j.Reason, j.EndMS = api.StatusCanceled, api.FailCanceled, "the pipeline was canceled", t.ms()
+	t.owe(id, "canceled in Roost by its user", false)
 	t.look[j.Pipeline] = true
 	t.event(j.Pipeline, j, j.Reason)
 }

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -35,6 +36,7 @@ func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimReque
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for over := wait <= 0; ; {
+		var jobs []string
 		var again <-chan time.Time
 		changed, stop := s.hub.wait(claimsOf(host))
 		err := s.do(ctx, func(t *txn) error {
@@ -42,11 +44,14 @@ func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimReque
 				return err
 			}
 			var recent bool
-			if out.Claims, recent = t.deliver(host, base, r.FreeSlots); recent {
+			if out.Claims, jobs, recent = t.deliver(host, base, r.FreeSlots); recent {
 				again = time.After(redeliver)
 			}
 			return nil
 		})
+		if err == nil {
+			out.Claims, err = s.addPayloads(ctx, out.Claims, jobs)
+		}
 		if err != nil || len(out.Claims) > 0 || over {
 			stop()
 			return out, err
@@ -76,7 +81,8 @@ func (t *txn) poll(agent snapshot.ID, r api.ClaimRequest) (string, error) {
 	p.polls++
 	p.seen = t.now
 	p.withheld = t.withheld(h, r.FreeSlots)
-	t.place = true
+	p.offers = r.Offers
+	t.place, t.poke = true, true
 	return h.Name, nil
 }
 
@@ -96,6 +102,7 @@ func (t *txn) withheld(h *state.Host, free int) int {
 func (t *txn) pollEnds(host string, answered bool) {
 	p := t.w.fleet[host]
 	p.polls--
+	t.poke = true
 	p.expect = time.Time{}
 	if answered {
 		p.expect = t.now.Add(pollGap)
@@ -103,8 +110,9 @@ func (t *txn) pollEnds(host string, answered bool) {
 }
 
 // deliver collects up to n claims of a host that it was not told of, or long ago.
-// recent reports whether one was held back because it was told only just now.
-func (t *txn) deliver(host, base string, n int) (out []api.Claim, recent bool) {
+// recent reports whether one was held back because it was told only just now; jobs has
+// the job of each claim.
+func (t *txn) deliver(host, base string, n int) (out []api.Claim, jobs []string, recent bool) {
 	out = []api.Claim{}
 	for _, a := range t.liveOn(host) {
 		b := t.w.beats[a.ID]
@@ -116,9 +124,35 @@ func (t *txn) deliver(host, base string, n int) (out []api.Claim, recent bool) {
 			continue
 		}
 		b.delivered = t.now
-		out = append(out, t.claim(a, base))
+		out, jobs = append(out, t.claim(a, base)), append(jobs, a.Job)
 	}
-	return out, recent
+	return out, jobs, recent
+}
+
+// addPayloads gives claims the payloads of other systems' jobs, which the loop does not
+// wait for. A job whose payload is gone ended just now.
+func (s *Server) addPayloads(ctx context.Context, cs []api.Claim, jobs []string) ([]api.Claim, error) {
+	out := []api.Claim{}
+	for i, c := range cs {
+		if c.External == nil {
+			out = append(out, c)
+			continue
+		}
+		b, err := s.payload(ctx, jobs[i])
+		switch {
+		case errors.Is(err, errSealed):
+			if err := s.do(ctx, func(t *txn) error { return t.lostPayload(jobs[i]) }); err != nil {
+				return nil, err
+			}
+		case errors.Is(err, state.ErrNotFound):
+		case err != nil:
+			return nil, err
+		default:
+			c.External.Payload = b
+			out = append(out, c)
+		}
+	}
+	return out, nil
 }
 
 // claim makes what a host is told of an attempt.
@@ -145,6 +179,7 @@ func (t *txn) claim(a *state.Attempt, base string) api.Claim {
 		}
 		c.Inputs = append(c.Inputs, in)
 	}
+	c.External = t.external(j)
 	c.Lineage = t.lineage(c.Inputs)
 	c.Layers = t.layers(c.Inputs)
 	return c

@@ -12,7 +12,11 @@ import (
 // the pipeline with its last job.
 func (t *txn) advance(id string) {
 	p := t.pipelines.get(id)
-	if p == nil || p.Status.Ended() {
+	if p == nil || !p.Live() {
+		return
+	}
+	if p.Open {
+		t.endOpen(p)
 		return
 	}
 	for again := true; again; {

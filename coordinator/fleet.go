@@ -69,7 +69,7 @@ func (t *txn) fleetHosts() []affinity.Host {
 		}
 		live := t.liveOn(name)
 		ah := affinity.Host{
-			Name: name, Fingerprint: h.Fingerprint, Tags: h.Tags, Slots: h.Slots,
+			Name: name, Fingerprint: h.Fingerprint, Tags: h.Tags, Pool: h.Pool, Slots: h.Slots,
 			Free: max(0, h.Slots-len(live)-p.withheld), Rate: p.fetch,
 			Has: make(map[snapshot.ID]bool, len(p.holds)), Coming: map[snapshot.ID]float64{},
 		}
@@ -139,9 +139,15 @@ func (t *txn) fleetJob(j *state.Job) (affinity.Job, given, bool) {
 	aj := affinity.Job{
 		ID: j.ID, Project: p.Project, Pipeline: p.Number, Index: j.Index, Tags: j.Def.Tags, Avoid: j.Avoid,
 	}
-	if waited := t.now.Sub(time.UnixMilli(j.QueuedMS)); waited > t.s.o.QueueTimeout {
-		t.failQueued(j, api.FailTimeout, fmt.Sprintf("no host could run it for %s: %s", t.s.o.QueueTimeout, j.Reason))
+	if limit := t.queueLimit(j); t.now.Sub(time.UnixMilli(j.QueuedMS)) > limit {
+		t.failQueued(j, api.FailTimeout, fmt.Sprintf("no host could run it for %s: %s", limit, j.Reason))
 		return aj, given{}, false
+	}
+	if e := j.Def.External; e != nil {
+		aj.Pool, aj.MaxWait = e.Pool, outsideBound(j)
+		if why := t.outsideWait(j); why != "" {
+			return aj, given{}, false
+		}
 	}
 	if t.ms() < j.NotBefore {
 		t.note(j, api.WaitSlot, fmt.Sprintf("tried again in %.0f s", float64(j.NotBefore-t.ms())/1e3), nil)
@@ -168,6 +174,9 @@ func (t *txn) fleetJob(j *state.Job) (affinity.Job, given, bool) {
 		for _, in := range g.inputs {
 			aj.Inputs = append(aj.Inputs, chain(t.snapshots.get, in.Snapshot))
 		}
+		if j.Def.External != nil {
+			t.waiting(j).bytes = t.treeBytes(g.inputs)
+		}
 	case !j.Fixed && g.code == api.WorkspaceCold:
 		aj.Seeds, g.reason = t.seedsFor(p, j)
 	}
@@ -175,6 +184,17 @@ func (t *txn) fleetJob(j *state.Job) (affinity.Job, given, bool) {
 		aj.Waited = t.now.Sub(w.could).Seconds()
 	}
 	return aj, g, true
+}
+
+// treeBytes is the size of the largest of ins, as far as it is known.
+func (t *txn) treeBytes(ins []api.Input) int64 {
+	most := int64(0)
+	for _, in := range ins {
+		if x := t.snapshots.get(in.Snapshot); x != nil {
+			most = max(most, x.Bytes, x.Layer.TreeBytes)
+		}
+	}
+	return most
 }
 
 // fixedSeed is the seed that a job was given before, for hosts that can use it.

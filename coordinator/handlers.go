@@ -69,6 +69,9 @@ func (c *call) register() error {
 	if err := checkRegister(in); err != nil {
 		return err
 	}
+	if err := c.s.checkPool(in.Name, in.Pool); err != nil {
+		return err
+	}
 	told, err := c.s.told(c.r.Context(), in.Attempts)
 	if err != nil {
 		return err
@@ -133,6 +136,9 @@ func (c *call) claims() error {
 	}
 	var in api.ClaimRequest
 	if err := c.body(&in); err != nil {
+		return err
+	}
+	if err := checkOffers(in); err != nil {
 		return err
 	}
 	out, err := c.s.claims(c.r.Context(), agent, in, c.base())

@@ -104,6 +104,7 @@ func (t *txn) writeHost(h *state.Host, r api.Register) error {
 	h.StoreID, h.Session, h.BootID, h.State, h.LostMS = r.StoreID, r.Session, r.BootID, api.HostReady, 0
 	h.Slots, h.Tags, h.Driver, h.OS, h.Arch = r.Slots, r.Tags, r.Driver, r.OS, r.Arch
 	h.Fingerprint, h.Software = r.Fingerprint, r.Version
+	h.Pool = t.w.fleet[r.Name].poolKey
 	return nil
 }
 
@@ -119,6 +120,9 @@ func (t *txn) present(r api.Register) {
 	p.expect, p.withheld = t.now.Add(pollGap), 0
 	p.holds = map[snapshot.ID]int64{}
 	hold(p, r.Holdings)
+	p.offers = nil
+	p.setPool(r.Pool)
+	t.poke = true
 }
 
 func hold(p *presence, hs []api.Holding) {

@@ -32,19 +32,18 @@ func (t *txn) given(j *state.Job) given {
 	if j.Fixed {
 		return given{inputs: j.Inputs, origin: j.Origin, code: j.InputCode, reason: j.InputReason}
 	}
+	if e := j.Def.External; e != nil && e.Off != "" {
+		return given{origin: api.OriginNone, code: api.WorkspaceOff, reason: e.Off}
+	}
 	if j.Def.Spec.Workspace.Disabled {
 		return given{origin: api.OriginNone, code: api.WorkspaceDisabled, reason: "workspace: false"}
 	}
 	g := given{origin: api.OriginNone, code: api.WorkspaceCold}
 	seen := map[snapshot.ID]bool{}
-	for _, name := range j.Def.Parents {
-		p := t.job(j.Pipeline, name)
-		if p == nil {
-			continue
-		}
+	for _, p := range t.parents(j) {
 		ins, ok := passes(p)
 		if !ok {
-			g.broken = append(g.broken, name)
+			g.broken = append(g.broken, p.Def.Spec.Name)
 		}
 		for _, in := range ins {
 			if !seen[in.Snapshot] {
@@ -65,6 +64,22 @@ func (t *txn) given(j *state.Job) given {
 		g.origin, g.code, g.reason = api.OriginParent, api.WorkspaceMerged, "outputs of "+strings.Join(names, ", ")
 	}
 	return g
+}
+
+// parents are the jobs whose workspaces j inherits, those of them that are known.
+func (t *txn) parents(j *state.Job) []*state.Job {
+	var out []*state.Job
+	for _, id := range j.Def.From {
+		if p := t.jobs.get(id); p != nil {
+			out = append(out, p)
+		}
+	}
+	for _, name := range j.Def.Parents {
+		if p := t.job(j.Pipeline, name); p != nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // passes gives what a parent that has ended hands to its children. A job that left

@@ -159,6 +159,9 @@ func (s *Server) answer(ops []op, outcomes []error, err error) error {
 
 // wake tells those who wait what was committed.
 func (s *Server) wake(t *txn) {
+	if t.poke || len(s.world.kept) > 0 || len(t.payloads) > 0 {
+		s.outside.set()
+	}
 	for _, e := range t.events {
 		s.hub.notify(eventsOf(e.Pipeline))
 	}
@@ -207,6 +210,8 @@ func (t *txn) tick() {
 	if t.now.Sub(t.w.forgot) > forgetEvery {
 		t.w.forgot = t.now
 		t.w.forgetSnapshots()
+		t.closeIdle()
 	}
+	t.poke = true
 	t.place = true
 }

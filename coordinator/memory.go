@@ -20,6 +20,12 @@ func (w *world) forget(id string) {
 	p := w.pipelines[id]
 	for _, jid := range p.Jobs {
 		j := w.jobs[jid]
+		if e := j.Def.External; e != nil {
+			if key := outsideKey(e.Instance, e.ID); w.byOutside[key] == jid {
+				delete(w.byOutside, key)
+			}
+			delete(w.kept, jid)
+		}
 		delete(w.jobs, jid)
 		delete(w.waits, jid)
 		delete(w.queued, jid)
@@ -29,6 +35,9 @@ func (w *world) forget(id string) {
 		delete(w.tried, jid)
 		// What it made is looked at again from here on.
 		delete(w.unused, j.Output)
+	}
+	if w.byKey[p.Key] == id {
+		delete(w.byKey, p.Key)
 	}
 	delete(w.byName, id)
 	delete(w.pipelines, id)

@@ -40,6 +40,20 @@ type Options struct {
 	// AllowLocalSource lets pipelines name a work tree on this machine.
 	AllowLocalSource bool
 
+	// GitLabURLs are the addresses of the GitLab servers that may be asked for jobs. A
+	// host that brings runners of another one is refused.
+	GitLabURLs []string
+	// GitLabTransport makes the calls to them; nil: a plain one, with GitLabCA (PEM)
+	// besides the system's certificates if that is set.
+	GitLabTransport http.RoundTripper
+	GitLabCA        []byte
+	// GitLabDrain is how long Run waits at its end for requests that may bring a job
+	// (65 s).
+	GitLabDrain time.Duration
+	// PipelineIdle is after what time without a job a pipeline of another system is
+	// closed (6 h).
+	PipelineIdle time.Duration
+
 	Log  hclog.Logger
 	Now  func() time.Time
 	Rand io.Reader
@@ -97,6 +111,8 @@ func (o Options) withDefaults() (Options, error) {
 		{&o.AcceptTimeout, 10 * time.Second},
 		{&o.HolderGrace, 5 * time.Minute},
 		{&o.QueueTimeout, 24 * time.Hour},
+		{&o.GitLabDrain, 65 * time.Second},
+		{&o.PipelineIdle, 6 * time.Hour},
 	}
 	for _, d := range durations {
 		if *d.v <= 0 {

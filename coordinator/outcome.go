@@ -43,6 +43,9 @@ func (t *txn) endJob(a *state.Attempt, f api.Finish) {
 	if f.Status == api.StatusSuccess {
 		t.learn(p.Project, j.Def.Spec.Name, float64(f.RunMS))
 	}
+	if p.Open && j.Output != "" {
+		t.plantOpen(p, j)
+	}
 	t.look[j.Pipeline] = true
 	text := string(f.Status)
 	if f.Reason != "" {
@@ -97,6 +100,10 @@ func (t *txn) endAttempt(id snapshot.ID, status api.Status, code api.Code, reaso
 // again, for another host if there is one, until that happened too often. byHost
 // says that the host itself reported it.
 func (t *txn) infra(a *state.Attempt, code api.Code, reason string, byHost bool) {
+	if t.jobs.get(a.Job).Def.External != nil {
+		t.outsideFault(a, code, reason, byHost, false)
+		return
+	}
 	a = t.endAttempt(a.ID, api.StatusFailed, code, reason)
 	a.Finished = byHost
 	j := t.jobs.get(a.Job)

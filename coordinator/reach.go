@@ -80,6 +80,7 @@ func (t *txn) failInput(j *state.Job, why string) { t.failQueued(j, api.FailInpu
 func (t *txn) failQueued(j *state.Job, c api.Code, why string) {
 	j = t.editJob(j.ID)
 	j.Status, j.Code, j.Reason, j.EndMS = api.StatusFailed, c, why, t.ms()
+	t.owe(j.ID, why, false)
 	t.look[j.Pipeline] = true
 	t.event(j.Pipeline, j, why)
 }

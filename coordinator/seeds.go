@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/roost-ci/roost/affinity"
 	"github.com/roost-ci/roost/coordinator/api"
@@ -12,7 +13,7 @@ import (
 // wanted, the older ones stand in when it can't be had.
 const keepSeeds = 3
 
-// zoneBranch is the zone of everything that this version runs.
+// zoneBranch is the zone of everything that is submitted here.
 const zoneBranch = "branch"
 
 // plantSeeds makes the outputs of a green pipeline's first jobs the seeds of later
@@ -20,28 +21,32 @@ const zoneBranch = "branch"
 // An older pipeline that ends later does not become the newest.
 func (t *txn) plantSeeds(p *state.Pipeline) {
 	for _, id := range p.Jobs {
-		j := t.jobs.get(id)
-		if j.Status != api.StatusSuccess || j.Output == "" || j.Origin == api.OriginParent {
-			continue
-		}
-		x := t.snapshots.get(j.Output)
-		if x == nil {
-			continue
-		}
-		s := state.Seed{
-			Project: p.Project, Zone: p.Zone, Job: j.Def.Spec.Name, Fingerprint: x.Fingerprint,
-			Number: p.Number, Snapshot: j.Output,
-		}
-		have := t.w.seeds[keyOf(s)][s.Fingerprint]
-		if len(have) >= keepSeeds {
-			oldest := have[len(have)-1]
-			if oldest.Number > s.Number {
-				continue
-			}
-			t.drops = append(t.drops, oldest)
-		}
-		t.seeds = append(t.seeds, s)
+		t.plantSeed(p, t.jobs.get(id))
 	}
+}
+
+func (t *txn) plantSeed(p *state.Pipeline, j *state.Job) {
+	if j.Status != api.StatusSuccess || j.Output == "" || j.Origin == api.OriginParent {
+		return
+	}
+	x := t.snapshots.get(j.Output)
+	if x == nil {
+		return
+	}
+	s := state.Seed{
+		Project: p.Project, Zone: p.Zone, Job: j.Def.Spec.Name, Fingerprint: x.Fingerprint,
+		Number: p.Number, Snapshot: j.Output,
+	}
+	have := t.w.seeds[keyOf(s)][s.Fingerprint]
+	again := slices.ContainsFunc(have, func(o state.Seed) bool { return o.Number == s.Number })
+	if len(have) >= keepSeeds && !again {
+		oldest := have[len(have)-1]
+		if oldest.Number > s.Number {
+			return
+		}
+		t.drops = append(t.drops, oldest)
+	}
+	t.seeds = append(t.seeds, s)
 }
 
 // seedsFor gives the chains that j may start from, by fingerprint, and why there

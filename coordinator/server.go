@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roost-ci/roost/coordinator/dashboard"
+	"github.com/roost-ci/roost/coordinator/gitlab"
 	"github.com/roost-ci/roost/coordinator/state"
 )
 
@@ -32,6 +33,12 @@ type Server struct {
 	pages    *dashboard.Pages
 	router   *router
 	secret   []byte // signs the tokens of attempts and sessions
+	vault    *vault
+	gitlab   *gitlab.Service
+	// gitlabURLs are Options.GitLabURLs in their one spelling; outside wakes gitlab.
+	gitlabURLs []string
+	outside    signal
+	asked      int // gitlab's own: whose slot is asked for next
 
 	ops      chan op
 	stopping chan struct{} // closed when Run ends: long-polls answer
@@ -58,6 +65,9 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{
 		o: o, log: o.Log, ops: make(chan op, 1024),
 		stopping: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	if err := s.openGitLab(); err != nil {
+		return nil, err
 	}
 	if s.pages, err = dashboard.New(); err != nil {
 		return nil, err
@@ -89,6 +99,9 @@ func (s *Server) recover(ctx context.Context) error {
 		return fmt.Errorf("coordinator's state: %w", err)
 	}
 	if s.secret, err = s.loadSecret(ctx, l.Meta); err != nil {
+		return err
+	}
+	if s.vault, err = openVault(s.o.Dir, s.o.Rand); err != nil {
 		return err
 	}
 	if s.logs, err = openLogs(filepath.Join(s.o.Dir, "logs"), s.o.MaxLog, &s.hub); err != nil {
@@ -170,8 +183,14 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return err
 	})
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		s.gitlab.Run(gctx)
+	}()
 	g.Go(func() error {
 		<-gctx.Done()
+		s.drain(asked)
 		close(s.stopping)
 		defer endLoop()
 		quiet, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -183,6 +202,17 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	err := g.Wait()
 	return errors.Join(err, s.logs.close(), s.state.Close())
+}
+
+// drain waits for the requests that may bring jobs. Everything else goes on meanwhile.
+func (s *Server) drain(asked <-chan struct{}) {
+	t := time.NewTimer(s.o.GitLabDrain)
+	defer t.Stop()
+	select {
+	case <-asked:
+	case <-t.C:
+		s.log.Warn("requests to GitLab were given up; a job that they bring fails there when its time is over")
+	}
 }
 
 func (s *Server) serve(srv *http.Server) error {

@@ -29,9 +29,12 @@ type txn struct {
 	drops     []state.Seed
 	durations map[durationKey]state.Duration
 	keys      map[string]keyed
+	payloads  []state.Payload
 
 	// names finds the jobs of pipelines that are new in this batch.
 	names map[string]map[string]string
+	// taken finds the jobs of other systems that are new in this batch.
+	taken map[string]string
 	// look has the pipelines whose graph has to be looked at again.
 	look map[string]bool
 	// place says that something changed that placement depends on.
@@ -41,6 +44,8 @@ type txn struct {
 	undo     []func()
 	// after runs when the batch is installed: what is not kept in the store.
 	after []func()
+	// poke says that the GitLab service has to look again.
+	poke bool
 }
 
 // table is the changed records of one kind over those of the world.
@@ -97,7 +102,7 @@ func (s *Server) begin(now time.Time) *txn {
 		pipelines: newTable(w.pipelines), jobs: newTable(w.jobs), attempts: newTable(w.attempts),
 		snapshots: newTable(w.snapshots), hosts: newTable(w.hosts),
 		durations: map[durationKey]state.Duration{}, keys: map[string]keyed{},
-		names: map[string]map[string]string{}, look: map[string]bool{},
+		names: map[string]map[string]string{}, look: map[string]bool{}, taken: map[string]string{},
 	}
 }
 
@@ -110,11 +115,12 @@ func (t *txn) mark() {
 	clear(t.snapshots.fresh)
 	clear(t.hosts.fresh)
 	events, domains, seeds, drops, number := len(t.events), len(t.domains), len(t.seeds), len(t.drops), t.number
-	after := len(t.after)
-	durations, keys := maps.Clone(t.durations), maps.Clone(t.keys)
+	after, payloads := len(t.after), len(t.payloads)
+	durations, keys, taken := maps.Clone(t.durations), maps.Clone(t.keys), maps.Clone(t.taken)
 	t.undo = append(t.undo, func() {
 		t.events, t.domains, t.seeds, t.drops, t.number = t.events[:events], t.domains[:domains], t.seeds[:seeds], t.drops[:drops], number
 		t.durations, t.keys, t.after = durations, keys, t.after[:after]
+		t.payloads, t.taken = t.payloads[:payloads], taken
 	})
 }
 
@@ -185,7 +191,7 @@ func (t *txn) event(p string, j *state.Job, text string) {
 // batch is what has to be committed.
 func (t *txn) batch() *state.Batch {
 	b := &state.Batch{
-		Events: t.events, Domains: t.domains, Seeds: t.seeds, DropSeeds: t.drops,
+		Events: t.events, Domains: t.domains, Seeds: t.seeds, DropSeeds: t.drops, Payloads: t.payloads,
 		Pipelines: sorted(t.pipelines.dirty, func(p *state.Pipeline) string { return p.ID }),
 		Jobs:      sorted(t.jobs.dirty, func(j *state.Job) string { return j.ID }),
 		Attempts:  sorted(t.attempts.dirty, func(a *state.Attempt) string { return string(a.ID) }),
@@ -194,6 +200,11 @@ func (t *txn) batch() *state.Batch {
 	}
 	for _, d := range t.durations {
 		b.Durations = append(b.Durations, d)
+	}
+	for _, j := range b.Jobs {
+		if j.Def.External != nil && j.Status.Ended() && j.Outside.Owed == "" {
+			b.DropPayloads = append(b.DropPayloads, j.ID)
+		}
 	}
 	return b
 }
@@ -220,8 +231,8 @@ func sorted[K comparable, V any](m map[K]*V, key func(*V) string) []*V {
 func (t *txn) install() {
 	w := t.w
 	w.number = t.number
-	for id, p := range t.pipelines.dirty {
-		w.pipelines[id] = p
+	for _, p := range t.pipelines.dirty {
+		w.putPipeline(p)
 	}
 	for _, j := range t.jobs.dirty {
 		w.putJob(j)
@@ -250,7 +261,7 @@ func (t *txn) install() {
 		f()
 	}
 	for id, p := range t.pipelines.dirty {
-		if p.Status.Ended() {
+		if !p.Live() {
 			w.forget(id)
 		}
 	}

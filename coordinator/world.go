@@ -27,6 +27,11 @@ type world struct {
 
 	// byName finds the job of a pipeline.
 	byName map[string]map[string]string
+	// byKey finds the open pipelines, byOutside the newest records of other systems'
+	// jobs. kept are those of them that no host has accepted, or that are owed.
+	byKey     map[string]string
+	byOutside map[string]string
+	kept      map[string]bool
 	// tried has the attempts of each job.
 	tried map[string]map[snapshot.ID]bool
 	// queued are the jobs that wait for a host.
@@ -65,6 +70,11 @@ type presence struct {
 	withheld int
 	polls    int
 	expect   time.Time
+	// pool is what the host brought, nil for none; offers are the slots whose runners
+	// asked at its newest poll.
+	pool    *api.Pool
+	poolKey string
+	offers  []api.SlotOffer
 
 	holds               map[snapshot.ID]int64
 	diskFree, diskTotal int64
@@ -88,6 +98,8 @@ type beat struct {
 type waiting struct {
 	reason     string
 	candidates []api.Candidate
+	// bytes is the size of what it starts from.
+	bytes int64
 	// could is since when a host could have run it; the wait for files counts
 	// from then. lost is since when its files are out of reach.
 	could, lost time.Time
@@ -112,9 +124,10 @@ func newWorld(l *state.Live) *world {
 		agents: map[snapshot.ID]string{}, fleet: map[string]*presence{}, beats: map[snapshot.ID]*beat{},
 		waits: map[string]*waiting{}, keys: map[string]keyed{}, urgent: map[snapshot.ID]time.Time{},
 		unused: map[snapshot.ID]int64{},
+		byKey:  map[string]string{}, byOutside: map[string]string{}, kept: map[string]bool{},
 	}
 	for _, p := range l.Pipelines {
-		w.pipelines[p.ID] = p
+		w.putPipeline(p)
 	}
 	for _, j := range l.Jobs {
 		w.putJob(j)
@@ -140,6 +153,13 @@ func newWorld(l *state.Live) *world {
 	return w
 }
 
+func (w *world) putPipeline(p *state.Pipeline) {
+	w.pipelines[p.ID] = p
+	if p.Open {
+		w.byKey[p.Key] = p.ID
+	}
+}
+
 func (w *world) putJob(j *state.Job) {
 	w.jobs[j.ID] = j
 	if j.Status == api.StatusQueued {
@@ -153,7 +173,27 @@ func (w *world) putJob(j *state.Job) {
 		names = map[string]string{}
 		w.byName[j.Pipeline] = names
 	}
-	names[j.Def.Spec.Name] = j.ID
+	// Names may come again: the newest job has it.
+	if old := w.jobs[names[j.Def.Spec.Name]]; old == nil || old.Index <= j.Index {
+		names[j.Def.Spec.Name] = j.ID
+	}
+	w.putOutside(j)
+}
+
+func (w *world) putOutside(j *state.Job) {
+	e := j.Def.External
+	if e == nil {
+		return
+	}
+	if j.Outside.Owed != "" || j.Status == api.StatusQueued || j.Status == api.StatusAssigned {
+		w.kept[j.ID] = true
+	} else {
+		delete(w.kept, j.ID)
+	}
+	key := outsideKey(e.Instance, e.ID)
+	if old := w.jobs[w.byOutside[key]]; old == nil || old.Index <= j.Index || old.Pipeline != j.Pipeline {
+		w.byOutside[key] = j.ID
+	}
 }
 
 func (w *world) putAttempt(a *state.Attempt) {

@@ -53,6 +53,8 @@ type External struct {
 	Off string `json:"off,omitempty"`
 	// Parents says by which rule its parents were found, for its log.
 	Parents string `json:"parents,omitempty"`
+	// Notes say what of the job's own settings is not followed, for its log.
+	Notes []string `json:"notes,omitempty"`
 	// Contained are the ids of jobs whose files are all in the job's inputs.
 	Contained []string `json:"contained,omitempty"`
 	// Durability is what the job's success means: local, synced or durable.

@@ -93,6 +93,8 @@ type Outside struct {
 	// answers. OwedMS is since when.
 	Owed   string `json:"owed,omitempty"`
 	OwedMS int64  `json:"owed_ms,omitempty"`
+	// Stopped says that the system asked for its end itself.
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // Payload is a job as another system gave it, sealed.
@@ -218,6 +220,7 @@ type Host struct {
 	OS          string      `json:"os"`
 	Arch        string      `json:"arch"`
 	Fingerprint string      `json:"fingerprint"`
+	Pool        string      `json:"pool,omitempty"` // whose runners' jobs it takes
 	Software    string      `json:"version"`
 	SinceMS     int64       `json:"since_ms"`
 	LostMS      int64       `json:"lost_ms,omitempty"`

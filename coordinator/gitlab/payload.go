@@ -1,0 +1,307 @@
+package gitlab
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// Secret is a text that never shows itself in a log or a message.
+type Secret string
+
+// String hides it.
+func (Secret) String() string { return "***" }
+
+// GoString hides it.
+func (Secret) GoString() string { return "***" }
+
+// MarshalText hides it.
+func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
+
+// Job is what a payload says that the coordinator has to know. Which project, pipeline
+// and zone it belongs to comes from what the server says alone; a variable of that
+// name only where an older server says nothing else, and of several the first: the
+// server's own stand before the user's.
+type Job struct {
+	Instance   string // host, port and path of the server
+	ProjectID  int64
+	Path       string // of the project, "" if unknown
+	PipelineID int64
+	ID         int64
+	Token      Secret
+	// Name is the workspace's directory: 26 characters of [0-9a-z] made of the instance
+	// and the project's id.
+	Name    string
+	JobName string
+	Stage   string
+	Ref     string
+	SHA     string
+	Zone    string
+	Timeout time.Duration
+	// Dependencies are the ids of jobs whose artifacts it may fetch; nil if it does
+	// not say.
+	Dependencies []int64
+	Settings     Settings
+	// Off says why it must not get a workspace, "" if it may.
+	Off string
+}
+
+// Zones of trust. A merge request from a fork has one of its own.
+const (
+	ZoneProtected = "protected"
+	ZoneBranch    = "branch"
+	zoneFork      = "fork-"
+)
+
+// ErrPayload says that an answer is not a job.
+var ErrPayload = errors.New("not a job")
+
+// defaultTimeout is what a runner takes if the payload names none.
+const defaultTimeout = 2 * time.Hour
+
+// payload is the part of it that is read. Everything may be missing or wrong.
+type payload struct {
+	ID            int64  `json:"id"`
+	Token         string `json:"token"`
+	AllowGitFetch *bool  `json:"allow_git_fetch"`
+	JobInfo       struct {
+		Name       string `json:"name"`
+		Stage      string `json:"stage"`
+		ProjectID  int64  `json:"project_id"`
+		Path       string `json:"project_full_path"`
+		PipelineID int64  `json:"pipeline_id"`
+	} `json:"job_info"`
+	GitInfo struct {
+		Ref       string `json:"ref"`
+		SHA       string `json:"sha"`
+		Protected *bool  `json:"protected"`
+	} `json:"git_info"`
+	RunnerInfo struct {
+		Timeout int64 `json:"timeout"`
+	} `json:"runner_info"`
+	Variables    []variable     `json:"variables"`
+	Dependencies *[]dependency  `json:"dependencies"`
+	Policy       *policyOptions `json:"policy_options"`
+}
+
+type variable struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+type dependency struct {
+	ID int64 `json:"id"`
+}
+
+type policyOptions struct {
+	Job bool `json:"execution_policy_job"`
+}
+
+// first gives the first entry of a variable: the server's own.
+func (p *payload) first(key string) string {
+	for _, v := range p.Variables {
+		if v.Key == key {
+			return v.Value
+		}
+	}
+	return ""
+}
+
+// last gives the entry of a variable that counts for the job.
+func (p *payload) last(key string) (string, bool) {
+	for i := len(p.Variables) - 1; i >= 0; i-- {
+		if p.Variables[i].Key == key {
+			return p.Variables[i].Value, true
+		}
+	}
+	return "", false
+}
+
+// Parse reads a job that instance gave. The error wraps ErrPayload if it has no id or
+// no token; Name is good even then.
+func Parse(instance string, body []byte) (*Job, error) {
+	var p payload
+	err := json.Unmarshal(body, &p)
+	var odd *json.UnmarshalTypeError
+	if errors.As(err, &odd) {
+		err = nil // a field that is not what it should be counts as missing
+	}
+	j := p.job(instance)
+	switch {
+	case err != nil:
+		return j, fmt.Errorf("%w: %w", ErrPayload, err)
+	case j.ID <= 0 || j.Token == "":
+		return j, fmt.Errorf("%w: it has no id or no token", ErrPayload)
+	case j.ProjectID <= 0:
+		return j, fmt.Errorf("%w: job %d names no project", ErrPayload, j.ID)
+	}
+	return j, nil
+}
+
+func (p *payload) job(instance string) *Job {
+	j := &Job{
+		Instance: instance, ID: p.ID, Token: Secret(p.Token),
+		ProjectID: p.JobInfo.ProjectID, PipelineID: p.JobInfo.PipelineID,
+		Path:    tidy(p.JobInfo.Path, maxPath),
+		JobName: tidy(p.JobInfo.Name, maxText), Stage: tidy(p.JobInfo.Stage, maxText),
+		Ref: tidy(p.GitInfo.Ref, maxText), SHA: tidy(p.GitInfo.SHA, 64),
+		Timeout: defaultTimeout,
+	}
+	if j.ProjectID <= 0 {
+		j.ProjectID = number(p.first("CI_PROJECT_ID"))
+	}
+	if j.PipelineID <= 0 {
+		j.PipelineID = number(p.first("CI_PIPELINE_ID"))
+	}
+	if j.PipelineID <= 0 {
+		// A job whose pipeline nobody knows is a pipeline of its own.
+		j.PipelineID = -max(p.ID, 0)
+	}
+	if j.Path == "" {
+		j.Path = tidy(p.first("CI_PROJECT_PATH"), maxPath)
+	}
+	if j.JobName == "" {
+		j.JobName = "job " + strconv.FormatInt(p.ID, 10)
+	}
+	if s := p.RunnerInfo.Timeout; s > 0 && s < int64(maxTimeout/time.Second) {
+		j.Timeout = time.Duration(s) * time.Second
+	}
+	if p.Dependencies != nil {
+		j.Dependencies = []int64{}
+		for _, d := range *p.Dependencies {
+			j.Dependencies = append(j.Dependencies, d.ID)
+		}
+	}
+	j.Name = Dir(instance, j.ProjectID)
+	j.Zone = p.zone()
+	j.Settings = p.settings()
+	j.Off = p.off()
+	return j
+}
+
+const (
+	maxText    = 255
+	maxPath    = 160
+	maxTimeout = 365 * 24 * time.Hour
+)
+
+// number reads a positive whole number, else 0.
+func number(s string) int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+// Dir is the name of a project's directory on every host.
+func Dir(instance string, project int64) string {
+	sum := sha256.Sum256([]byte("roost workspace\x00" + instance + "\x00" + strconv.FormatInt(project, 10)))
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:]))[:26]
+}
+
+// zone is the trust domain of the job in its project. What can't be told apart is
+// trusted less: a merge request whose source is not known counts as a fork's.
+func (p *payload) zone() string {
+	if iid, ok := p.mergeRequest(); ok {
+		source, own := p.first("CI_MERGE_REQUEST_SOURCE_PROJECT_ID"), p.first("CI_PROJECT_ID")
+		if p.JobInfo.ProjectID > 0 {
+			own = strconv.FormatInt(p.JobInfo.ProjectID, 10)
+		}
+		if source == "" || source != own {
+			return zoneFork + strconv.FormatInt(iid, 10)
+		}
+	}
+	protected := p.first("CI_COMMIT_REF_PROTECTED") == "true"
+	if p.GitInfo.Protected != nil {
+		protected = *p.GitInfo.Protected
+	}
+	if protected {
+		return ZoneProtected
+	}
+	return ZoneBranch
+}
+
+// mergeRequest gives the number of the merge request that the job runs for.
+func (p *payload) mergeRequest() (int64, bool) {
+	if rest, ok := strings.CutPrefix(p.GitInfo.Ref, "refs/merge-requests/"); ok {
+		iid, _, _ := strings.Cut(rest, "/")
+		return number(iid), true
+	}
+	if p.first("CI_PIPELINE_SOURCE") == "merge_request_event" {
+		return number(p.first("CI_MERGE_REQUEST_IID")), true
+	}
+	return 0, false
+}
+
+// off says why a job must be left as it is.
+func (p *payload) off() string {
+	if p.Policy != nil && p.Policy.Job {
+		return "it comes from a security policy"
+	}
+	if v, ok := p.last("GIT_STRATEGY"); ok && v != "" && v != "fetch" {
+		return "its GIT_STRATEGY is " + tidy(v, 40)
+	}
+	if v, ok := p.last("GIT_CLONE_PATH"); ok && v != "" {
+		return "it sets GIT_CLONE_PATH"
+	}
+	if v, ok := p.last("GIT_STRATEGY"); p.AllowGitFetch != nil && !*p.AllowGitFetch && (!ok || v == "") {
+		return "its project's git strategy is clone"
+	}
+	return ""
+}
+
+// Instance is how a server is named in keys and projects: host, port and path of its
+// address, without what says nothing. Two spellings of one address give one name.
+func Instance(address string) (string, error) {
+	u, err := parseURL(address)
+	if err != nil {
+		return "", err
+	}
+	return u.Host + u.Path, nil
+}
+
+// Normal is the one spelling of a server's address: no trailing / or /ci, as runners
+// do it, and no port that goes without saying.
+func Normal(address string) (string, error) {
+	u, err := parseURL(address)
+	if err != nil {
+		return "", err
+	}
+	return u.String(), nil
+}
+
+func parseURL(address string) (*url.URL, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("%.200q is not the address of a GitLab: want https://HOST or http://HOST", address)
+	}
+	host, port := strings.ToLower(u.Hostname()), u.Port()
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port != "" && (u.Scheme != "http" || port != "80") && (u.Scheme != "https" || port != "443") {
+		host += ":" + port
+	}
+	path := strings.TrimRight(u.Path, "/")
+	path = strings.TrimRight(strings.TrimSuffix(path, "/ci"), "/")
+	return &url.URL{Scheme: u.Scheme, Host: host, Path: path}, nil
+}
+
+// tidy makes one line of at most n bytes of a text from elsewhere.
+func tidy(s string, n int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s[:min(len(s), n)], ""))
+	return strings.TrimSpace(s)
+}

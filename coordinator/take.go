@@ -1,0 +1,391 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/gitlab"
+	"github.com/roost-ci/roost/coordinator/pipeline"
+	"github.com/roost-ci/roost/coordinator/state"
+	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// outsideKey names a job of another system.
+func outsideKey(instance string, id int64) string { return instance + "#" + strconv.FormatInt(id, 10) }
+
+// pipelineKey names a pipeline of another system. The zone is part of it: what is
+// trusted more and what is trusted less never share a line.
+func pipelineKey(j *gitlab.Job) string {
+	return fmt.Sprintf("%s:%s/%d/%d#%s", api.SystemGitLab, j.Instance, j.ProjectID, j.PipelineID, j.Zone)
+}
+
+// projectOf names the project of a job. The id makes it safe against a path that is
+// used again.
+func projectOf(j *gitlab.Job) string {
+	id := "#" + strconv.FormatInt(j.ProjectID, 10)
+	name := j.Instance
+	if j.Path != "" {
+		name += "/" + j.Path
+	}
+	if room := maxProject - len(id); len(name) > room {
+		name = strings.ToValidUTF8(name[:room], "")
+	}
+	return name + id
+}
+
+// take keeps a job that GitLab gave out. When it returns nil the job is durable, and
+// not before that does anybody hear of it. A job that is here already is here once.
+func (s *Server) take(ctx context.Context, from gitlab.Pool, j *gitlab.Job, payload []byte) error {
+	adopt, err := s.reopen(ctx, pipelineKey(j))
+	if err != nil {
+		return err
+	}
+	if err := s.do(ctx, func(t *txn) error {
+		fail.Point("coordinator.take")
+		adopt(t)
+		return t.take(from, j, payload)
+	}); err != nil {
+		return err
+	}
+	fail.Point("coordinator.take.committed")
+	return nil
+}
+
+func (t *txn) take(from gitlab.Pool, g *gitlab.Job, payload []byte) error {
+	if old := t.outsider(g.Instance, g.ID); old != nil && !old.Status.Ended() {
+		a := t.attempts.get(old.AttemptID)
+		if a != nil && a.Stage != state.AttemptAssigned && a.Stage != state.AttemptEnded {
+			t.s.log.Warn("GitLab gave a job again that runs already", "job", g.ID, "host", a.Host)
+			return nil
+		}
+		return t.seal(old.ID, payload) // it may have another token now
+	}
+	p, err := t.openPipeline(g)
+	if err != nil {
+		return err
+	}
+	id, err := t.ulid()
+	if err != nil {
+		return err
+	}
+	j := &state.Job{ID: id, Version: 1, Pipeline: p.ID, Index: len(p.Jobs), Status: api.StatusPending}
+	j.Def = t.defineOutside(from, g, p)
+	t.keep(t.jobs.set(id, j))
+	if err := t.seal(id, payload); err != nil {
+		return err
+	}
+	p = t.editPipeline(p.ID)
+	p.Jobs, p.AddedMS = append(slices.Clip(p.Jobs), id), t.ms()
+	t.nameJob(p.ID, j)
+	t.taken[outsideKey(g.Instance, g.ID)] = id
+	t.queue(id)
+	t.look[p.ID] = true
+	if off := j.Def.External.Off; off != "" && j.Def.Spec.Workspace.Mode == pipeline.ModeRequired {
+		t.failInput(t.jobs.get(id), "it asks for its workspace, which it can't have: "+off)
+	}
+	return nil
+}
+
+// outsider finds the newest record of a job of another system.
+func (t *txn) outsider(instance string, id int64) *state.Job {
+	key := outsideKey(instance, id)
+	if jid, ok := t.taken[key]; ok {
+		if j := t.jobs.get(jid); j != nil {
+			return j
+		}
+	}
+	return t.jobs.get(t.w.byOutside[key])
+}
+
+// seal adds the payload of a job to the batch.
+func (t *txn) seal(job string, payload []byte) error {
+	b, err := t.s.vault.seal(job, payload)
+	if err != nil {
+		return err
+	}
+	t.payloads = append(t.payloads, state.Payload{Job: job, Sealed: b})
+	return nil
+}
+
+// nameJob makes j the one of its name in this batch.
+func (t *txn) nameJob(p string, j *state.Job) {
+	names, ok := t.names[p]
+	if !ok {
+		names = t.w.byName[p]
+	}
+	next := make(map[string]string, len(names)+1)
+	for k, v := range names {
+		next[k] = v
+	}
+	next[j.Def.Spec.Name] = j.ID
+	old, had := t.names[p]
+	t.names[p] = next
+	t.undo = append(t.undo, func() {
+		delete(t.names, p)
+		if had {
+			t.names[p] = old
+		}
+	})
+}
+
+// openPipeline finds the pipeline of a job, or makes it.
+func (t *txn) openPipeline(g *gitlab.Job) (*state.Pipeline, error) {
+	key := pipelineKey(g)
+	for _, p := range t.pipelines.dirty {
+		if p.Key == key {
+			return t.openAgain(p), nil
+		}
+	}
+	if p := t.pipelines.get(t.w.byKey[key]); p != nil {
+		return t.openAgain(p), nil
+	}
+	id, err := t.ulid()
+	if err != nil {
+		return nil, err
+	}
+	t.number++
+	p := &state.Pipeline{
+		ID: id, Version: 1, Number: t.number, Project: projectOf(g), Key: key, Zone: g.Zone,
+		File: fmt.Sprintf("pipeline %d, %s", g.PipelineID, refText(g)), Status: api.StatusRunning,
+		CreatedMS: t.ms(), Open: true, AddedMS: t.ms(),
+	}
+	if g.PipelineID <= 0 {
+		p.File = refText(g)
+	}
+	t.keep(t.pipelines.set(id, p))
+	if err := t.domain(p.Project, p.Zone); err != nil {
+		return nil, err
+	}
+	t.event(id, nil, p.File+" of "+p.Project)
+	return t.pipelines.get(id), nil
+}
+
+func (t *txn) openAgain(p *state.Pipeline) *state.Pipeline {
+	if p.Open && !p.Status.Ended() {
+		return p
+	}
+	p = t.editPipeline(p.ID)
+	p.Open, p.Status, p.EndedMS, p.Canceled = true, api.StatusRunning, 0, false
+	return p
+}
+
+func refText(g *gitlab.Job) string {
+	sha := g.SHA[:min(len(g.SHA), 8)]
+	return strings.TrimSpace(g.Ref + " " + sha)
+}
+
+// defineOutside makes the definition of a job of what it says and what its pool says
+// for it.
+func (t *txn) defineOutside(from gitlab.Pool, g *gitlab.Job, p *state.Pipeline) *state.Def {
+	pool := t.poolOf(from.Name)
+	set := g.Settings
+	mode := first(set.Mode, pool.Mode, pipeline.ModeOptional)
+	e := &state.External{
+		System: api.SystemGitLab, Pool: from.Name, URL: from.URL, Instance: g.Instance, ID: g.ID, Pipeline: g.PipelineID,
+		Name: g.Name, Off: g.Off, Durability: first(set.Durability, pool.Durability, gitlab.DurabilityLocal),
+		FetchBudgetMS: pool.FetchBudgetMS, Notes: set.Notes, ReceivedMS: t.ms(),
+	}
+	if g.Path != "" {
+		e.Web = fmt.Sprintf("%s/%s/-/jobs/%d", from.URL, g.Path, g.ID)
+	}
+	if e.Off == "" && platformOf(from.Runner) == "windows" {
+		e.Off = "its runner is on Windows"
+	}
+	if mode == gitlab.ModeOff {
+		mode, e.Off = pipeline.ModeOptional, "it says so"
+		if set.Mode != gitlab.ModeOff {
+			e.Off = "its host says so"
+		}
+	}
+	d := &state.Def{
+		Spec: api.JobSpec{
+			Name: g.JobName, Stage: g.Stage, TimeoutMS: g.Timeout.Milliseconds(),
+			Workspace: api.WorkspaceSpec{
+				Disabled: e.Off != "", Commit: first(set.Commit, pipeline.CommitOnSuccess), Mode: mode,
+				OnConflict: first(set.OnConflict, pipeline.ConflictError), Atomic: set.Atomic, Caches: set.Caches,
+				NeverUpload: set.NeverUpload,
+			},
+		},
+		When: pipeline.OnSuccess, External: e,
+	}
+	if e.Off == "" {
+		d.From, e.Rule = t.fromOf(p, g, e)
+	}
+	return d
+}
+
+// fromOf finds the jobs whose files a job starts from, and says by which rule.
+func (t *txn) fromOf(p *state.Pipeline, g *gitlab.Job, e *state.External) ([]string, string) {
+	switch {
+	case g.Settings.HasNeeds:
+		return t.fromNames(p, g.Settings.Needs, e), "ROOST_NEEDS"
+	case g.Dependencies != nil:
+		var out []string
+		for _, id := range g.Dependencies {
+			if j := t.outsider(g.Instance, id); j != nil && j.Pipeline == p.ID && !slices.Contains(out, j.ID) {
+				out = append(out, j.ID)
+			}
+		}
+		return out, "dependencies"
+	}
+	var out []string
+	for _, id := range p.Jobs {
+		j := t.jobs.get(id)
+		if j.Status == api.StatusSuccess && j.Def.Spec.Stage != g.Stage && t.newest(j) {
+			out = append(out, id)
+		}
+	}
+	return out, "the jobs of other stages that had succeeded"
+}
+
+// fromNames finds the newest job of each name; a success goes before anything else.
+func (t *txn) fromNames(p *state.Pipeline, names []string, e *state.External) []string {
+	var out []string
+	for _, name := range names {
+		found := ""
+		for _, id := range slices.Backward(p.Jobs) {
+			j := t.jobs.get(id)
+			if j.Def.Spec.Name != name {
+				continue
+			}
+			if found == "" || j.Status == api.StatusSuccess {
+				found = id
+			}
+			if j.Status == api.StatusSuccess {
+				break
+			}
+		}
+		if found == "" {
+			e.Notes = append(slices.Clip(e.Notes), fmt.Sprintf("ROOST_NEEDS names %q, which did not run here in this pipeline", name))
+			continue
+		}
+		out = append(out, found)
+	}
+	return out
+}
+
+// newest reports whether j is the newest job of its name in its pipeline.
+func (t *txn) newest(j *state.Job) bool {
+	n := t.job(j.Pipeline, j.Def.Spec.Name)
+	return n == nil || n.ID == j.ID
+}
+
+// poolOf finds what a host of a pool says for the jobs of it.
+func (t *txn) poolOf(key string) api.Pool {
+	for _, name := range sortedKeys(t.w.fleet) {
+		if p := t.w.fleet[name]; p.pool != nil && p.poolKey == key {
+			return *p.pool
+		}
+	}
+	return api.Pool{}
+}
+
+func platformOf(runner json.RawMessage) string {
+	var v struct {
+		Info struct {
+			Platform string `json:"platform"`
+		} `json:"info"`
+	}
+	if json.Unmarshal(runner, &v) != nil {
+		return ""
+	}
+	return v.Info.Platform
+}
+
+func first(words ...string) string {
+	for _, w := range words {
+		if w != "" {
+			return w
+		}
+	}
+	return ""
+}
+
+// reopen reads a pipeline of another system that was closed, with all that its jobs
+// may refer to. It gives what the operation has to call first.
+func (s *Server) reopen(ctx context.Context, key string) (func(*txn), error) {
+	none := func(*txn) {}
+	s.mu.RLock()
+	_, here := s.world.byKey[key]
+	s.mu.RUnlock()
+	if here {
+		return none, nil
+	}
+	p, err := s.state.PipelineByKey(ctx, key)
+	if errors.Is(err, state.ErrNotFound) {
+		return none, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, jobs, err := s.state.Pipeline(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	var attempts []*state.Attempt
+	var ids []snapshot.ID
+	for _, j := range jobs {
+		_, as, err := s.state.Job(ctx, j.ID)
+		if err != nil {
+			return nil, err
+		}
+		attempts = append(attempts, as...)
+		ids = append(ids, j.Output)
+		for _, in := range j.Inputs {
+			ids = append(ids, in.Snapshot)
+		}
+	}
+	snapshots, err := s.ancestry(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	return func(t *txn) {
+		if t.pipelines.get(p.ID) != nil || t.w.byKey[key] != "" {
+			return
+		}
+		t.w.putPipeline(p)
+		for _, j := range jobs {
+			t.w.putJob(j)
+		}
+		for _, a := range attempts {
+			t.w.putAttempt(a)
+		}
+		for _, x := range snapshots {
+			if t.snapshots.get(x.ID) == nil {
+				t.w.snapshots[x.ID] = x
+			}
+		}
+	}, nil
+}
+
+// ancestry reads snapshots and all that they stand on.
+func (s *Server) ancestry(ctx context.Context, ids []snapshot.ID) ([]*state.Snapshot, error) {
+	var out []*state.Snapshot
+	seen := map[snapshot.ID]bool{"": true}
+	for len(ids) > 0 && len(out) < maxLineage {
+		var next []snapshot.ID
+		for _, id := range ids {
+			if !seen[id] {
+				seen[id] = true
+				next = append(next, id)
+			}
+		}
+		xs, err := s.state.Snapshots(ctx, next)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, xs...)
+		ids = nil
+		for _, x := range xs {
+			ids = append(append(ids, x.Parents...), x.Layer.Base)
+		}
+	}
+	return out, nil
+}
