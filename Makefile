@@ -25,6 +25,7 @@ build: ## build bin/roost
 
 test: build ## all tests, without the race detector; no C compiler needed
 	$(GO) test ./...
+	cd plugin/example && $(GO) test ./... # a module of its own
 
 short: ## the tests that take no more than seconds
 	$(GO) test -short ./...

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -24,8 +25,9 @@ type pluginServer struct {
 	orphan func() // called when the agent has gone and Serve has returned, or won't
 
 	mu     sync.Mutex
-	served bool
-	stop   context.CancelFunc // ends Serve
+	served  bool
+	stop    context.CancelFunc // ends Serve
+	stopped bool               // Stop may overtake Serve on the way
 }
 
 func (s *pluginServer) Describe(ctx context.Context, _ *wirepb.DescribeRequest) (*wirepb.DescribeResponse, error) {
@@ -63,7 +65,7 @@ func (s *pluginServer) Serve(ctx context.Context, req *wirepb.ServeRequest) (*wi
 	}
 	defer func() { _ = conn.Close() }()
 	err = s.plugin.Serve(inner, settingsFromPB(req), &agentClient{wirepb.NewAgentClient(conn)})
-	if err != nil {
+	if err != nil && !(inner.Err() != nil && errors.Is(err, context.Canceled)) {
 		return nil, encode(err)
 	}
 	return &wirepb.ServeResponse{}, nil
@@ -76,12 +78,16 @@ func (s *pluginServer) begin(stop context.CancelFunc) error {
 		return invalid("serve is called once in the life of a process")
 	}
 	s.served, s.stop = true, stop
+	if s.stopped {
+		stop()
+	}
 	return nil
 }
 
 func (s *pluginServer) Stop(context.Context, *wirepb.StopRequest) (*wirepb.StopResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stopped = true
 	if s.stop != nil {
 		s.stop()
 	}
