@@ -106,6 +106,9 @@ type PrepareSpec struct {
 	// Claim is the agent's own note about the view. It is written before anything
 	// is mounted and handed back by Views.
 	Claim []byte
+	// Outlives says that the job may outlive this process: the next one finds the view
+	// in its place, and can seal it.
+	Outlives bool
 }
 
 // Attached is a view that is ready for its job.
@@ -126,6 +129,8 @@ type OpenView struct {
 	Claim   []byte
 	Sealed  bool
 	Outcome []byte // of a sealed one
+	// InPlace says of an open one that it is where its job wants it, and can be sealed.
+	InPlace bool
 }
 
 // State is how far a layer has come.

@@ -156,7 +156,7 @@ type openView struct {
 	sealed  bool
 	outcome []byte
 
-	// Of a view of this process only.
+	// Of a view of this process only, or one that was taken over (outlive.go).
 	v       *view.View
 	key     []byte
 	base    snapshot.ID
@@ -166,4 +166,7 @@ type openView struct {
 	fanin   *fanin        // nil unless several inputs were merged
 	doubt   string        // why what it becomes can't be trusted; "" if it can
 	ready   chan struct{} // closed when the start tree was looked for
+	// outlives says that a file tells the next process of it, sealing that the file says
+	// that it may have been unmounted by Seal.
+	outlives, sealing bool
 }

@@ -29,7 +29,8 @@ const maxClaim = 1 << 20
 //  1. before the row is committed: nothing was made.
 //  2. after it, until Seal: an OPEN view. Views lists it with its claim at the
 //     next Open, Reconcile has unmounted it, and Discard removes what there is,
-//     however much that may be.
+//     however much that may be. One that outlives the process is still mounted then,
+//     if Prepare had returned.
 func (s *Store) Prepare(ctx context.Context, p PrepareSpec) (*Attached, error) {
 	began := s.o.Now()
 	if len(p.DomainKey) == 0 {
@@ -89,6 +90,7 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 	v := &openView{
 		id: p.ID, target: p.Target, claim: bytes.Clone(p.Claim), key: bytes.Clone(p.DomainKey),
 		parents: pl.parents, stands: pl.stands, fanin: pl.fanin, ready: make(chan struct{}),
+		outlives: p.Outlives,
 	}
 	spec := view.Spec{ID: p.ID, Target: p.Target, UID: p.UID, GID: p.GID, Meter: &view.Meter{}}
 	if pl.base != nil {
@@ -129,7 +131,10 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 		ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merged != nil,
 		MTimeDivergence: pl.diverged,
 	}
-	if a.TreeBytes, err = s.size(ctx, pl); err != nil {
+	if a.TreeBytes, err = s.size(ctx, pl); err == nil && v.outlives {
+		err = s.noteOutliving(v)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.undo(ctx, v))
 	}
 	return a, nil
@@ -281,6 +286,9 @@ func (s *Store) discard(ctx context.Context, v *openView) error {
 	}
 	fail.Point("store.discarded")
 	removeFile(s.faninPath(v.id), s.log)
+	if v.outlives {
+		removeFile(s.openPath(v.id), s.log)
+	}
 	err := s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
 		// The layer's row is there if a seal's commit seemed not to work.
 		_, err := tx.ExecContext(ctx, "DELETE FROM layers WHERE id=?", string(v.id))

@@ -19,8 +19,9 @@ import (
 // recover brings the directory in line with the rows, which are right by the
 // order of every commit:
 //
-//   - mounts of an earlier process are undone, directories of no row removed (by
-//     the driver);
+//   - views that outlive an earlier process are taken over;
+//   - other mounts of an earlier process are undone, directories of no row removed
+//     (by the driver);
 //   - removals that were begun are finished;
 //   - temporary files, and blobs and manifests that no row names, are deleted:
 //     their row was never committed, or says that they are not needed;
@@ -30,6 +31,9 @@ import (
 //
 // Each step can be cut short and done again.
 func (s *Store) recover(ctx context.Context) error {
+	if err := s.resumeViews(ctx); err != nil {
+		return err
+	}
 	if err := s.reconcile(ctx); err != nil {
 		return err
 	}

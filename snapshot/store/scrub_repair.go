@@ -532,16 +532,25 @@ func (s *Store) checkedNow(ctx context.Context, l *layer) error {
 // doubt remembers of the views that stand on l that their jobs may have read what is
 // wrong.
 func (s *Store) doubt(l *layer, why string) {
+	var note []*openView
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, v := range s.views {
 		if v.sealed {
 			continue
 		}
 		for _, id := range v.stands {
 			if o, ok := s.layers[id]; ok && (o == l || o.info.State == Suspect) {
+				if v.outlives && v.doubt != why {
+					note = append(note, v)
+				}
 				v.doubt = why
 			}
+		}
+	}
+	s.mu.Unlock()
+	for _, v := range note {
+		if err := s.noteOutliving(v); err != nil {
+			s.log.Warn("the next process would not know that a view is in doubt", "view", v.id, "error", err)
 		}
 	}
 }

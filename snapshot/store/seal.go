@@ -65,6 +65,7 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 			return Info{}, errClosed
 		}
 	}
+	s.noteSealing(v, true)
 	err := s.driver.Seal(ctx, v.v)
 	if !stacked(l.place()) {
 		checked <- s.checkTree(ctx, l, err)
@@ -73,6 +74,7 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 		condemn(&l.info, checkErr)
 	}
 	if err != nil {
+		s.noteSealing(v, false)
 		return Info{}, err
 	}
 	s.inherit(l)
@@ -83,6 +85,9 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 	}
 	fail.Point("store.seal.row")
 	in := s.show(l, v, outcome)
+	if v.outlives {
+		removeFile(s.openPath(id), s.log)
+	}
 	s.tell()
 	if in.State == Sealed {
 		s.startTree(l) // so that the next job need not wait for it

@@ -86,7 +86,7 @@ type blobFile struct {
 }
 
 // subdirs are made at Open. The driver makes its own.
-var subdirs = []string{"packs", "indexes", "manifests", "tmp"}
+var subdirs = []string{"packs", "indexes", "manifests", "tmp", openDir}
 
 // Open takes the lock, recovers what a crash left and makes the store ready. The
 // directory is made if absent. *LockedError says that another process owns it;
@@ -252,14 +252,14 @@ func (s *Store) List() []Info {
 }
 
 // Views lists the views that are open and those that are sealed and not yet
-// reported. Right after Open the open ones are those of an earlier process: they
-// can only be discarded.
+// reported. Right after Open the open ones are those of an earlier process: but for
+// those that are in their place they can only be discarded.
 func (s *Store) Views() []OpenView {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []OpenView
 	for _, v := range s.views {
-		out = append(out, OpenView{ID: v.id, Claim: v.claim, Sealed: v.sealed, Outcome: v.outcome})
+		out = append(out, OpenView{ID: v.id, Claim: v.claim, Sealed: v.sealed, Outcome: v.outcome, InPlace: v.v != nil})
 	}
 	slices.SortFunc(out, func(a, b OpenView) int { return compareID(a.ID, b.ID) })
 	return out

@@ -30,6 +30,8 @@ type Copy struct {
 	super   bool // may read and chmod everything
 	content contentFunc
 	held    held
+	// kept is changed by Resume alone, before anything else runs.
+	kept kept
 }
 
 // NewCopy opens the copying driver for the store at root. It works on every
@@ -250,6 +252,25 @@ func (d *Copy) Seal(ctx context.Context, v *View) error {
 		return fmt.Errorf("seal %s: %w", v.ID, err)
 	}
 	fail.Point("view.seal.unmounted")
+	return nil
+}
+
+// Resume implements Resumer.
+func (d *Copy) Resume(_ context.Context, v *View) error {
+	if err := checkView(v); err != nil {
+		return err
+	}
+	m, err := d.readMeta(v.ID)
+	if err != nil {
+		return fmt.Errorf("resume %s: %w: %w", v.ID, snapshot.ErrNotFound, err)
+	}
+	if m.target != v.Target || !m.ours() {
+		return fmt.Errorf("view %s is not at %s: %w", v.ID, v.Target, snapshot.ErrNotFound)
+	}
+	if err := d.held.keep(v.ID, d.dir(v.ID)); err != nil {
+		return err
+	}
+	d.kept = append(d.kept, keptView{target: v.Target})
 	return nil
 }
 

@@ -30,7 +30,7 @@ func (d *Copy) bind(ctx context.Context, dir, target string) (io.Closer, bool) {
 }
 
 func (d *Copy) endMounts(ctx context.Context, report *[]string) error {
-	_, err := d.o.reconcileMounts(ctx, d.root, report)
+	_, err := d.o.reconcileMounts(ctx, d.root, d.kept, report)
 	return err
 }
 

@@ -162,3 +162,11 @@ type Imager interface {
 	// l is then as before.
 	Image(ctx context.Context, l, base *Layer, m *snapshot.Manifest) (*Layer, error)
 }
+
+// Resumer is a driver whose views outlive the process that made them.
+type Resumer interface {
+	// Resume takes over a view that an earlier process made and that a job may be in. It
+	// is called before Reconcile, which then leaves the view alone, and all that is
+	// mounted in it. snapshot.ErrNotFound says that it is not there any more.
+	Resume(ctx context.Context, v *View) error
+}

@@ -50,3 +50,8 @@ func (h *held) drop(id snapshot.ID) {
 	}
 	delete(h.f, id)
 }
+
+// kept are the views that were taken over from an earlier process.
+type kept []keptView
+
+type keptView struct{ upper, target string }

@@ -36,12 +36,13 @@ type Overlay struct {
 
 	held held
 
-	// mu guards mounts. It is not held across I/O.
+	// mu guards all below. It is not held across I/O.
 	mu sync.Mutex
 	// mounts holds the unique mount id of each view that this process mounted. It
 	// spares Seal a look through all mounts of the machine, and says no more than
 	// that look would.
 	mounts map[snapshot.ID]uint64
+	kept   kept
 }
 
 // NewOverlay opens the overlay driver for the store at root: Linux, with the
@@ -172,11 +173,38 @@ func (d *Overlay) where(v *View) (string, error) {
 	}
 	upper := d.abs(part(v.ID, upperPrefix))
 	for _, m := range mounts {
-		if m.fstype == "overlay" && slices.Contains(m.dirs, upper) {
+		if m.shows(upper) {
 			return m.point, nil
 		}
 	}
 	return "", nil
+}
+
+// Resume implements Resumer.
+func (d *Overlay) Resume(_ context.Context, v *View) error {
+	if err := checkView(v); err != nil {
+		return err
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	upper := d.abs(part(v.ID, upperPrefix))
+	if !slices.ContainsFunc(mounts, func(m mountEntry) bool { return m.point == v.Target && m.shows(upper) }) {
+		return fmt.Errorf("view %s is not mounted at %s: %w", v.ID, v.Target, snapshot.ErrNotFound)
+	}
+	// A seal that was cut short may have made it read-only.
+	if err := setReadOnly(v.Target, false); err != nil {
+		return fmt.Errorf("resume %s: %w", v.ID, err)
+	}
+	if err := d.held.keep(v.ID, d.dir(v.ID)); err != nil {
+		return err
+	}
+	d.remember(v.ID, v.Target)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.kept = append(d.kept, keptView{upper, v.Target})
+	return nil
 }
 
 // Seal implements Driver.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,10 @@ import (
 // meanwhile.
 func (d *Overlay) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]string, error) {
 	var report []string
-	busy, err := d.o.reconcileMounts(ctx, d.root, &report)
+	d.mu.Lock()
+	kept := d.kept
+	d.mu.Unlock()
+	busy, err := d.o.reconcileMounts(ctx, d.root, kept, &report)
 	if err != nil {
 		return report, fmt.Errorf("reconcile: %w", err)
 	}
@@ -30,8 +34,8 @@ func (d *Overlay) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([
 
 // reconcileMounts ends every mount below root, and every overlay with a directory
 // below root, and every bind mount of one, wherever it is mounted. It returns the directories views/<id> of
-// those that are still in use.
-func (o Options) reconcileMounts(ctx context.Context, root string, report *[]string) (map[string]bool, error) {
+// those that are still in use. Views that are kept stay.
+func (o Options) reconcileMounts(ctx context.Context, root string, keep kept, report *[]string) (map[string]bool, error) {
 	all, err := readMounts()
 	if err != nil {
 		return nil, err
@@ -44,7 +48,7 @@ func (o Options) reconcileMounts(ctx context.Context, root string, report *[]str
 		if (!inside(m.point, root) || m.point == root) && len(dirs) == 0 { // at root itself is what the store lies on
 			continue
 		}
-		if o.Keep[m.point] {
+		if o.Keep[m.point] || keep.has(m) {
 			mark(busy, dirs)
 			continue
 		}
@@ -95,4 +99,16 @@ func viewDirs(root string, m mountEntry) []string {
 		}
 	}
 	return out
+}
+
+// shows reports whether m is the overlay of a view, by its upper directory.
+func (m mountEntry) shows(upper string) bool {
+	return m.fstype == "overlay" && slices.Contains(m.dirs, upper)
+}
+
+// has reports whether m is a view that is kept, or is mounted in one.
+func (k kept) has(m mountEntry) bool {
+	return slices.ContainsFunc(k, func(v keptView) bool {
+		return m.shows(v.upper) || m.point != v.target && inside(m.point, v.target)
+	})
 }
