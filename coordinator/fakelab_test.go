@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/gitlab"
 )
 
 const runnerToken = "glrt-runner-token-canary"
@@ -93,6 +94,14 @@ func (l *lab) cancel(id int64, state string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.jobs[id].state = state
+}
+
+// requeue is what the lab does with a job that nobody acknowledged in time.
+func (l *lab) requeue(id int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.jobs[id].state = "pending"
+	l.queue = append(l.queue, id)
 }
 
 func (l *lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -241,6 +250,10 @@ func newLabBench(t *testing.T, l *lab, edit ...func(*Options)) *bench {
 	t.Helper()
 	return newBench(t, append([]func(*Options){func(o *Options) {
 		o.Now, o.GitLabURLs = time.Now, []string{l.http.URL + "/"}
+		o.tune = func(g *gitlab.Options) {
+			g.Interval, g.Retry, g.KeepAlive = 50*time.Millisecond, 20*time.Millisecond, 200*time.Millisecond
+			g.FirstLine, g.NextLine = 100*time.Millisecond, 200*time.Millisecond
+		}
 	}}, edit...)...)
 }
 

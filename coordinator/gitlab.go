@@ -28,9 +28,11 @@ func (s *Server) openGitLab() error {
 		}
 		rt = t
 	}
-	s.gitlab = gitlab.New(gitlab.Options{
-		Board: board{s}, Transport: rt, Log: s.log.Named("gitlab"), Now: s.o.Now, Version: s.o.Version,
-	})
+	o := gitlab.Options{Board: board{s}, Transport: rt, Log: s.log.Named("gitlab"), Now: s.o.Now, Version: s.o.Version}
+	if s.o.tune != nil {
+		s.o.tune(&o)
+	}
+	s.gitlab = gitlab.New(o)
 	return nil
 }
 

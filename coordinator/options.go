@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/coordinator/gitlab"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -50,6 +51,8 @@ type Options struct {
 	// GitLabDrain is how long Run waits at its end for requests that may bring a job
 	// (65 s).
 	GitLabDrain time.Duration
+	// tune changes the times of the GitLab service in tests.
+	tune func(*gitlab.Options)
 	// PipelineIdle is after what time without a job a pipeline of another system is
 	// closed (6 h).
 	PipelineIdle time.Duration

@@ -93,13 +93,13 @@ func (p *presence) setPool(pool *api.Pool) {
 	}
 }
 
-// signal tells whoever waits that something is different.
-type signal struct {
+// bell tells whoever waits that something is different.
+type bell struct {
 	mu sync.Mutex // guards ch
 	ch chan struct{}
 }
 
-func (s *signal) wait() <-chan struct{} {
+func (s *bell) wait() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ch == nil {
@@ -108,7 +108,7 @@ func (s *signal) wait() <-chan struct{} {
 	return s.ch
 }
 
-func (s *signal) set() {
+func (s *bell) set() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ch != nil {

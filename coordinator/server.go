@@ -37,7 +37,7 @@ type Server struct {
 	gitlab   *gitlab.Service
 	// gitlabURLs are Options.GitLabURLs in their one spelling; outside wakes gitlab.
 	gitlabURLs []string
-	outside    signal
+	outside    bell
 	asked      int // gitlab's own: whose slot is asked for next
 
 	ops      chan op
