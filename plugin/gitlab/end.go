@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/roost-ci/roost/plugin"
+	"github.com/roost-ci/roost/snapshot"
 )
 
 // giveUpAfter is how long after the end of a job's token GitLab is still told of its end.
@@ -20,8 +21,12 @@ type finishing struct {
 	j    *job
 	kick chan struct{} // the runner asks again
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards waiting
 	waiting []chan *answer
+
+	// alone: GitLab lost a part of the trace, and the runner that had it has gone.
+	// It is run's own.
+	alone bool
 }
 
 // end gives a job its end, durably, and starts what follows from it. The first end is the one
@@ -148,7 +153,7 @@ func (f *finishing) settle(ctx context.Context) {
 		r.Final.Released = true
 		if r.Final.Success {
 			r.Final.Spoiled = r.Durable
-			r.Final.Suffix = joinLines([]string{"roost: the workspace could not be kept in time; jobs after this one may not find it"})
+			r.Final.Suffix = j.trace.join("roost: the workspace could not be kept in time; jobs after this one may not find it")
 		}
 	})
 }
@@ -166,6 +171,9 @@ func (f *finishing) ask(ctx context.Context, within time.Duration) bool {
 		defer context.AfterFunc(j.ctx, cancel)() // lost: then it is discarded
 		ok := j.s.tell(ctx, "seal", func(ctx context.Context) (err error) {
 			sealed, err = j.s.agent.Seal(ctx, plugin.SealRequest{Attempt: rec.Attempt, Run: rec.Final.Run, Within: within})
+			if errors.Is(err, snapshot.ErrNotFound) {
+				sealed, err = &plugin.Sealed{Failed: rec.Durable, Reason: "this host does not know the job any more, its workspace is not kept"}, nil
+			}
 			return err
 		})
 		if !ok {
@@ -187,160 +195,22 @@ func (f *finishing) ask(ctx context.Context, within time.Duration) bool {
 			return // GitLab knows already; the trace is what it is
 		}
 		if sealed != nil {
-			lines := sealed.Lines
-			if r.Final.Spoiled = sealed.Failed; sealed.Failed && sealed.Reason != "" {
-				lines = append(lines[:len(lines):len(lines)], "roost: "+sealed.Reason)
-			}
-			r.Final.Suffix = joinLines(lines)
+			r.Final.Spoiled, r.Final.Suffix = sealed.Failed, j.trace.join(sealLines(sealed)...)
 		} else if r.Final.Body == nil && r.Final.Reason != "" {
-			r.Final.Suffix = joinLines([]string{"roost: " + r.Final.Reason})
+			r.Final.Suffix = j.trace.join("roost: " + r.Final.Reason)
 		}
 	})
 	j.release()
 	return true
 }
 
-// report tells GitLab until it answers, and returns its answer. nil: the service or
-// the job's right ended before.
-func (f *finishing) report(ctx context.Context) *answer {
-	j := f.j
-	until := j.record().Deadline.Add(giveUpAfter)
-	for r := j.s.retry(); ; {
-		a, err := f.once(j.ctx)
-		if j.ctx.Err() != nil {
-			return nil
-		}
-		hint := time.Duration(0)
-		switch {
-		case err != nil:
-			j.s.log.Warn("GitLab gave no answer to a job's end; trying again", "job", j.id, "error", err)
-		case a.status == http.StatusOK || a.over() || a.jobStatus() == "success":
-			f.answered(a)
-			return a
-		case a.status == http.StatusAccepted || a.status == http.StatusPreconditionFailed:
-			// GitLab is not done with the trace, or wants it again: the runner knows what to do
-			// and asks again. If it has gone, we do.
-			select {
-			case <-f.kick: // from before this answer
-			default:
-			}
-			f.tell(a)
-			hint = max(10*time.Second, a.retryAfter())
-			r = j.s.retry()
-			if f.kicked(ctx, hint) {
-				continue
-			}
-			hint = 0
-		default:
-			j.s.log.Warn("GitLab did not take a job's end; trying again", "job", j.id, "status", a.status)
-			hint = a.retryAfter()
-		}
-		if j.s.now().After(until) {
-			j.s.log.Error("GitLab never answered to a job's end; giving up", "job", j.id)
-			a = &answer{status: http.StatusForbidden, header: http.Header{}}
-			f.answered(a)
-			return a
-		}
-		if !r.wait(ctx, hint) {
-			return nil
-		}
+// sealLines are what people hear of a seal. What went wrong is never left out.
+func sealLines(s *plugin.Sealed) []string {
+	lines := s.Lines
+	if s.Reason != "" && (s.Failed || len(lines) == 0) {
+		lines = append(lines[:len(lines):len(lines)], "roost: "+s.Reason)
 	}
-}
-
-// kicked waits for the runner to ask again.
-func (f *finishing) kicked(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-f.kick:
-		return true
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	return false
-}
-
-// once sends the rest of the trace and the end.
-func (f *finishing) once(ctx context.Context) (*answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	j, rec := f.j, f.j.record()
-	suffix := rec.Final.Suffix
-	a, err := j.sendSuffix(ctx, rec.Final)
-	switch {
-	case errors.Is(err, errShort):
-		suffix = nil // the runner is asked for what is missing, or has gone
-		if f.listening() {
-			return &answer{status: http.StatusPreconditionFailed, header: http.Header{}}, nil
-		}
-	case err != nil:
-		return nil, err
-	case a != nil && a.over():
-		return a, nil
-	case a != nil:
-		suffix = nil // a trace that is full, say: the job's end counts more
-	}
-	body := rawObject{{"state", encode("failed")}}
-	if rec.Final.Body != nil {
-		if body, err = parseObject(rec.Final.Body); err != nil {
-			return nil, err
-		}
-		j.count(&body, rec.Prefix, suffix)
-	}
-	if rec.Final.Body == nil || rec.Final.Success && rec.Final.Spoiled {
-		body.set("state", "failed")
-		body.set("failure_reason", "runner_system_failure")
-		body.remove("exit_code")
-	}
-	return j.put(ctx, body)
-}
-
-// sendSuffix puts our last lines behind the runner's last byte.
-func (j *job) sendSuffix(ctx context.Context, fin *final) (*answer, error) {
-	t := &j.trace
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := int64(len(t.prefix))
-	if fin.Counted && fin.Size == 0 {
-		if a, err := j.fill(ctx, t.prefix, 0); a != nil || err != nil {
-			return a, err
-		}
-	}
-	switch {
-	case len(fin.Suffix) == 0:
-		return nil, nil
-	case !fin.Counted:
-		return j.sendTail(ctx, fin.Suffix)
-	}
-	return j.fill(ctx, fin.Suffix, p+fin.Size)
-}
-
-// sendTail puts lines at the trace's end, wherever that is: only GitLab knows how far a runner came
-// that has died.
-func (j *job) sendTail(ctx context.Context, tail []byte) (*answer, error) {
-	t := &j.trace
-	for range 4 {
-		if t.size < int64(len(t.prefix)) {
-			if a, err := j.fill(ctx, t.prefix, 0); a != nil || err != nil {
-				return a, err
-			}
-		}
-		if t.tail > 0 && t.size == t.tail {
-			return nil, nil // an earlier try came through and its answer did not
-		}
-		at := max(t.size, int64(len(t.prefix)))
-		t.tail = at + int64(len(tail))
-		a, err := j.patch(ctx, at, tail, "debug_trace=false", j.headers("text/plain"))
-		switch {
-		case err != nil:
-			return nil, err
-		case a.status == http.StatusAccepted:
-			return nil, nil
-		case a.status != http.StatusRequestedRangeNotSatisfiable:
-			return a, nil
-		}
-	}
-	return nil, errShort
+	return lines
 }
 
 // listening reports whether the runner waits for an answer.

@@ -3,10 +3,12 @@ package gitlab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/roost-ci/roost/plugin"
+	"github.com/roost-ci/roost/snapshot"
 )
 
 // hand is a job between the agent's grant and the runner. Exactly one of these happens to
@@ -125,6 +127,7 @@ func (h *hand) open() error {
 		State: stateDelivering, Announces: announces(h.offer.Runner), Prefix: h.grant.Log,
 		Deadline: s.now().Add(info.Timeout + 5*time.Minute - h.grant.Age),
 	})
+	h.job.trace.size = int64(len(h.grant.Log)) // the coordinator wrote it
 	return nil
 }
 
@@ -136,7 +139,7 @@ func (h *hand) prepare() error {
 	var talking sync.WaitGroup
 	talking.Go(func() { h.say(talk, lines) })
 	h.sl.s.spawn(func(context.Context) { h.keep() })
-	work, err := h.sl.s.agent.Attach(h.ctx, h.grant.Attempt, func(line string) {
+	work, err := h.attach(func(line string) {
 		select {
 		case lines <- line:
 		default: // people read slower than that
@@ -147,9 +150,10 @@ func (h *hand) prepare() error {
 	switch {
 	case h.ctx.Err() != nil:
 		return context.Cause(h.ctx)
+	case errors.Is(err, snapshot.ErrNotFound):
+		return fmt.Errorf("%w: %w", errLost, err) // the agent has ended it
 	case err != nil:
-		h.job.trace.add(err.Error())
-		return errors.Join(errRequired, err)
+		return fmt.Errorf("%w: %w", errRequired, err)
 	}
 	h.work = work
 	h.job.trace.add(work.Lines...)
@@ -157,6 +161,18 @@ func (h *hand) prepare() error {
 	defer cancel()
 	h.job.sendPrefix(ctx) //nolint:errcheck // before the runner's first byte it is tried again
 	return nil
+}
+
+// attach asks for the workspace. An agent that can't say is asked again: what it
+// comes to is its word, or nobody's.
+func (h *hand) attach(progress func(string)) (work *plugin.Workspace, err error) {
+	for r := h.sl.s.retry(); ; {
+		work, err = h.sl.s.agent.Attach(h.ctx, h.grant.Attempt, progress)
+		again := errors.Is(err, plugin.ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		if !again || !r.wait(h.ctx, 0) {
+			return work, err
+		}
+	}
 }
 
 // say puts progress lines into the trace as they come.
@@ -193,25 +209,16 @@ func (h *hand) keep() {
 // giveUp ends a job that no runner has seen.
 func (h *hand) giveUp(err error) {
 	s, d := h.sl.s, plugin.DiscardRequest{Attempt: h.grant.Attempt, Reason: err.Error()}
-	ctx := s.life
 	switch {
-	case errors.Is(err, errOver):
-		d.Outcome = plugin.OutcomeCanceled
-	case errors.Is(err, errLost):
+	case errors.Is(err, errOver) || errors.Is(err, errLost):
 		d.Outcome = plugin.OutcomeCanceled
 	case errors.Is(err, errRequired):
 		h.refuse(err)
 		return
 	default:
 		d.Outcome = plugin.OutcomeUndelivered
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel() // while shutting down; what is left undone is done at the next start
-		if s.life.Err() == nil {
-			ctx = s.life
-		}
 	}
-	s.discard(ctx, d)
+	s.discard(s.life, d)
 }
 
 // refuse ends a job that needs a workspace and can't have it: GitLab is told why, and that it

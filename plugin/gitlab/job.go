@@ -42,7 +42,7 @@ var errLost = errors.New("the job is not this host's any more")
 
 func (s *service) newJob(rec record) *job {
 	j := &job{s: s, id: rec.Job, rec: rec, heard: s.now(), freed: make(chan struct{})}
-	j.trace.init(rec.Prefix)
+	j.trace.init(s.now, rec.Prefix)
 	j.ctx, j.lose = context.WithCancelCause(s.life)
 	return j
 }
@@ -136,13 +136,12 @@ func (j *job) ack() error {
 // note keeps what GitLab says of the job's state.
 func (j *job) note(a *answer) {
 	status := a.jobStatus()
-	switch status {
-	case "canceled", "canceling", "failed":
-	default:
-		if a.status != http.StatusForbidden && a.status != http.StatusNotFound {
-			return
-		}
+	switch {
+	case status == "canceling" || status == "canceled" || status == "failed":
+	case status == "" && a.over():
 		status = "canceled"
+	default:
+		return
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -182,6 +181,15 @@ func (j *job) put(ctx context.Context, body rawObject) (*answer, error) {
 	}
 	j.note(a)
 	return a, nil
+}
+
+// acknowledge tells GitLab that the job runs, where that must be the first word of it.
+func (j *job) acknowledge(ctx context.Context) error {
+	a, err := j.put(ctx, rawObject{{"state", encode("running")}})
+	if err == nil && a.status != http.StatusOK {
+		err = fmt.Errorf("job %s: GitLab does not take that it runs: status %d", j.id, a.status)
+	}
+	return err
 }
 
 // keepAlive tells GitLab each interval that somebody has the job, and hears from it whether it

@@ -125,7 +125,7 @@ func (s *service) check(j *job) {
 		switch {
 		case told && silent > ms(s.cfg.SilentMS):
 			j.end(final{Quiet: true, Outcome: plugin.OutcomeCanceled, Reason: "canceled, and its runner has stopped"})
-		case s.now().After(rec.Deadline):
+		case silent > ms(s.cfg.SilentMS) && s.now().After(rec.Deadline):
 			j.runnerDied("its time is over and its runner is silent")
 		}
 	case stateLost:

@@ -40,7 +40,7 @@ func (s *service) request(w http.ResponseWriter, r *http.Request, sl *slot) {
 // knows reports whether the request has the slot's local token, in the body and, if
 // it is there, in the header.
 func (sl *slot) knows(r *http.Request, body rawObject) bool {
-	ok := sameToken(body.str("token"), sl.cfg.Token)
+	ok := sl.cfg.Token != "" && sameToken(body.str("token"), sl.cfg.Token)
 	if head := r.Header.Get("Runner-Token"); head != "" {
 		ok = sameToken(head, sl.cfg.Token) && ok
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -111,6 +112,15 @@ func (s *service) shutdown(ctx context.Context, web *web) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	web.shutdown(ctx)
+	s.mu.Lock()
+	hands := slices.Collect(maps.Values(s.hands))
+	s.mu.Unlock()
+	for _, h := range hands {
+		select {
+		case <-h.ended:
+		case <-ctx.Done(): // the next start gives them back
+		}
+	}
 	s.stop()
 	s.work.Wait()
 }

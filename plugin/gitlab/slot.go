@@ -121,7 +121,7 @@ func (sl *slot) claim(ctx context.Context, w *waiter, offer plugin.Offer) *hand 
 	if h != nil {
 		return h
 	}
-	for r := sl.s.retry(); ctx.Err() == nil; {
+	for r := sl.s.retry(); ctx.Err() == nil; r.d = min(r.d, 5*time.Second) {
 		grant, err := sl.s.agent.Claim(ctx, offer)
 		switch {
 		case err == nil && grant != nil:

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 )
 
@@ -21,6 +22,7 @@ import (
 // The runner sees its own part alone: its ranges are shifted on the way out, and
 // GitLab's on the way back. mu is held over a call, so that there is one writer.
 type trace struct {
+	now    func() time.Time
 	mu     sync.Mutex
 	prefix []byte
 	// size is how much GitLab has, as far as it told; -1 unknown.
@@ -32,14 +34,21 @@ type trace struct {
 // maxPrefix bounds our lines before the runner's.
 const maxPrefix = 256 << 10
 
-func (t *trace) init(prefix []byte) { t.prefix, t.size = prefix, -1 }
+func (t *trace) init(now func() time.Time, prefix []byte) { t.now, t.prefix, t.size = now, prefix, -1 }
+
+// forget makes the next call ask GitLab what it has.
+func (t *trace) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.size = -1
+}
 
 // add appends lines of ours while no byte of the runner's can be there.
 func (t *trace) add(lines ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, l := range lines {
-		b := logLine(l)
+		b := t.line(l)
 		if n := len(t.prefix); n > 0 && t.prefix[n-1] != '\n' {
 			b = append([]byte("\n"), b...)
 		}
@@ -56,8 +65,10 @@ func (t *trace) lines() []byte {
 	return t.prefix
 }
 
-// logLine is one line as it stands in a trace: no line breaks or terminal codes but ours.
-func logLine(s string) []byte {
+// line is one line as it stands in a trace. It begins with the time in the very form
+// that the runner uses: GitLab looks at a trace's first line, which is ours, to know whether
+// all have it, and shows the runner's as text if not.
+func (t *trace) line(s string) []byte {
 	s = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || (r < ' ' && r != '\t' && r != '\x1b') {
 			return ' '
@@ -67,7 +78,7 @@ func logLine(s string) []byte {
 	if len(s) > 4096 {
 		s = strings.ToValidUTF8(s[:4096], "") + " …"
 	}
-	return []byte(s + "\n")
+	return []byte(t.now().UTC().Format("2006-01-02T15:04:05.000000Z") + " 00O " + s + "\n")
 }
 
 // sendPrefix brings GitLab's trace up to the end of the prefix. It returns the
@@ -110,7 +121,15 @@ var errShort = fmt.Errorf("the trace in GitLab is shorter than what was sent")
 func (j *job) patch(ctx context.Context, start int64, data []byte, query string, header http.Header) (*answer, error) {
 	header = header.Clone()
 	header.Set("Content-Range", fmt.Sprintf("%d-%d", start, start+int64(len(data))-1))
-	a, err := j.s.up.do(ctx, http.MethodPatch, "api/v4/jobs/"+j.id+"/trace", query, header, data)
+	path := "api/v4/jobs/" + j.id + "/trace"
+	a, err := j.s.up.do(ctx, http.MethodPatch, path, query, header, data)
+	if err == nil && a.waits() && j.record().State != stateDelivering {
+		// The runner's word that the job runs was lost on its way, and the job would be
+		// given to somebody else.
+		if err = j.acknowledge(ctx); err == nil {
+			a, err = j.s.up.do(ctx, http.MethodPatch, path, query, header, data)
+		}
+	}
 	if err != nil {
 		j.trace.size = -1
 		return nil, fmt.Errorf("job %s: trace: %w", j.id, err)
@@ -192,11 +211,11 @@ func parseContentRange(s string, n int) (start int64, ok bool) {
 	return start, err1 == nil && err2 == nil && end-start+1 == int64(n) && end < 1<<50
 }
 
-// joinLines are lines of ours after the runner's part.
-func joinLines(lines []string) []byte {
+// join are lines of ours after the runner's part.
+func (t *trace) join(lines ...string) []byte {
 	var b bytes.Buffer
 	for _, l := range lines {
-		b.Write(logLine(l))
+		b.Write(t.line(l))
 	}
 	return b.Bytes()
 }

@@ -37,13 +37,26 @@ type answer struct {
 func (a *answer) jobStatus() string { return a.header.Get("Job-Status") }
 
 // over reports whether the job has ended in GitLab, or is none of its holder's any
-// more: nothing said of it counts from now on.
+// more: nothing said of it counts from now on. A job that waits for its runner to say
+// that it has it is refused some calls too, and is not over.
 func (a *answer) over() bool {
 	switch a.jobStatus() {
-	case "canceled", "failed":
+	case "canceled", "failed", "success", "skipped":
 		return true
+	case "":
+		return a.status == http.StatusForbidden || a.status == http.StatusNotFound
 	}
-	return a.status == http.StatusForbidden || a.status == http.StatusNotFound
+	return false
+}
+
+// waits reports whether GitLab waits for the word that the job runs (two-phase
+// commit), and refuses everything else until then.
+func (a *answer) waits() bool {
+	switch a.jobStatus() {
+	case "canceling", "running":
+		return false
+	}
+	return !a.over() && (a.status == http.StatusForbidden || a.status == http.StatusBadRequest)
 }
 
 func newUpstream(c *Config, rt http.RoundTripper) (*upstream, error) {
