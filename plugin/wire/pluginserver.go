@@ -24,7 +24,7 @@ type pluginServer struct {
 	broker *goplugin.GRPCBroker
 	orphan func() // called when the agent has gone and Serve has returned, or won't
 
-	mu     sync.Mutex
+	mu      sync.Mutex
 	served  bool
 	stop    context.CancelFunc // ends Serve
 	stopped bool               // Stop may overtake Serve on the way
