@@ -27,6 +27,8 @@ var allowed = []struct {
 	{"internal/durable", []string{"internal/fail"}, "the only place that renames"},
 	{"internal/testenv", nil, "tests alone"},
 	{"internal/backing", nil, "a file system for the store's directory; knows of no store"},
+	{"internal/runnerconf", nil, "text in, text out; knows of no file"},
+	{"internal/install", nil, "files that are put in place and taken back; knows not what they are"},
 	{"snapshot", nil, "names and errors; no I/O, nothing of ours"},
 	{"snapshot/...", []string{"snapshot", "snapshot/..."}, "the local store knows of nothing outside the family"},
 	{"affinity", []string{"snapshot"}, "pure: a recorded fleet must give the same decision for ever"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -135,6 +136,12 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, scrub *blobScrub, 
 	if err != nil {
 		return fail(err)
 	}
+	var ca []byte
+	if cfg.GitLabCAFile != "" {
+		if ca, err = os.ReadFile(cfg.GitLabCAFile); err != nil {
+			return fail(fmt.Errorf("coordinator.gitlab_ca_file: %w", err))
+		}
+	}
 	lease, err := time.ParseDuration(cfg.HostLease)
 	if err != nil {
 		return fail(err)
@@ -160,7 +167,7 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, scrub *blobScrub, 
 		}
 	}
 	return coordinator.Options{
-		Missing: missingBlobs(dir, log), TLS: secure,
+		Missing: missingBlobs(dir, log), TLS: secure, GitLabURLs: cfg.GitLabURLs, GitLabCA: ca,
 		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken,
 		Blobs:            blob.Handler(dir, blob.HandlerOptions{Log: log}),
 		AllowLocalSource: o.localSource, HostLease: lease, Heartbeat: heartbeat, MaxInfraRetries: retries, Version: version,

@@ -1,0 +1,322 @@
+package runnerconf
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Layout is how slots are laid over the runner's processes.
+type Layout string
+
+// The layouts.
+const (
+	// Shared: one process with an entry for each slot. Each slot has a volume of its own
+	// (docker), so that jobs see their workspace at one path.
+	Shared Layout = "shared"
+	// Apart: a process for each slot, with a file of its own, in a mount namespace of
+	// its own where BuildsDir is the slot's directory.
+	Apart Layout = "apart"
+	// PerSlot: one process; the workspace of each slot is at another path.
+	PerSlot Layout = "per-slot"
+	// Called: the runner talks to GitLab itself and calls roost for the workspace.
+	Called Layout = "called"
+)
+
+// Plan says what an entry becomes.
+type Plan struct {
+	Layout Layout
+	// Address is the agent's, as the runner and its containers see it: http://IP:port.
+	Address string
+	// Tokens are the slots' own. Their number is that of the slots.
+	Tokens []string
+	// BuildsDir is where jobs see the slot's directory. SlotsDir has these directories.
+	BuildsDir, SlotsDir string
+	// Program is roost, for Called.
+	Program string
+	// Dir is where the files of Apart go, for the comment that stands for the entry.
+	Dir string
+}
+
+// Planned are the texts that come out.
+type Planned struct {
+	Main []byte
+	// Slots are the files of Apart, the first for slot 1.
+	Slots [][]byte
+	Notes []string
+}
+
+// zeroTime is how the runner writes that a token never ends.
+const zeroTime = "0001-01-01T00:00:00Z"
+
+// Make applies a plan to the entry that was found.
+func (f *File) Make(found *Found, p Plan) (*Planned, error) {
+	switch p.Layout {
+	case Apart:
+		return f.makeApart(found, p)
+	case Called:
+		g, err := f.makeCalled(found, p)
+		if err != nil {
+			return nil, err
+		}
+		return &Planned{Main: g.Bytes()}, nil
+	case Shared, PerSlot:
+		return f.makeShared(found, p)
+	}
+	return nil, fmt.Errorf("layout %q is unknown", p.Layout)
+}
+
+// makeShared writes an entry for each slot into one file.
+func (f *File) makeShared(found *Found, p Plan) (*Planned, error) {
+	out := &Planned{}
+	e, err := f.entry(found.index)
+	if err != nil {
+		return nil, err
+	}
+	g, err := e.Repeat(len(p.Tokens))
+	if err != nil {
+		return nil, err
+	}
+	for i := range p.Tokens {
+		if g, err = g.makeSlot(found.index+i, i+1, p, found, out); err != nil {
+			return nil, err
+		}
+	}
+	// A request that is held takes one of the process's workers, so there must be one for
+	// each slot, besides those of other entries.
+	want := len(p.Tokens)
+	if found.Others > 0 {
+		want += f.othersConcurrent(found.index)
+	}
+	if want = max(want, f.concurrent()); want != f.concurrent() {
+		if g, err = g.Set(want, "concurrent"); err != nil {
+			return nil, err
+		}
+	}
+	out.Main = g.Bytes()
+	return out, nil
+}
+
+// othersConcurrent is how many jobs the other entries ran at once.
+func (f *File) othersConcurrent(but int) int {
+	all, _ := f.Entries() //nolint:errcheck // they were listed before
+	n := 0
+	for _, e := range all {
+		switch limit := e.Int("limit"); {
+		case e.Index == but:
+		case limit <= 0:
+			return f.concurrent()
+		default:
+			n += limit
+		}
+	}
+	return min(n, f.concurrent())
+}
+
+func (f *File) entry(i int) (*Entry, error) {
+	all, err := f.Entries()
+	if err != nil {
+		return nil, err
+	}
+	return all[i], nil
+}
+
+// makeApart takes the entry out of the file and writes one file for each slot.
+func (f *File) makeApart(found *Found, p Plan) (*Planned, error) {
+	out := &Planned{}
+	for i := range p.Tokens {
+		g, err := f.alone(found.index)
+		if err != nil {
+			return nil, err
+		}
+		if g, err = g.makeSlot(0, i+1, p, found, out); err != nil {
+			return nil, err
+		}
+		e, err := g.entry(0)
+		if err != nil {
+			return nil, err
+		}
+		if g, err = e.Comment("Slot "+strconv.Itoa(i+1)+" of Roost: one runner process with one job at a time.",
+			"Written by roost install gitlab, which writes it anew."); err != nil {
+			return nil, err
+		}
+		out.Slots = append(out.Slots, g.Bytes())
+	}
+	e, err := f.entry(found.index)
+	if err != nil {
+		return nil, err
+	}
+	g, err := e.Remove(fmt.Sprintf("The runner %q is served by Roost: %s has one file for each of its %d slots.", printable(found.Name), p.Dir, len(p.Tokens)),
+		"roost uninstall gitlab brings it back.")
+	if err != nil {
+		return nil, err
+	}
+	out.Main = g.Bytes()
+	return out, nil
+}
+
+// printable is a name that can stand in a comment.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+// alone is the file with one entry, for a process that runs one job at a time beside
+// others like it: it listens nowhere.
+func (f *File) alone(index int) (*File, error) {
+	all, err := f.Entries()
+	if err != nil {
+		return nil, err
+	}
+	g := f
+	for i := len(all) - 1; i >= 0; i-- {
+		if i == index {
+			continue
+		}
+		e, err := g.entry(i)
+		if err != nil {
+			return nil, err
+		}
+		if g, err = e.Remove(); err != nil {
+			return nil, err
+		}
+	}
+	for _, k := range []string{"listen_address", "session_server"} {
+		if g, err = g.Delete(k); err != nil {
+			return nil, err
+		}
+	}
+	return g.Set(1, "concurrent")
+}
+
+// makeSlot makes entry i the runner of a slot.
+func (f *File) makeSlot(i, slot int, p Plan, found *Found, out *Planned) (*File, error) {
+	type set struct {
+		value any
+		path  []string
+	}
+	host := filepath.Join(p.SlotsDir, strconv.Itoa(slot))
+	builds := p.BuildsDir
+	if p.Layout == PerSlot {
+		builds = host
+	}
+	sets := []set{
+		{fmt.Sprintf("%s/slot%d", p.Address, slot), []string{"url"}},
+		{p.Tokens[slot-1], []string{"token"}},
+		{1, []string{"limit"}},
+		{builds, []string{"builds_dir"}},
+		{true, []string{"custom_build_dir", "enabled"}},
+	}
+	if found.Name != "" {
+		sets = append(sets, set{fmt.Sprintf("%s, slot %d", found.Name, slot), []string{"name"}})
+	}
+	g := f
+	e, err := g.entry(i)
+	if err != nil {
+		return nil, err
+	}
+	if e.Get("feature_flags", "FF_ENABLE_JOB_CLEANUP") == true {
+		sets = append(sets, set{false, []string{"feature_flags", "FF_ENABLE_JOB_CLEANUP"}})
+	}
+	for _, s := range sets {
+		if g, err = e.Set(s.value, s.path...); err != nil {
+			return nil, err
+		}
+		if e, err = g.entry(i); err != nil {
+			return nil, err
+		}
+	}
+	if g, err = e.neverExpires(); err != nil {
+		return nil, err
+	}
+	if found.Executor != Docker || p.Layout != Shared {
+		return g, nil
+	}
+	if e, err = g.entry(i); err != nil {
+		return nil, err
+	}
+	g, old, err := e.mountAt(builds, host)
+	if old != "" && slot == 1 {
+		out.Notes = append(out.Notes, fmt.Sprintf("the volume %s gives way to the slot's own", old))
+	}
+	return g, err
+}
+
+// neverExpires keeps the runner from renewing its local token.
+func (e *Entry) neverExpires() (*File, error) {
+	sc := e.scope()
+	path := slices.Concat(sc.prefix, []string{"token_expires_at"})
+	for i := sc.first; i <= sc.last; i++ {
+		t := &e.f.tables[i]
+		for _, k := range t.keys {
+			if !slices.Equal(slices.Concat(t.path, k.path), path) {
+				continue
+			}
+			g, err := e.f.splice(k.value, zeroTime)
+			if err != nil {
+				return nil, err
+			}
+			again, err := g.entry(e.Index)
+			if err != nil {
+				return nil, err
+			}
+			want := copyDoc(e.f.doc).(map[string]any)
+			put(sc.doc(want), []string{"token_expires_at"}, again.Get("token_expires_at"))
+			return g.expect(want, "set token_expires_at")
+		}
+	}
+	return e.f, nil
+}
+
+// mountAt gives the containers a volume at a path, instead of what was there.
+func (e *Entry) mountAt(at, host string) (f *File, old string, err error) {
+	for i, v := range e.List("docker", "volumes") {
+		parts := strings.Split(v, ":")
+		target := parts[0]
+		if len(parts) > 1 {
+			target = parts[1]
+		}
+		if filepath.Clean(target) == at {
+			f, err = e.Replace(i, host+":"+at, "docker", "volumes")
+			return f, v, err
+		}
+	}
+	f, err = e.Insert(host+":"+at, "docker", "volumes")
+	return f, "", err
+}
+
+// makeCalled makes the entry one of the custom executor that calls roost.
+func (f *File) makeCalled(found *Found, p Plan) (*File, error) {
+	e, err := f.entry(found.index)
+	if err != nil {
+		return nil, err
+	}
+	g := f
+	set := func(value any, path ...string) {
+		if err != nil {
+			return
+		}
+		if g, err = e.Set(value, path...); err == nil {
+			e, err = g.entry(found.index)
+		}
+	}
+	set(Custom, "executor")
+	set(len(p.Tokens), "limit")
+	for _, stage := range []string{"config", "prepare", "run", "cleanup"} {
+		set(p.Program, "custom", stage+"_exec")
+		set([]string{"gitlab-custom", stage}, "custom", stage+"_args")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if n := max(len(p.Tokens), f.concurrent()); n != f.concurrent() {
+		return g.Set(n, "concurrent")
+	}
+	return g, nil
+}
