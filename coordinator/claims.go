@@ -32,6 +32,9 @@ func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimReque
 		t.pollEnds(host, ctx.Err() == nil)
 		return nil
 	})
+	if err := s.takeOffered(ctx, host, r.Offers); err != nil {
+		return out, err
+	}
 	wait := min(time.Duration(r.WaitMS)*time.Millisecond, maxWait)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -80,7 +83,7 @@ func (t *txn) poll(agent snapshot.ID, r api.ClaimRequest) (string, error) {
 	}
 	p.polls++
 	p.seen = t.now
-	p.withheld = t.withheld(h, r.FreeSlots)
+	p.withheld = t.withheld(h, r.FreeSlots-busyOffers(r.Offers))
 	p.offers = r.Offers
 	t.place, t.poke = true, true
 	return h.Name, nil

@@ -56,3 +56,40 @@ func TestGitLabJob(t *testing.T) {
 	require.Equal(t, 1, l.get(11).given)
 	require.Zero(t, l.get(11).ends, "its end is the runner's to tell")
 }
+
+// A job that a runner has already gets its workspace where it is.
+func TestGitLabOffered(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	h := b.newLabHost(l, "host-a", 2)
+	l.add(11, "build", "one")
+	c := h.takes()
+	h.begin(c)
+	out := h.succeed(c)
+	j := l.add(12, "test", "two", func(p map[string]any) { p["dependencies"] = []any{map[string]any{"id": 11}} })
+	l.mu.Lock()
+	l.queue = nil // its runner asked itself
+	l.mu.Unlock()
+	payload, err := json.Marshal(j.payload)
+	require.NoError(t, err)
+	r := h.offers(10 * time.Second)
+	r.FreeSlots, r.Offers = 1, []api.SlotOffer{{Slot: 2, Job: payload}}
+	for range 2 { // the answer to the first may have been lost
+		cs, err := h.c.Claims(t.Context(), h.id, r)
+		require.NoError(t, err)
+		require.Len(t, cs.Claims, 1)
+		c = cs.Claims[0]
+		require.Equal(t, 2, c.External.Slot)
+		require.Equal(t, out, c.Inputs[0].Snapshot)
+		require.JSONEq(t, string(payload), string(c.External.Payload))
+	}
+	require.NoError(t, h.c.Accept(t.Context(), ref(c)))
+	_, err = h.c.Finish(t.Context(), ref(c), api.Finish{Status: api.StatusFailed, Infrastructure: true, Code: api.FailAdapter, Reason: "x"})
+	require.NoError(t, err)
+	time.Sleep(100 * time.Millisecond)
+	require.Empty(t, l.get(12).updates, "its end is the runner's to tell")
+
+	r.Offers[0].Job = []byte(`{"id":1}`)
+	_, err = h.c.Claims(t.Context(), h.id, r)
+	require.ErrorContains(t, err, "slot 2")
+}

@@ -17,9 +17,9 @@ const urgentFor = 30 * time.Second
 
 // schedule builds the fleet, has it decided, and carries that out.
 func (t *txn) schedule() error {
-	queued := t.queued()
-	if len(queued) == 0 {
-		return nil
+	queued, err := t.placeHeld(t.queued())
+	if err != nil || len(queued) == 0 {
+		return err
 	}
 	f := affinity.Fleet{Hosts: t.fleetHosts(), Running: t.running()}
 	gives := map[string]given{}

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,13 +41,13 @@ func (s *Server) checkPool(host string, p *api.Pool) error {
 	if err != nil {
 		return invalid("pool %s: %v", p.Name, err)
 	}
-	if !slices.Contains(s.gitlabURLs, u) {
+	if asks := len(p.Tokens) > 0 || p.APIToken != ""; asks && !slices.Contains(s.gitlabURLs, u) {
 		return &api.Error{HTTP: 403, Code: api.CodeForbidden, Text: fmt.Sprintf(
 			"host %s brings runners of %s, which this coordinator does not ask for jobs: add it to coordinator.gitlab_urls in its configuration", host, u)}
 	}
 	p.URL = u
-	if len(p.Tokens) == 0 || len(p.Tokens) > maxTokens {
-		return invalid("pool %s: want 1 to %d tokens", p.Name, maxTokens)
+	if len(p.Tokens) > maxTokens {
+		return invalid("pool %s: want up to %d tokens", p.Name, maxTokens)
 	}
 	for _, t := range append([]string{p.APIToken}, p.Tokens...) {
 		if len(t) > maxToken || !printable(t) || strings.ContainsRune(t, ' ') {
@@ -74,8 +75,8 @@ func checkOffers(r api.ClaimRequest) error {
 		return invalid("%d slots are more than a host can have", len(r.Offers))
 	}
 	for _, o := range r.Offers {
-		if o.Slot < 0 || o.Slot > maxSlots || len(o.Runner) > maxRunner {
-			return invalid("slot %d: not a slot, or what its runner says is too long", o.Slot)
+		if o.Slot < 0 || o.Slot > maxSlots || len(o.Runner) > maxRunner || (len(o.Runner) > 0 && !json.Valid(o.Runner)) {
+			return invalid("slot %d: not a slot, or what its runner says is too long or no JSON", o.Slot)
 		}
 	}
 	return nil
@@ -159,11 +160,15 @@ func (s *Server) wants() []gitlab.Want {
 		}
 		if free := min(h.Slots-len(w.live[name])-p.withheld, len(p.offers)); free > 0 {
 			x.free += free
-			x.offers = append(x.offers, p.offers...)
+			for _, o := range p.offers {
+				if len(o.Job) == 0 {
+					x.offers = append(x.offers, o)
+				}
+			}
 		}
 	}
 	for id := range w.queued {
-		if e := w.jobs[id].Def.External; e != nil && pools[e.Pool] != nil {
+		if e := w.jobs[id].Def.External; e != nil && e.Host == "" && pools[e.Pool] != nil {
 			pools[e.Pool].free--
 		}
 	}

@@ -50,7 +50,7 @@ func (s *Server) take(ctx context.Context, from gitlab.Pool, j *gitlab.Job, payl
 	if err := s.do(ctx, func(t *txn) error {
 		fail.Point("coordinator.take")
 		adopt(t)
-		return t.take(from, j, payload)
+		return t.take(from, j, payload, "", 0)
 	}); err != nil {
 		return err
 	}
@@ -58,7 +58,8 @@ func (s *Server) take(ctx context.Context, from gitlab.Pool, j *gitlab.Job, payl
 	return nil
 }
 
-func (t *txn) take(from gitlab.Pool, g *gitlab.Job, payload []byte) error {
+// take makes the records of a job. host and slot are set if a runner has it already.
+func (t *txn) take(from gitlab.Pool, g *gitlab.Job, payload []byte, host string, slot int) error {
 	if old := t.outsider(g.Instance, g.ID); old != nil && !old.Status.Ended() {
 		a := t.attempts.get(old.AttemptID)
 		if a != nil && a.Stage != state.AttemptAssigned && a.Stage != state.AttemptEnded {
@@ -77,6 +78,7 @@ func (t *txn) take(from gitlab.Pool, g *gitlab.Job, payload []byte) error {
 	}
 	j := &state.Job{ID: id, Version: 1, Pipeline: p.ID, Index: len(p.Jobs), Status: api.StatusPending}
 	j.Def = t.defineOutside(from, g, p)
+	j.Def.External.Host, j.Def.External.Slot = host, slot
 	t.keep(t.jobs.set(id, j))
 	if err := t.seal(id, payload); err != nil {
 		return err
