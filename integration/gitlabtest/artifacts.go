@@ -121,14 +121,13 @@ func (g *GitLab) serveDownload(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveStorage is the object storage that a direct download is sent to. It takes no
-// header of GitLab's.
+// serveStorage is the object storage that a direct download is sent to.
 func (g *GitLab) serveStorage(w http.ResponseWriter, r *http.Request) {
 	id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	g.mu.Lock()
 	j := g.jobs[id]
 	var file *stored
-	if j != nil && r.Header.Get("Job-Token") == "" && r.URL.Query().Get("sig") != "" {
+	if j != nil && r.URL.Query().Get("sig") != "" {
 		for i := range j.artifacts {
 			file = &j.artifacts[i]
 		}

@@ -43,6 +43,8 @@ type Options struct {
 	DirectDownload bool
 	// Prefix is a path in front of everything, such as "/gitlab".
 	Prefix string
+	// Break are rules of a server that it doesn't keep.
+	Break []Rule
 	// Now is the clock; nil is time.Now. What waits (LongPoll) waits in real time.
 	Now func() time.Time
 }

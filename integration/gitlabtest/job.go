@@ -52,8 +52,9 @@ type Log struct {
 	Finals []Final
 	// Refused are final reports that were answered 403, such as repeated ones.
 	Refused []Final
-	// Gaps counts patches that began elsewhere than at the log's end.
-	Gaps int
+	// Gaps counts patches that were refused because they began elsewhere than at the
+	// log's end, Repeats those that were there already.
+	Gaps, Repeats int
 	// Touches counts reports of state running.
 	Touches int
 	// Pendings counts reports of state pending.
@@ -69,7 +70,8 @@ type Final struct {
 	ExitCode      int
 	Checksum      string
 	Size          int64
-	// Right says that the log as GitLab has it is of that checksum and size.
+	// Right says that the log as GitLab has it is of that checksum and size, or that a
+	// job that failed was reported by somebody who doesn't know its log.
 	Right bool
 	At    time.Time
 }

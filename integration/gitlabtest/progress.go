@@ -23,7 +23,7 @@ func (j *job) endLocked(g *GitLab, s Status, reason string, exit int) {
 // come in time (1.2), and jobs whose turn it is.
 func (g *GitLab) advanceLocked() {
 	for _, j := range g.jobs {
-		if !j.ackUntil.IsZero() && g.o.Now().After(j.ackUntil) {
+		if !j.ackUntil.IsZero() && g.o.Now().After(j.ackUntil) && !g.o.Breaks(AckExpires) {
 			j.ackUntil = time.Time{}
 			j.expireAckLocked(g)
 		}

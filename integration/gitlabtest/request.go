@@ -50,7 +50,7 @@ func (g *GitLab) hold(w http.ResponseWriter, r *http.Request, known *Runner, las
 	for held := false; ; held = true {
 		g.mu.Lock()
 		g.advanceLocked()
-		same, changed := last != "" && last == known.queueLocked(), g.changed
+		same, changed := last != "" && last == known.queueLocked() && !g.o.Breaks(QueueValue), g.changed
 		g.mu.Unlock()
 		switch {
 		case !same && held: // the runner must ask again
@@ -81,7 +81,8 @@ func (g *GitLab) hold(w http.ResponseWriter, r *http.Request, known *Runner, las
 func (g *GitLab) pickLocked(known *Runner, b *runnerBody) *job {
 	var pending []*job
 	for _, j := range g.jobs {
-		if j.status == Pending && j.ackUntil.IsZero() && known.hasLocked(j) {
+		free := j.status == Pending && j.ackUntil.IsZero() || g.o.Breaks(HandOutOnce) && j.status == Running && len(j.log.Assigned) == 1
+		if free && known.hasLocked(j) {
 			pending = append(pending, j)
 		}
 	}
@@ -94,7 +95,7 @@ func (g *GitLab) pickLocked(known *Runner, b *runnerBody) *job {
 	features, _ := b.Info["features"].(map[string]any)
 	for _, j := range pending {
 		lacks := slices.ContainsFunc(j.def.Requires, func(f string) bool { return features[f] != true })
-		if !lacks {
+		if !lacks || g.o.Breaks(FeaturesDecide) {
 			return j
 		}
 		j.endLocked(g, Failed, "runner_unsupported", 0)

@@ -11,8 +11,9 @@ import (
 // maxTrace is where a log is too long (trace_size_exceeded).
 const maxTrace = 100 << 20
 
-// serveTrace is call 7. What lies before the log's end is replaced, what lies behind
-// it is refused with where the log ends.
+// serveTrace is call 7. A patch is taken only at the log's end; elsewhere it is refused
+// with where that is. One that ends exactly there is answered as if it had been taken, and
+// changes nothing: so a patch may be repeated whose answer was lost.
 func (g *GitLab) serveTrace(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, 2<<20))
 	if err != nil {
@@ -38,16 +39,19 @@ func (g *GitLab) serveTrace(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusForbidden, "403 Forbidden")
 		return
 	}
-	if start != int64(len(j.trace)) {
-		j.log.Gaps++
-	}
+	size := int64(len(j.trace))
 	g.intervalHeader(w)
-	if start > int64(len(j.trace)) {
-		w.Header().Set("Range", fmt.Sprintf("0-%d", len(j.trace)))
+	switch {
+	case start == size || g.o.Breaks(AppendAtEnd):
+		j.trace = append(j.trace, body...)
+	case end+1 == size:
+		j.log.Repeats++
+	default:
+		j.log.Gaps++
+		w.Header().Set("Range", fmt.Sprintf("0-%d", size))
 		fail(w, http.StatusRequestedRangeNotSatisfiable, "416 Range Not Satisfiable")
 		return
 	}
-	j.trace = append(j.trace[:start:start], body...)
 	w.Header().Set("Job-Status", string(j.status))
 	w.Header().Set("Range", fmt.Sprintf("0-%d", len(j.trace)))
 	w.WriteHeader(http.StatusAccepted)

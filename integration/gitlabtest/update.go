@@ -36,7 +36,7 @@ func (g *GitLab) authLocked(w http.ResponseWriter, r *http.Request, bodyToken st
 		fail(w, http.StatusForbidden, "403 Forbidden")
 		return nil
 	}
-	if !j.expires.IsZero() && g.o.Now().After(j.expires) {
+	if !j.expires.IsZero() && g.o.Now().After(j.expires) && !g.o.Breaks(TokenExpiry) {
 		if !j.status.Ended() {
 			j.ackUntil = time.Time{}
 			j.endLocked(g, Failed, "job_token_expired", 0)
@@ -45,8 +45,10 @@ func (g *GitLab) authLocked(w http.ResponseWriter, r *http.Request, bodyToken st
 		return nil
 	}
 	acking := j.status == Pending && !j.ackUntil.IsZero() && waiting
-	if j.status != Running && j.status != Canceling && !acking {
-		w.Header().Set("Job-Status", string(j.status))
+	if j.status != Running && j.status != Canceling && !acking && (!g.o.Breaks(FinalOnce) || !waiting) {
+		if !g.o.Breaks(StatusHeader) {
+			w.Header().Set("Job-Status", string(j.status))
+		}
 		fail(w, http.StatusForbidden, "403 Forbidden - Job is not running")
 		return nil
 	}
@@ -78,7 +80,9 @@ func (g *GitLab) serveUpdate(w http.ResponseWriter, r *http.Request) {
 	status := g.updateLocked(j, b)
 	g.advanceLocked()
 	g.notifyLocked()
-	w.Header().Set("Job-Status", string(j.status))
+	if !g.o.Breaks(StatusHeader) {
+		w.Header().Set("Job-Status", string(j.status))
+	}
 	g.intervalHeader(w)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -155,6 +159,7 @@ func (g *GitLab) finalLocked(j *job, b updateBody) Final {
 	sum := fmt.Sprintf("crc32:%08x", crc32.ChecksumIEEE(j.trace))
 	return Final{
 		State: Status(b.State), FailureReason: b.FailureReason, ExitCode: b.ExitCode, Checksum: b.Output.Checksum,
-		Size: b.Output.Bytesize, Right: b.Output.Checksum == sum && b.Output.Bytesize == int64(len(j.trace)), At: g.o.Now(),
+		Size: b.Output.Bytesize, At: g.o.Now(),
+		Right: b.Output.Checksum == sum && b.Output.Bytesize == int64(len(j.trace)) || b.Output.Checksum == "" && b.State == "failed",
 	}
 }
