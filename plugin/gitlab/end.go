@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,6 +77,9 @@ func (f *finishing) wait(ctx context.Context) *answer {
 	case a := <-ch:
 		return a
 	case <-ctx.Done():
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.waiting = slices.DeleteFunc(f.waiting, func(c chan *answer) bool { return c == ch })
 		return nil
 	}
 }
@@ -196,7 +200,7 @@ func (f *finishing) ask(ctx context.Context, within time.Duration) bool {
 		}
 		if sealed != nil {
 			r.Final.Spoiled, r.Final.Suffix = sealed.Failed, j.trace.join(sealLines(sealed)...)
-		} else if r.Final.Body == nil && r.Final.Reason != "" {
+		} else if !r.Final.Own && r.Final.Reason != "" {
 			r.Final.Suffix = j.trace.join("roost: " + r.Final.Reason)
 		}
 	})

@@ -128,8 +128,13 @@ func (g *fakeGitLab) answer(w http.ResponseWriter, r *http.Request, body []byte,
 	}
 	w.Header().Set("Job-Status", j.status)
 	w.Header().Set("X-GitLab-Trace-Update-Interval", "3")
-	if j.status != "running" && j.status != "pending" && j.status != "canceling" {
+	waits := j.status == "pending" && (r.Method != http.MethodPut || rest != "")
+	if waits || j.status != "running" && j.status != "pending" && j.status != "canceling" {
 		w.WriteHeader(403)
+		return
+	}
+	if j.status == "pending" && b["state"] != "pending" && b["state"] != "running" {
+		w.WriteHeader(400)
 		return
 	}
 	switch {

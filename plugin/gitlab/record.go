@@ -63,7 +63,8 @@ type final struct {
 	Outcome plugin.Outcome `json:"outcome,omitempty"`
 	// Quiet: GitLab is told nothing, because the job is somebody else's.
 	Quiet bool `json:"quiet,omitempty"`
-	// Body is the runner's own last update, without its token; nil if the end is ours.
+	// Own: it is the runner's own word. Body is that, without its token.
+	Own    bool            `json:"own,omitempty"`
 	Body   json.RawMessage `json:"body,omitempty"`
 	Reason string          `json:"reason,omitempty"` // for people
 	Exit   int             `json:"exit,omitempty"`

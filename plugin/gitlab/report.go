@@ -111,7 +111,7 @@ func (f *finishing) once(ctx context.Context) (*answer, error) {
 		return a, nil
 	}
 	body := rawObject{{"state", encode("failed")}}
-	if rec.Final.Body != nil {
+	if rec.Final.Own {
 		if body, err = parseObject(rec.Final.Body); err != nil {
 			return nil, err
 		}
@@ -121,7 +121,7 @@ func (f *finishing) once(ctx context.Context) (*answer, error) {
 		}
 		j.count(&body, rec.Prefix, suffix)
 	}
-	if rec.Final.Body == nil || rec.Final.Success && rec.Final.Spoiled {
+	if !rec.Final.Own || rec.Final.Success && rec.Final.Spoiled {
 		body.set("state", "failed")
 		body.set("failure_reason", "runner_system_failure")
 		body.remove("exit_code")

@@ -35,8 +35,8 @@ func (s *service) jobCall(w http.ResponseWriter, r *http.Request, rt route) {
 		j.mu.Unlock()
 		s.lostCall(w, r, j, rt)
 		return
-	case rec.State == stateDone || rec.State == stateEnding && (rec.Final.Quiet || rec.Final.Body == nil):
-		s.endedCall(w, rec)
+	case rec.State == stateDone || rec.State == stateEnding && (rec.Final.Quiet || !rec.Final.Own):
+		s.endedCall(w, r, rec, rt)
 		return
 	}
 	if err := j.ack(); err != nil {
@@ -82,18 +82,26 @@ func (s *service) lostCall(w http.ResponseWriter, r *http.Request, j *job, rt ro
 	refuse(w, http.StatusForbidden, "the job is not this host's any more")
 }
 
-// endedCall answers for a job that has ended, as GitLab did or would.
-func (s *service) endedCall(w http.ResponseWriter, rec record) {
-	status, job := http.StatusForbidden, "canceled"
-	if rec.Final != nil && rec.Final.Answered {
-		status, job = rec.Final.Status, rec.Final.JobStatus
-	} else if rec.Final != nil && !rec.Final.Quiet {
+// endedCall answers for a job that has ended: a runner that tells its own end again gets
+// GitLab's answer again, and any other call what GitLab would say.
+func (s *service) endedCall(w http.ResponseWriter, r *http.Request, rec record, rt route) {
+	a := rec.Final.answer()
+	if rt.call == callUpdate && rec.Final.Own && rec.State == stateDone {
+		if body, err := readObject(r.Body); err == nil && isFinal(body) {
+			a.write(w)
+			return
+		}
+	}
+	job := a.jobStatus()
+	switch {
+	case job != "":
+	case rec.Final.Quiet:
+		job = "canceled"
+	default:
 		job = "failed"
 	}
-	if job != "" {
-		w.Header().Set("Job-Status", job)
-	}
-	w.WriteHeader(status)
+	w.Header().Set("Job-Status", job)
+	refuse(w, http.StatusForbidden, "the job has ended")
 }
 
 // update is PUT jobs/:id.
@@ -236,7 +244,7 @@ func readFinal(body rawObject) final {
 	}
 	fin.Size, fin.CRC, fin.Counted = counted(body)
 	body.remove("token")
-	fin.Body = body.bytes()
+	fin.Own, fin.Body = true, body.bytes()
 	if fin.Success {
 		return fin
 	}

@@ -1,0 +1,255 @@
+package gitlab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/plugin"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// TestNoJob: a request is held for its time and no longer.
+func TestNoJob(t *testing.T) {
+	h := newHouse(t, func(h *house) { h.cfg.HoldMS = 150 })
+	begin := time.Now()
+	status, _, err := h.runner(1).request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 204, status)
+	require.Greater(t, time.Since(begin), 140*time.Millisecond)
+}
+
+// TestOffer: the coordinator hears what the runner can, and neither its token nor
+// where its terminal is.
+func TestOffer(t *testing.T) {
+	h := newHouse(t)
+	began(t, h, "5")
+	require.JSONEq(t, `{`+twoPhase+`}`, string(h.agent.offers[0].Runner))
+	require.Equal(t, 1, h.agent.offers[0].Slot)
+}
+
+// TestReplaced: a second request of the slot takes the place of the first.
+func TestReplaced(t *testing.T) {
+	h := newHouse(t)
+	first := make(chan int, 1)
+	go func() {
+		status, _, _ := h.runner(1).request(context.Background())
+		first <- status
+	}()
+	eventually(t, func() bool { h.agent.mu.Lock(); defer h.agent.mu.Unlock(); return len(h.agent.offers) > 0 }, "never asked")
+	h.cfg.HoldMS = 0
+	go func() {
+		require.Equal(t, 204, <-first)
+		h.grant("5")
+	}()
+	status, job, err := h.runner(1).request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	require.EqualValues(t, 5, job["id"])
+}
+
+// TestWrongToken: never 403 for a request for a job, as three of them put the runner
+// to sleep for an hour.
+func TestWrongToken(t *testing.T) {
+	h := newHouse(t)
+	r := h.runner(1)
+	for _, token := range []string{"", "x", slotToken + "2", realToken} {
+		resp, _, err := r.do(t.Context(), "POST", "jobs/request", "", []byte(`{"token":"`+token+`"}`))
+		require.NoError(t, err)
+		require.Equal(t, 401, resp.StatusCode)
+		resp, _, err = r.do(t.Context(), "POST", "jobs/request", "", []byte(`{"token":"`+slotToken+`"}`), "Runner-Token", token+"!")
+		require.NoError(t, err)
+		require.Equal(t, 401, resp.StatusCode)
+	}
+	resp, _, err := r.do(t.Context(), "POST", "jobs/request", "", []byte(`[]`))
+	require.NoError(t, err)
+	require.Equal(t, 400, resp.StatusCode)
+}
+
+// TestClientGone: a job that is being made for a runner that goes is given back.
+func TestClientGone(t *testing.T) {
+	for _, ready := range []bool{false, true} {
+		t.Run(fmt.Sprint("ready=", ready), func(t *testing.T) {
+			h := newHouse(t)
+			attaching := make(chan struct{})
+			h.agent.attach = func(ctx context.Context, _ snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
+				close(attaching)
+				<-ctx.Done()
+				if ready {
+					return workspace(), nil
+				}
+				return nil, ctx.Err()
+			}
+			h.grant("5")
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				<-attaching
+				cancel()
+			}()
+			_, _, err := h.runner(1).request(ctx)
+			require.ErrorIs(t, err, context.Canceled)
+			eventually(t, func() bool { return len(h.agent.outcomes()) == 1 }, "never given back")
+			require.Equal(t, plugin.OutcomeUndelivered, h.agent.outcomes()[0])
+			require.Zero(t, h.gl.count("PUT /api/v4/jobs/5 failed"))
+		})
+	}
+}
+
+// TestSlowAttach: a job that takes longer than a request is held waits for the next one.
+func TestSlowAttach(t *testing.T) {
+	h := newHouse(t, func(h *house) { h.cfg.HoldMS = 100; h.cfg.OrphanMS = 3000 })
+	h.agent.attach = func(ctx context.Context, _ snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
+		time.Sleep(400 * time.Millisecond)
+		return workspace(), nil
+	}
+	h.grant("5")
+	r := h.runner(1)
+	status, _, err := r.request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 204, status)
+	status, job, err := r.request(t.Context())
+	for status == 204 && err == nil {
+		status, job, err = r.request(t.Context())
+	}
+	require.NoError(t, err)
+	require.EqualValues(t, 5, job["id"])
+}
+
+// TestOrphan: without a next one it is given back.
+func TestOrphan(t *testing.T) {
+	h := newHouse(t, func(h *house) { h.cfg.HoldMS = 100; h.cfg.OrphanMS = 100 })
+	h.agent.attach = func(ctx context.Context, _ snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	h.grant("5")
+	status, _, err := h.runner(1).request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 204, status)
+	eventually(t, func() bool { return len(h.agent.outcomes()) == 1 }, "never given back")
+	require.Equal(t, plugin.OutcomeUndelivered, h.agent.outcomes()[0])
+}
+
+// TestNeverAcked: an answer that nobody read. The runner would have spoken at once.
+func TestNeverAcked(t *testing.T) {
+	h := newHouse(t)
+	h.grant("5")
+	r := h.runner(1)
+	status, _, err := r.request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	eventually(t, func() bool { return len(h.agent.outcomes()) == 1 }, "never given back")
+	require.Equal(t, plugin.OutcomeUndelivered, h.agent.outcomes()[0])
+	require.Equal(t, "running", h.gl.job("5").status, "it is somebody else's now")
+	// If it had it after all, it must not run it.
+	resp, _ := r.must("5", "running")
+	require.Equal(t, 403, resp.StatusCode)
+	// It may come to this host again, as another attempt.
+	h.agent.queue <- &plugin.Grant{Attempt: "0000000000000000000000005b", Payload: payload("5")}
+	status, _, err = r.request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	resp, _ = r.must("5", "running")
+	require.Equal(t, 200, resp.StatusCode)
+}
+
+// TestBrokeOff: the runner's connection ends right after the answer.
+func TestBrokeOff(t *testing.T) {
+	h := newHouse(t, func(h *house) { h.cfg.AckMS = 60_000 })
+	h.grant("5")
+	r := h.runner(1)
+	status, _, err := r.request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	r.c.CloseIdleConnections()
+	// The next request says the same sooner: this slot's runner has no job.
+	h.grant("6")
+	status, job, err := h.runner(1).request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	require.EqualValues(t, 6, job["id"])
+	require.Equal(t, []plugin.Outcome{plugin.OutcomeUndelivered}, h.agent.outcomes())
+}
+
+// TestCancelWhileAttaching: GitLab ends a job that no runner has.
+func TestCancelWhileAttaching(t *testing.T) {
+	h := newHouse(t)
+	h.agent.attach = func(ctx context.Context, id snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
+		if id[25] == '6' {
+			return workspace(), nil
+		}
+		h.gl.set(func() { h.gl.jobs["5"].status = "canceled" })
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	h.grant("5")
+	h.grant("6")
+	status, job, err := h.runner(1).request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	require.EqualValues(t, 6, job["id"])
+	require.Equal(t, []plugin.Outcome{plugin.OutcomeCanceled}, h.agent.outcomes())
+	require.Zero(t, h.gl.count("PUT /api/v4/jobs/5 failed"))
+}
+
+// TestLostWhileAttaching: so does the agent.
+func TestLostWhileAttaching(t *testing.T) {
+	h := newHouse(t)
+	attaching := make(chan snapshot.ID, 2)
+	h.agent.attach = func(ctx context.Context, id snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
+		attaching <- id
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	go h.runner(1).request(t.Context())
+	h.grant("5")
+	require.NoError(t, h.p.Lost(t.Context(), <-attaching, "fenced"))
+	eventually(t, func() bool { return len(h.agent.outcomes()) == 1 }, "never discarded")
+	require.Equal(t, plugin.OutcomeCanceled, h.agent.outcomes()[0])
+}
+
+// TestAgentRestarts: an agent that can't answer now is asked again.
+func TestAgentRestarts(t *testing.T) {
+	h := newHouse(t)
+	n := 0
+	h.agent.attach = func(context.Context, snapshot.ID, func(string)) (*plugin.Workspace, error) {
+		if n++; n < 4 {
+			return nil, fmt.Errorf("stopping: %w", plugin.ErrUnavailable)
+		}
+		return workspace(), nil
+	}
+	began(t, h, "5")
+	require.Empty(t, h.agent.outcomes())
+}
+
+// TestGivenBackByAgent: an attempt that the agent no longer knows is nobody's failure.
+func TestGivenBackByAgent(t *testing.T) {
+	h := newHouse(t)
+	h.agent.attach = func(_ context.Context, id snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
+		if id[25] == '5' {
+			return nil, errors.Join(errors.New("no such attempt"), snapshot.ErrNotFound)
+		}
+		return workspace(), nil
+	}
+	h.grant("5")
+	h.grant("6")
+	_, job, err := h.runner(1).request(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 6, job["id"])
+	require.Zero(t, h.gl.count("PUT /api/v4/jobs/5 failed"))
+}
+
+// TestBadPayload: what can't be read can't be told to GitLab; the coordinator is.
+func TestBadPayload(t *testing.T) {
+	h := newHouse(t)
+	h.agent.queue <- &plugin.Grant{Attempt: "0000000000000000000000000x", Payload: []byte(`{"id":"../1","token":"x"}`)}
+	h.grant("6")
+	_, job, err := h.runner(1).request(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 6, job["id"])
+	require.Equal(t, []plugin.Outcome{plugin.OutcomeSystem}, h.agent.outcomes())
+}
