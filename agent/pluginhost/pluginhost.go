@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -28,7 +27,10 @@ type Options struct {
 	Name     string
 	Program  Program
 	Settings plugin.Settings
-	Agent    plugin.Agent
+	// User, if set, is the user that the plugin runs as: a name or a number. The
+	// agent must be root then, and Settings.Dir lie where that user may pass.
+	User  string
+	Agent plugin.Agent
 	// Grace is how long the plugin may take to stop serving once Run's context
 	// has ended. Then it is killed. Default 30 s.
 	Grace   time.Duration
@@ -53,7 +55,10 @@ var ErrName = errors.New("another plugin than the configured one")
 // Host keeps one plugin running.
 type Host struct {
 	o    Options
+	user *wire.User
 	lost losses
+
+	sockets string // where they are now; Run's alone
 }
 
 // New checks the options. It starts nothing and touches no disk.
@@ -65,6 +70,10 @@ func New(o Options) (*Host, error) {
 		return nil, fmt.Errorf("plugin host: directory %q: want an absolute path", o.Settings.Dir)
 	}
 	if err := o.Program.valid(); err != nil {
+		return nil, fmt.Errorf("plugin host: %w", err)
+	}
+	user, err := findUser(o.User)
+	if err != nil {
 		return nil, fmt.Errorf("plugin host: %w", err)
 	}
 	def := func(d *time.Duration, v time.Duration) {
@@ -83,7 +92,7 @@ func New(o Options) (*Host, error) {
 		o.Now = time.Now
 	}
 	o.Settings.Slots = slices.Clone(o.Settings.Slots)
-	return &Host{o: o, lost: newLosses(o.Log)}, nil
+	return &Host{o: o, user: user, lost: newLosses(o.Log)}, nil
 }
 
 // Run runs the plugin until ctx ends and returns nil then; no process of it is left. An
@@ -93,6 +102,7 @@ func (h *Host) Run(ctx context.Context) error {
 	if err := h.makeDir(); err != nil {
 		return err
 	}
+	defer h.removeSockets()
 	wait := h.o.Restart.First
 	for {
 		began := h.o.Now()
@@ -181,13 +191,13 @@ func (h *Host) start(ctx context.Context) (*wire.Process, error) {
 		return nil, err
 	}
 	defer prog.close()
-	sockets, err := h.sockets()
+	sockets, err := h.makeSockets()
 	if err != nil {
 		return nil, err
 	}
 	p, err := wire.Start(ctx, wire.Command{
 		Path: prog.path, Args: append([]string{prog.name}, h.o.Program.Args...),
-		Env: environment(), Dir: h.o.Settings.Dir, Sockets: sockets, Log: h.o.Log,
+		Env: h.environment(), Dir: h.o.Settings.Dir, Sockets: sockets, User: h.user, Log: h.o.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -198,46 +208,6 @@ func (h *Host) start(ctx context.Context) (*wire.Process, error) {
 		return nil, err
 	}
 	return p, nil
-}
-
-// environment is all that a plugin sees of the agent's.
-func environment() []string {
-	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG"} {
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
-		}
-	}
-	return env
-}
-
-func (h *Host) makeDir() error {
-	dir := h.o.Settings.Dir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("plugin's directory: %w", err)
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return fmt.Errorf("plugin's directory: %w", err)
-	}
-	return nil
-}
-
-// sockets is the directory for the plugin's sockets, emptied of those of an earlier agent.
-// The name of a socket has to be short: where the plugin's directory is too deep, the system's
-// directory for temporary files has to do.
-func (h *Host) sockets() (string, error) {
-	const longest = 60 // go-plugin adds two names of some 20 bytes; the limit is 104
-	dir := filepath.Join(h.o.Settings.Dir, ".run")
-	if len(dir) > longest {
-		return "", nil
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return "", fmt.Errorf("plugin's sockets: %w", err)
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", fmt.Errorf("plugin's sockets: %w", err)
-	}
-	return dir, nil
 }
 
 // guard stands between plugin and agent.

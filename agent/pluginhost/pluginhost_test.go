@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/wire"
 	"github.com/roost-ci/roost/snapshot"
@@ -52,6 +53,7 @@ type said struct {
 	Env  []string `json:",omitempty"`
 	Dir  string   `json:",omitempty"`
 	Args []string `json:",omitempty"`
+	User string   `json:",omitempty"`
 }
 
 func (c *child) Describe(context.Context) (plugin.Description, error) {
@@ -68,7 +70,11 @@ func (c *child) Describe(context.Context) (plugin.Description, error) {
 
 func (c *child) Serve(ctx context.Context, s plugin.Settings, a plugin.Agent) error {
 	wd, _ := os.Getwd()
-	say(ctx, a, said{What: "serve", Env: os.Environ(), Dir: wd, Args: os.Args})
+	groups, _ := os.Getgroups()
+	say(ctx, a, said{
+		What: "serve", Env: os.Environ(), Dir: wd, Args: os.Args,
+		User: fmt.Sprint(os.Geteuid(), os.Getegid(), groups),
+	})
 	c.agent <- a
 	switch c.mode {
 	case "fails":
@@ -241,9 +247,32 @@ func TestServesAndEnds(t *testing.T) {
 	r.stop(t)
 	require.Equal(t, "end", r.l.next(t).What, "it was told, and could still call")
 	require.False(t, alive(pid))
-	left, err := os.ReadDir(filepath.Join(r.o.Settings.Dir, ".run"))
+	left, err := os.ReadDir(r.o.Settings.Dir)
 	require.NoError(t, err)
 	require.Empty(t, left, "sockets")
+}
+
+func TestAnotherUser(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root)
+	top, err := os.MkdirTemp("", "pluginhost") //nolint:usetesting // others may not pass through t.TempDir
+	require.NoError(t, err)
+	defer os.RemoveAll(top)
+	require.NoError(t, os.Chmod(top, 0o755))
+	var sockets string
+	for _, name := range []string{"nobody", "65534"} {
+		r := run(t, "", func(o *Options) { o.User, o.Settings.Dir = name, filepath.Join(top, "p") })
+		s := r.l.next(t)
+		require.Equal(t, "65534 65534 []", s.User)
+		require.Contains(t, s.Env, "HOME="+r.o.Settings.Dir)
+		require.Equal(t, r.o.Settings.Dir, s.Dir)
+		<-r.pids
+		sockets = r.sockets
+		r.stop(t)
+		require.Equal(t, "end", r.l.next(t).What)
+		require.NoDirExists(t, sockets)
+	}
+	_, err = New(Options{Agent: newListener(), Settings: plugin.Settings{Dir: "/x"}, User: "no-such-user"})
+	require.ErrorContains(t, err, "no-such-user")
 }
 
 func TestStartsAgain(t *testing.T) {

@@ -321,7 +321,7 @@ func TestErrors(t *testing.T) {
 		require.ErrorIs(t, err, k.err)
 		require.EqualError(t, err, "about "+k.err.Error())
 		for _, other := range kinds {
-			require.Equal(t, other.err == k.err, errors.Is(err, other.err), "%v is %v", k.err, other.err)
+			require.Equal(t, other.code == k.code, errors.Is(err, other.err), "%v is %v", k.err, other.err)
 		}
 	}
 	require.NoError(t, decode(encode(nil)))

@@ -1,7 +1,13 @@
-//go:build unix && !linux
+//go:build unix
 
 package wire
 
 import "syscall"
 
-func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+// credential: the user and its group, and none of the agent's other groups.
+func credential(u *User) *syscall.Credential {
+	if u == nil {
+		return nil
+	}
+	return &syscall.Credential{Uid: u.UID, Gid: u.GID}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,9 +34,14 @@ type Command struct {
 	// Sockets is a directory for sockets; they and what else is made there are removed when it has
 	// ended. "": the system's directory for temporary files.
 	Sockets string
+	// User, if set, is whom it runs as. Sockets must lie where that user may pass. Not on Windows.
+	User *User
 	// Log gets the lines that the plugin logs. Nil: nowhere.
 	Log hclog.Logger
 }
+
+// User is a user of this system, with one group.
+type User struct{ UID, GID uint32 }
 
 // Process is a plugin that runs.
 type Process struct {
@@ -51,7 +57,15 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	if c.Log == nil {
 		c.Log = hclog.NewNullLogger()
 	}
-	cmd := &exec.Cmd{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir, SysProcAttr: attributes()}
+	attr, err := attributes(c.User)
+	if err != nil {
+		return nil, fmt.Errorf("plugin %s: %w", c.Args[0], err)
+	}
+	sockets := &goplugin.UnixSocketConfig{TempDir: c.Sockets}
+	if c.User != nil {
+		sockets.Group = strconv.FormatUint(uint64(c.User.GID), 10)
+	}
+	cmd := &exec.Cmd{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir, SysProcAttr: attr}
 	proc, err := newProcess(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("plugin %s: %w", c.Args[0], err)
@@ -69,7 +83,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		SkipHostEnv:      true,
 		GRPCDialOptions:  []grpc.DialOption{dialOptions()},
 		StartTimeout:     startTimeout,
-		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: c.Sockets},
+		UnixSocketConfig: sockets,
 		Logger:           c.Log,
 	})
 	stop := context.AfterFunc(ctx, func() { _ = proc.kill() })
