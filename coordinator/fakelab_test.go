@@ -6,12 +6,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -88,6 +90,13 @@ func (l *lab) get(id int64) labJob {
 	j.trace = append([]byte{}, j.trace...)
 	j.updates = append([]string{}, j.updates...)
 	return j
+}
+
+// asked gives the requests for jobs so far.
+func (l *lab) asked() []map[string]any {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.requests)
 }
 
 func (l *lab) cancel(id int64, state string) {
@@ -295,4 +304,15 @@ func (h *host) takes() api.Claim {
 	cs := h.offer(20 * time.Second)
 	require.Len(h.b.t, cs, 1)
 	return cs[0]
+}
+
+func testLog(w io.Writer) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Output: w, Level: hclog.Trace, JSONFormat: true})
+}
+
+func jsonText(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	require.NoError(t, err)
+	return string(b)
 }

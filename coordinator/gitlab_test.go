@@ -17,7 +17,7 @@ func TestGitLabJob(t *testing.T) {
 	b := newLabBench(t, l)
 	h := b.newLabHost(l, "host-a", 2)
 	time.Sleep(50 * time.Millisecond)
-	require.Empty(t, l.requests, "nobody waits for a job")
+	require.Empty(t, l.asked(), "nobody waits for a job")
 
 	l.add(11, "build", "one")
 	c := h.takes()
@@ -34,7 +34,7 @@ func TestGitLabJob(t *testing.T) {
 	require.NoError(t, json.Unmarshal(e.Payload, &payload))
 	require.Equal(t, "job-token-canary-11", payload["token"])
 	require.Equal(t, "optional", c.Job.Workspace.Mode)
-	req := l.requests[0]
+	req := l.asked()[0]
 	require.Equal(t, "s_host-a", req["system_id"])
 	require.Equal(t, true, req["info"].(map[string]any)["features"].(map[string]any)["two_phase_job_commit"])
 	require.NotContains(t, req, "session")

@@ -61,24 +61,30 @@ func (b board) Intend(ctx context.Context, id, text string) (log gitlab.Log, ok 
 		}
 		j = t.editJob(id)
 		j.Outside.Log = append(slices.Clip(j.Outside.Log), text...)
-		log = gitlab.Log{Text: j.Outside.Log, Sent: j.Outside.Sent, Unsure: j.Outside.Unsure}
+		log = logIn(j)
 		return nil
 	})
 	return log, ok && err == nil, err
 }
 
 // Wrote implements gitlab.Board.
-func (b board) Wrote(ctx context.Context, id string, log gitlab.Log) error {
-	return b.s.do(ctx, func(t *txn) error {
+func (b board) Wrote(ctx context.Context, id string, log gitlab.Log) (version int64, err error) {
+	err = b.s.do(ctx, func(t *txn) error {
 		j := t.jobs.get(id)
 		if j == nil || j.Status != api.StatusQueued || len(log.Text) < j.Outside.Sent && !j.Outside.Unsure {
 			return nil
 		}
 		j = t.editJob(id)
 		j.Outside.Log, j.Outside.Sent, j.Outside.Unsure = log.Text, log.Sent, log.Unsure
-		t.place = true
+		version, t.place = j.Version, true
 		return nil
 	})
+	return version, err
+}
+
+// logIn gives what is known of a job's log in its system.
+func logIn(j *state.Job) gitlab.Log {
+	return gitlab.Log{Text: j.Outside.Log, Sent: j.Outside.Sent, Unsure: j.Outside.Unsure, Version: j.Version}
 }
 
 // Over implements gitlab.Board.

@@ -200,7 +200,7 @@ func (s *Server) kept() []gitlab.Kept {
 		e := j.Def.External
 		k := gitlab.Kept{
 			ID: id, URL: e.URL, Job: e.ID, Received: time.UnixMilli(e.ReceivedMS),
-			Log:  gitlab.Log{Text: j.Outside.Log, Sent: j.Outside.Sent, Unsure: j.Outside.Unsure},
+			Log:  logIn(j),
 			Owed: j.Outside.Owed, OwedSince: time.UnixMilli(j.Outside.OwedMS), Canceled: j.Outside.Stopped,
 			Timeout: time.Duration(j.Def.Spec.TimeoutMS) * time.Millisecond,
 		}
@@ -221,7 +221,7 @@ func (s *Server) kept() []gitlab.Kept {
 // waitingLine says in a job's log why it waits.
 func (s *Server) waitingLine(j *state.Job) string {
 	w := s.world.waits[j.ID]
-	if w == nil || w.reason == "" {
+	if w == nil || w.reason == "" || s.now().UnixMilli() < j.NotBefore {
 		return ""
 	}
 	if j.Code == api.WaitHolder {

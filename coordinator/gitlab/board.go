@@ -21,8 +21,8 @@ type Board interface {
 	// Intend notes that text is about to be written into a job's log, and says where.
 	// ok is false if it may not be: a host may have the job by now.
 	Intend(ctx context.Context, id, text string) (log Log, ok bool, err error)
-	// Wrote notes what surely stands in a job's log.
-	Wrote(ctx context.Context, id string, log Log) error
+	// Wrote notes what surely stands in a job's log, and gives the version of that.
+	Wrote(ctx context.Context, id string, log Log) (int64, error)
 	// Over notes that GitLab ended a job, or wants it ended, that no host has
 	// accepted. wanted says that GitLab waits to hear of its end.
 	Over(ctx context.Context, id, why string, wanted bool) error
@@ -65,6 +65,8 @@ type Log struct {
 	Sent int
 	// Unsure says that somebody else may have written since.
 	Unsure bool
+	// Version tells an older picture of a job from a newer one.
+	Version int64
 }
 
 // Kept is a job that has to be looked after.

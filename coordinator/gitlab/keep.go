@@ -73,16 +73,17 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		t := time.NewTimer(wait)
 		select {
-		case k.job = <-k.news:
+		case j := <-k.news:
+			// What was seen before we wrote is not how it is.
+			if j.Log.Version >= k.job.Log.Version {
+				k.job = j
+			}
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
 			return
 		}
 		t.Stop()
-		if errors.Is(err, ErrOver) && k.job.Owed == "" {
-			continue
-		}
 	}
 }
 
@@ -213,9 +214,11 @@ func (k *keeper) settle(ctx context.Context, l Log) error {
 			l.Text = l.Text[:l.Sent]
 		}
 		l.Unsure = l.Unsure && l.Sent < len(l.Text) && st.code != http.StatusRequestedRangeNotSatisfiable
-		if err := k.s.o.Board.Wrote(ctx, k.id, l); err != nil {
+		v, err := k.s.o.Board.Wrote(ctx, k.id, l)
+		if err != nil {
 			return err
 		}
+		l.Version = v
 		k.job.Log = l
 		if l.Sent == len(l.Text) {
 			return nil
