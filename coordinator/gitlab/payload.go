@@ -216,6 +216,10 @@ func (p *payload) zone() string {
 			own = strconv.FormatInt(p.JobInfo.ProjectID, 10)
 		}
 		if source == "" || source != own {
+			if iid == 0 {
+				// Nobody says which: its pipeline shares with nobody.
+				return zoneFork + "0-" + strconv.FormatInt(max(p.JobInfo.PipelineID, 0), 10)
+			}
 			return zoneFork + strconv.FormatInt(iid, 10)
 		}
 	}
