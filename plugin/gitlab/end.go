@@ -99,9 +99,12 @@ func (fin *final) answer() *answer {
 	if fin.JobStatus != "" {
 		a.header.Set("Job-Status", fin.JobStatus)
 	}
-	if a.status == 0 { // nothing goes upstream of this job
+	if a.status == 0 { // GitLab did not answer, or is not asked
 		a.status = http.StatusForbidden
-		a.header.Set("Job-Status", "canceled")
+		a.header.Set("Job-Status", "failed")
+		if fin.Quiet {
+			a.header.Set("Job-Status", "canceled")
+		}
 	}
 	return a
 }

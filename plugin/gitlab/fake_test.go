@@ -127,7 +127,7 @@ func (g *fakeGitLab) answer(w http.ResponseWriter, r *http.Request, body []byte,
 		return
 	}
 	w.Header().Set("Job-Status", j.status)
-	w.Header().Set("X-GitLab-Trace-Update-Interval", "3")
+	w.Header().Set("X-GitLab-Trace-Update-Interval", "1")
 	waits := j.status == "pending" && (r.Method != http.MethodPut || rest != "")
 	if waits || j.status != "running" && j.status != "pending" && j.status != "canceling" {
 		w.WriteHeader(403)

@@ -100,17 +100,16 @@ type edit struct {
 // without which its runner, which speaks plain HTTP with us, couldn't clone.
 func (e edit) apply(o rawObject, info jobInfo) (json.RawMessage, error) {
 	o = append(rawObject(nil), o...)
-	list, err := parseList(o.get("variables"))
+	vars, err := readVariables(o.get("variables"))
 	if err != nil {
-		return nil, fmt.Errorf("job %s: variables: %w", info.ID, err)
+		return nil, fmt.Errorf("job %s: %w", info.ID, err)
 	}
-	vars := variables{list: list}
 	if e.ca != "" {
 		vars.addFile("CI_SERVER_TLS_CA_FILE", e.ca)
 		vars.addFile("GIT_SSL_CAINFO", e.ca)
 	}
 	if e.work.State != plugin.StateOff {
-		e.vars(&vars)
+		e.vars(vars)
 		if err := e.deps(&o); err != nil {
 			return nil, fmt.Errorf("job %s: %w", info.ID, err)
 		}
@@ -119,7 +118,7 @@ func (e edit) apply(o rawObject, info jobInfo) (json.RawMessage, error) {
 		}
 	}
 	if vars.changed {
-		o.set("variables", joinList(vars.list))
+		o.set("variables", vars.json())
 	}
 	return o.bytes(), nil
 }
@@ -132,7 +131,7 @@ func (e edit) vars(v *variables) {
 		// clone and empty would empty the mount and fail; who asked for one of them has
 		// no workspace.
 		v.force("GIT_STRATEGY", "fetch")
-		if !v.has("GIT_CLEAN_FLAGS") {
+		if _, theirs := v.value("GIT_CLEAN_FLAGS"); !theirs {
 			v.force("GIT_CLEAN_FLAGS", "none")
 		}
 		v.force("GET_SOURCES_ATTEMPTS", "1") // a second try begins with git clean -ffdx

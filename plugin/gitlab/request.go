@@ -132,8 +132,8 @@ func (h *hand) claimFor(wait *waiter) bool {
 func promises(body rawObject, env map[string]string) bool {
 	d := env["ROOST_DURABILITY"]
 	if d == "" {
-		if list, err := parseList(body.get("variables")); err == nil {
-			d = (&variables{list: list}).value("ROOST_DURABILITY")
+		if v, err := readVariables(body.get("variables")); err == nil {
+			d, _ = v.value("ROOST_DURABILITY")
 		}
 	}
 	return d == "durable" || strings.HasPrefix(d, "replicated")

@@ -187,10 +187,10 @@ func TestTraceLostAlone(t *testing.T) {
 			switch {
 			case req.Method != http.MethodPut:
 				return 0, false
-			case n < 3:
+			case n < 7:
 				n++
 				return 500, true
-			case n < 6:
+			case n < 10:
 				n++
 				h.gl.jobs["5"].trace = nil
 				return 412, true

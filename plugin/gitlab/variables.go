@@ -2,6 +2,7 @@ package gitlab
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
 	"regexp"
 	"slices"
@@ -10,8 +11,14 @@ import (
 
 // variables edits a payload's list of variables. The last entry of a name wins.
 type variables struct {
-	list    []json.RawMessage
+	list    []listed
 	changed bool
+}
+
+// listed is an entry as it came, or as it goes.
+type listed struct {
+	raw        json.RawMessage
+	key, value string
 }
 
 // variable is an entry of ours: raw, so that nothing in it is expanded.
@@ -23,27 +30,40 @@ type variable struct {
 	File   bool   `json:"file,omitempty"`
 }
 
-func variableKey(raw json.RawMessage) string {
-	o, err := parseObject(raw)
+// readVariables takes the list apart. An entry that is no object has no name, and
+// stays where it is.
+func readVariables(raw json.RawMessage) (*variables, error) {
+	list, err := parseList(raw)
 	if err != nil {
-		return ""
+		return nil, errors.New("variables: not a JSON array")
 	}
-	return o.str("key")
-}
-
-// has reports whether the job sets it.
-func (v *variables) has(key string) bool {
-	return slices.ContainsFunc(v.list, func(raw json.RawMessage) bool { return variableKey(raw) == key })
-}
-
-// value is what the job sets it to, unexpanded.
-func (v *variables) value(key string) string {
-	for _, raw := range slices.Backward(v.list) {
-		if o, err := parseObject(raw); err == nil && o.str("key") == key {
-			return o.str("value")
+	v := &variables{list: make([]listed, len(list), len(list)+16)}
+	for i, raw := range list {
+		v.list[i].raw = raw
+		if o, err := parseObject(raw); err == nil {
+			v.list[i].key, v.list[i].value = o.str("key"), o.str("value")
 		}
 	}
-	return ""
+	return v, nil
+}
+
+// json is the list as it is now.
+func (v *variables) json() json.RawMessage {
+	list := make([]json.RawMessage, len(v.list))
+	for i := range v.list {
+		list[i] = v.list[i].raw
+	}
+	return joinList(list)
+}
+
+// value is what the job sets it to, unexpanded, and whether it does.
+func (v *variables) value(key string) (string, bool) {
+	for _, l := range slices.Backward(v.list) {
+		if l.key == key {
+			return l.value, true
+		}
+	}
+	return "", false
 }
 
 // force sets it, whatever the job says.
@@ -51,15 +71,15 @@ func (v *variables) force(key, value string) { v.put(variable{Key: key, Value: v
 
 // addFile sets it to a file's content if the job says nothing.
 func (v *variables) addFile(key, content string) {
-	if !v.has(key) {
+	if _, theirs := v.value(key); !theirs {
 		v.put(variable{Key: key, Value: content, File: true})
 	}
 }
 
 func (v *variables) put(n variable) {
 	n.Public, n.Raw = true, true
-	v.list = slices.DeleteFunc(v.list, func(raw json.RawMessage) bool { return variableKey(raw) == n.Key })
-	v.list = append(v.list, encode(n))
+	v.list = slices.DeleteFunc(v.list, func(l listed) bool { return l.key == n.Key })
+	v.list = append(v.list, listed{encode(n), n.Key, n.Value})
 	v.changed = true
 }
 
@@ -71,18 +91,19 @@ const maxGitConfig = 1000
 // plain number, nothing is added: git would fail.
 func (v *variables) gitConfig(settings [][2]string) {
 	n := 0
-	if v.has("GIT_CONFIG_COUNT") {
+	if count, theirs := v.value("GIT_CONFIG_COUNT"); theirs {
 		var err error
-		if n, err = strconv.Atoi(v.value("GIT_CONFIG_COUNT")); err != nil || n < 0 || n > maxGitConfig {
+		if n, err = strconv.Atoi(count); err != nil || n < 0 || n > maxGitConfig {
 			return
 		}
 	}
-	theirs := map[string]bool{}
+	set := map[string]bool{}
 	for i := range n {
-		theirs[v.value("GIT_CONFIG_KEY_"+strconv.Itoa(i))] = true
+		name, _ := v.value("GIT_CONFIG_KEY_" + strconv.Itoa(i))
+		set[name] = true
 	}
 	for _, s := range settings {
-		if theirs[s[0]] && s[0] != "safe.directory" { // that one is a list
+		if set[s[0]] && s[0] != "safe.directory" { // that one is a list
 			continue
 		}
 		v.force("GIT_CONFIG_KEY_"+strconv.Itoa(n), s[0])
@@ -92,7 +113,7 @@ func (v *variables) gitConfig(settings [][2]string) {
 	v.force("GIT_CONFIG_COUNT", strconv.Itoa(n))
 }
 
-var envName = regexp.MustCompile(`^ROOST_[A-Z0-9_]{1,60}$`)
+var envName = regexp.MustCompile(`^ROOST[A-Z0-9_]{0,60}$`)
 
 // env sets what the agent wants the job to see. It names variables of Roost alone.
 func (v *variables) env(env map[string]string) {
