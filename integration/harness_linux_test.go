@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/integration/gitlabtest/runner"
 )
 
 // binary builds the command once per test run: as people get it, and with the
@@ -36,6 +37,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	runner.Main()
 	dir, err := os.MkdirTemp("", "roost-integration-")
 	if err != nil {
 		panic(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/roost-ci/roost/agent/pluginhost"
 	"github.com/roost-ci/roost/configs"
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/slots"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/gitlab"
 )
@@ -55,7 +56,7 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 		Settings: plugin.Settings{
 			Host: opts.Name, Dir: filepath.Join(all.Agent.StoreDir, "gitlab"), Config: raw,
 		},
-		Log: log.Named("plugin"),
+		User: g.PluginUser, Log: log.Named("plugin"),
 	}
 	if g.Plugin != "" {
 		host.Program = pluginhost.Program{Path: g.Plugin, SHA256: g.PluginChecksum}
@@ -64,6 +65,10 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 		host.Settings.Slots = append(host.Settings.Slots, s.Number)
 	}
 	opts.Pool, opts.SlotsDir = pool, slotsDir(all)
+	// Before a runner starts: its mount namespace gets the directories as they are then.
+	if err := slots.Prepare(opts.SlotsDir, len(conf.Slots)); err != nil {
+		return fmt.Errorf("gitlab.slots_dir: %w", err)
+	}
 	opts.Plugin = func(a plugin.Agent) (agent.Plugin, error) {
 		host.Agent = a
 		return pluginhost.New(host)

@@ -1,0 +1,23 @@
+// Package slots makes the directory below which the workspaces of runners' jobs
+// appear: a directory for each slot, in a mount that is shared, so that what is
+// mounted there later is seen in the mount namespaces of runners and containers
+// that were made before.
+package slots
+
+import (
+	"path/filepath"
+	"strconv"
+
+	"github.com/roost-ci/roost/internal/durable"
+)
+
+// Prepare makes dir with a directory for each slot from 1 to n, and makes it a shared
+// mount where that can be done: on Linux, as root. It may be called again.
+func Prepare(dir string, n int) error {
+	for slot := range n {
+		if err := durable.MkdirAll(filepath.Join(dir, strconv.Itoa(slot+1)), 0o755); err != nil {
+			return err
+		}
+	}
+	return share(dir)
+}
