@@ -136,7 +136,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var quit func()
 	a.quitting, quit = context.WithCancel(out)
 	defer quit()
-	left, err := a.recover(ctx)
+	left, todo, err := a.recover(ctx, out)
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
@@ -146,7 +146,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	own.Go(func() { a.ended("store", a.o.Store.Run(out)) })
 	own.Go(func() { a.ended("upload", a.up.Run(out)) })
 
-	over, err := a.register(ctx, refs(left))
+	over, err := a.register(ctx, a.refs(left))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -156,11 +156,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.o.Ready != nil {
 		a.o.Ready()
 	}
-	return a.serve(ctx, out, quit, stop, left, over)
+	return a.serve(ctx, out, quit, stop, left, todo, over)
 }
 
 // serve does everything between registration and good-bye.
-func (a *Agent) serve(ctx, out context.Context, leaving, stop func(), left []leftover, over map[snapshot.ID]bool) error {
+func (a *Agent) serve(ctx, out context.Context, leaving, stop func(), left []leftover, todo []func(), over map[snapshot.ID]bool) error {
 	ctx, quit := context.WithCancelCause(ctx)
 	defer quit(nil)
 	beats, stopBeats := context.WithCancel(out)
@@ -171,6 +171,7 @@ func (a *Agent) serve(ctx, out context.Context, leaving, stop func(), left []lef
 	keep.Go(func() { a.watchRoom(beats) })
 	keep.Go(func() { a.scrubs(beats) })
 	a.reportLeftovers(out, left, over)
+	a.resumeGuests(todo, over)
 	a.resumePacking(out)
 
 	hosted := a.host(ctx, quit)

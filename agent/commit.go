@@ -19,9 +19,9 @@ const busyWait = 10 * time.Second
 // commit seals the view of a job that succeeded, if it is to have an output. What
 // goes wrong here leaves the job as green as it is, without one (CONTRACT 1.7 E).
 //
-// quiet, if set, is called before each try to seal, and again with the error of one
-// that found somebody at the view.
-func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish, log sayer, quiet func(busy error)) (api.Finish, bool) {
+// quiet, if set, is called before each try to seal, with the error of the last one,
+// which found somebody at the view. A view that it has an error for is not sealed.
+func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish, log sayer, quiet func(busy error) error) (api.Finish, bool) {
 	w := &c.Job.Workspace
 	if p.view == "" {
 		f.Code, f.Reason = p.ws.Code, p.ws.Reason
@@ -65,11 +65,13 @@ func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish
 // seal seals, and waits for somebody who still has a file open. Of a job that the
 // agent ran itself nothing runs any more; but a person may look at a view, or a
 // scanner. Of any other, quiet sees to it.
-func (a *Agent) seal(ctx context.Context, id snapshot.ID, outcome []byte, quiet func(error)) (store.Info, error) {
+func (a *Agent) seal(ctx context.Context, id snapshot.ID, outcome []byte, quiet func(error) error) (store.Info, error) {
 	var busy error
 	for begin, wait := elapsed(), 5*time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 		if quiet != nil {
-			quiet(busy)
+			if err := quiet(busy); err != nil {
+				return store.Info{}, err
+			}
 		}
 		info, err := a.o.Store.Seal(ctx, id, outcome)
 		if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait || !sleep(ctx, wait) {

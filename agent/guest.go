@@ -48,6 +48,8 @@ type guest struct {
 	note guestNote
 	c    *api.Claim // with its secrets until it is attached
 	hear []func(line string)
+	// ends says that it ends without a word from the plugin.
+	ends bool
 }
 
 // place is the view that the note tells of.
@@ -105,7 +107,9 @@ func (s served) Held(context.Context) ([]plugin.Held, error) {
 		default:
 		}
 		g.mu.Lock()
-		out = append(out, plugin.Held{Attempt: g.note.Ref.Attempt, Slot: g.note.Slot, Attached: g.note.Answer != nil})
+		if !g.ends {
+			out = append(out, plugin.Held{Attempt: g.note.Ref.Attempt, Slot: g.note.Slot, Attached: g.note.Answer != nil})
+		}
 		g.mu.Unlock()
 	}
 	slices.SortFunc(out, func(x, y plugin.Held) int { return x.Slot - y.Slot })
@@ -147,6 +151,9 @@ func (g *guest) lost(why error) {
 	defer cancel()
 	stop := context.AfterFunc(a.quitting, cancel)
 	defer stop()
+	if g.over(ctx, 0) {
+		return
+	}
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := a.plugin.Lost(ctx, g.r.ref.Attempt, why.Error())
 		if err == nil {

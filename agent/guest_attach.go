@@ -154,6 +154,7 @@ func (g *guest) lend(ctx context.Context, t *told) (*place, error) {
 		return &place{ws: ws, note: note{Ref: g.r.ref, Job: c.Job.Name, Slot: g.r.slot}}, nil
 	}
 	at := a.newAttaching(c, g.r.slot, begin, t)
+	at.spec.Outlives = true
 	at.progress = g.progress
 	p, err := at.run(ctx)
 	if err != nil {

@@ -173,6 +173,7 @@ func goneBack(why string) api.Finish {
 // accept makes the attempt ours and hands it to its runner.
 func (g *guest) accept(out context.Context, of *offer) {
 	a, c := g.a, g.c
+	a.sweepGuests()
 	inputs, ancestors := a.promised(out, c)
 	g.release = func() { inputs(); ancestors() }
 	if err := g.save(); err != nil {

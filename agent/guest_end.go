@@ -90,19 +90,23 @@ func (g *guest) seal(q plugin.SealRequest, begin time.Duration) {
 	g.settled(errors.New("the job has ended"))
 	t := &told{log: g.log}
 	p, c := g.note.place(), &g.note.Claim
-	f := api.Finish{Status: api.StatusSuccess, RunMS: q.Run.Milliseconds(), Workspace: p.ws}
-	f, sealed := a.commit(a.out, c, p, f, t, g.quiet)
-	fail.Point("agent.guest.sealed")
-	f = a.promise(ctx, c, f, sealed, t)
+	f, sealed := g.sealedBefore()
 	if !sealed {
-		g.drop()
+		f = api.Finish{Status: api.StatusSuccess, RunMS: q.Run.Milliseconds(), Workspace: p.ws}
+		f, sealed = a.commit(a.out, c, p, f, t, g.quiet(t, true))
+	}
+	fail.Point("agent.guest.sealed")
+	f = a.promise(ctx, c, f, t)
+	if !sealed {
+		g.noteEnd(f)
+		g.drop(t)
 	}
 	g.tell(ctx, f, sealed, t)
 }
 
 // promise holds the job to the durability that its success means. What fails here is
 // no success of the job's.
-func (a *Agent) promise(ctx context.Context, c *api.Claim, f api.Finish, sealed bool, log sayer) api.Finish {
+func (a *Agent) promise(ctx context.Context, c *api.Claim, f api.Finish, log sayer) api.Finish {
 	want := c.External.Durability
 	if want != durabilitySynced && want != durabilityDurable {
 		return f
@@ -180,7 +184,7 @@ func (g *guest) discard(d plugin.DiscardRequest) {
 	t.say("%s", describe(f))
 	g.noteEnd(f)
 	fail.Point("agent.guest.discarding")
-	g.drop()
+	g.drop(t)
 	g.tell(g.a.out, f, false, t)
 }
 
@@ -192,21 +196,25 @@ func (g *guest) noteEnd(f api.Finish) {
 }
 
 // drop discards the view, if there is one, and frees the slot.
-func (g *guest) drop() {
-	a := g.a
-	if g.note.Place.View != "" || g.note.Answer == nil {
-		for begin, wait := elapsed(), 5*time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
-			err := a.o.Store.Discard(context.WithoutCancel(a.out), g.r.ref.Attempt)
-			if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait {
-				if err != nil {
-					a.log.Error("a view can't be let go", "attempt", g.r.ref.Attempt, "err", err)
-					a.behind.Go(func() { a.discardLater(a.out, g.r.ref.Attempt) })
-				}
-				break
-			}
-			g.quiet(err)
-			sleep(a.out, wait)
+func (g *guest) drop(log sayer) {
+	a, id := g.a, g.r.ref.Attempt
+	quiet := g.quiet(log, false)
+	var err error
+	for begin, wait := elapsed(), 5*time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		if qerr := quiet(err); qerr != nil {
+			a.log.Warn("what a job left", "attempt", id, "err", qerr)
 		}
+		err = a.o.Store.Discard(context.WithoutCancel(a.out), id)
+		if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait || !sleep(a.out, wait) {
+			break
+		}
+	}
+	if err != nil {
+		a.log.Error("a view can't be let go", "attempt", id, "err", err)
+		a.mu.Lock()
+		a.stuck++
+		a.mu.Unlock()
+		a.later(func() { a.discardLater(a.out, id) })
 	}
 	fail.Point("agent.guest.dropped")
 	a.free(g.r)
@@ -293,6 +301,3 @@ func (g *guest) report(f api.Finish, sealed bool) *api.Finished {
 	a.release(g.r)
 	return got
 }
-
-// quiet sees to it that nothing of the job uses its view any more.
-func (g *guest) quiet(busy error) {}

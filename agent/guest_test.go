@@ -217,3 +217,220 @@ func TestGuestChain(t *testing.T) {
 		require.True(t, f.agents["a"].left)
 	})
 }
+
+// held lists the attempts that the agent holds for the plugin.
+func (h *host) held() []plugin.Held {
+	h.t.Helper()
+	held, err := h.ag().Held(h.t.Context())
+	require.NoError(h.t, err)
+	return held
+}
+
+// TestGuestOutlivesAgent: the agent is stopped and started during a job, as often as
+// it likes; the job goes on in its view and is sealed by another process's agent.
+func TestGuestOutlivesAgent(t *testing.T) {
+	drivers(t, func(t *testing.T, driver string) {
+		f := newFake(t)
+		h := guestHost(t, f)
+		h.driver = driver
+		h.start()
+		base := h.pass(1, ext("base"), "b")
+		at, w := h.open(2, from(ext("long"), base))
+		require.NoError(t, os.WriteFile(filepath.Join(w.View, "one"), nil, 0o644))
+		job, err := os.OpenFile(filepath.Join(w.View, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644) // the job's own
+		require.NoError(t, err)
+		for range 2 {
+			h.end()
+			require.False(t, f.agents["a"].left, "a host with jobs does not say good-bye")
+			require.Nil(t, at.finish)
+			_, err := job.WriteString("x") // it runs on without us
+			require.NoError(t, err)
+			h.start()
+			require.Equal(t, []plugin.Held{{Attempt: at.claim.Attempt, Slot: 2, Attached: true}}, h.held())
+		}
+		require.NoError(t, job.Close())
+		again, err := h.ag().Attach(t.Context(), at.claim.Attempt, nil)
+		require.NoError(t, err)
+		require.Equal(t, w, again)
+		_, err = h.ag().Claim(t.Context(), plugin.Offer{Slot: 2})
+		require.ErrorIs(t, err, snapshot.ErrBusy)
+		s := h.seal(at)
+		require.Equal(t, at.claim.Attempt, s.Output, "%+v", s)
+		h.end()
+		h.start()
+		require.Equal(t, s, h.seal(at), "answered as before, also by the next process")
+		require.Empty(t, h.held())
+		child, w := h.open(1, from(ext("child"), at))
+		for _, n := range []string{"b", "one"} {
+			require.FileExists(t, filepath.Join(w.View, n))
+		}
+		b, err := os.ReadFile(filepath.Join(w.View, "log"))
+		require.NoError(t, err)
+		require.Equal(t, "xx", string(b))
+		require.NoError(t, h.ag().Discard(t.Context(), plugin.DiscardRequest{Attempt: child.claim.Attempt, Outcome: plugin.OutcomeCanceled}))
+		require.Equal(t, api.StatusCanceled, f.finished(child).Status)
+		h.end()
+		requireNoViews(t, h)
+		require.True(t, f.agents["a"].left)
+	})
+}
+
+// TestGuestAfterReboot: what was running is lost with the machine, and said to be.
+func TestGuestAfterReboot(t *testing.T) {
+	f := newFake(t)
+	h := guestHost(t, f)
+	h.edit = func(o *Options) { o.BootID = "one" }
+	h.start()
+	at, w := h.open(1, ext("long"))
+	require.NoError(t, os.WriteFile(filepath.Join(w.View, "x"), nil, 0o644))
+	h.end()
+	h.edit = func(o *Options) { o.BootID = "two" }
+	h.start()
+	fin := f.finished(at)
+	require.True(t, fin.Infrastructure)
+	require.False(t, fin.Undelivered)
+	require.Equal(t, api.FailAgentDied, fin.Code)
+	require.Empty(t, h.held())
+	require.NoDirExists(t, w.View)
+	h.pass(1, ext("next"), "y")
+	h.end()
+	requireNoViews(t, h)
+}
+
+// TestGuestUndelivered: jobs that no runner saw are given back.
+func TestGuestUndelivered(t *testing.T) {
+	f := newFake(t)
+	h := guestHost(t, f)
+	h.start()
+	back := func(at *fakeAttempt) {
+		t.Helper()
+		fin := f.finished(at)
+		require.True(t, fin.Infrastructure)
+		require.True(t, fin.Undelivered)
+		require.Equal(t, api.FailUndelivered, fin.Code)
+		require.Empty(t, h.held())
+	}
+	t.Run("the runner says so", func(t *testing.T) {
+		at, _ := h.open(1, ext("a"))
+		require.NoError(t, h.ag().Discard(t.Context(), plugin.DiscardRequest{Attempt: at.claim.Attempt, Outcome: plugin.OutcomeUndelivered}))
+		back(at)
+	})
+	t.Run("its request had gone", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		f.edit(func() { f.offers = nil })
+		go func() {
+			defer close(done)
+			g, err := h.ag().Claim(ctx, plugin.Offer{Slot: 2})
+			require.NoError(t, err)
+			require.Nil(t, g)
+		}()
+		f.wait("an offer", func() bool { return len(f.offers) == 1 })
+		cancel()
+		<-done
+		at := f.give("a", ext("b")) // the request for work still tells of slot 2
+		back(at)
+	})
+	t.Run("the slot that it must go to", func(t *testing.T) {
+		c := ext("c")
+		c.External.Slot = 2
+		at := f.give("a", c)
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		g, err := h.ag().Claim(ctx, plugin.Offer{Slot: 1})
+		require.NoError(t, err)
+		require.Nil(t, g)
+		require.Nil(t, at.finish)
+		g, err = h.ag().Claim(t.Context(), plugin.Offer{Slot: 2})
+		require.NoError(t, err)
+		require.Equal(t, 2, g.Slot)
+		require.NoError(t, h.ag().Discard(t.Context(), plugin.DiscardRequest{Attempt: g.Attempt, Outcome: plugin.OutcomeUndelivered}))
+		back(at)
+	})
+	t.Run("the agent was stopped before", func(t *testing.T) {
+		at, _ := h.claim(1, ext("d"))
+		h.end()
+		h.start()
+		back(at)
+	})
+	h.end()
+	requireNoViews(t, h)
+}
+
+// TestGuestLost: a lease that is not renewed stops no job of a system that refuses a
+// second report; a word that it is not ours does.
+func TestGuestLost(t *testing.T) {
+	f := newFake(t)
+	f.lease = time.Second
+	h := guestHost(t, f)
+	h.edit = func(o *Options) { o.LostWait = 500 * time.Millisecond }
+	h.start()
+	kept, _ := h.open(1, ext("kept"))
+	f.edit(func() { f.down = func(_, p string) bool { return !strings.HasPrefix(p, "/v1/blobs") } })
+	time.Sleep(1500 * time.Millisecond)
+	require.Empty(t, h.plugin.lostWhy(kept.claim.Attempt))
+	require.Len(t, h.held(), 1)
+	f.edit(func() { f.down = nil })
+	require.Equal(t, kept.claim.Attempt, h.seal(kept).Output)
+
+	stops, _ := h.open(1, ext("stops"))
+	f.edit(func() { stops.cancel = true; h.plugin.fails = 2 })
+	require.Eventually(t, func() bool { return h.plugin.lostWhy(stops.claim.Attempt) == "canceled" }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, h.ag().Discard(t.Context(), plugin.DiscardRequest{Attempt: stops.claim.Attempt, Outcome: plugin.OutcomeCanceled}))
+	require.Equal(t, api.StatusCanceled, f.finished(stops).Status)
+
+	runs, w := h.open(2, ext("runs on"))
+	f.edit(func() { runs.cancel = true })
+	fin := f.finished(runs)
+	require.Equal(t, api.StatusCanceled, fin.Status)
+	require.NoDirExists(t, w.View)
+
+	fenced, w := h.open(2, ext("fenced"))
+	f.edit(func() { fenced.fenced = true })
+	require.Eventually(t, func() bool { return h.plugin.lostWhy(fenced.claim.Attempt) != "" }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(h.held()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.NoDirExists(t, w.View)
+	require.Nil(t, fenced.finish)
+	h.end()
+	requireNoViews(t, h)
+}
+
+// TestGuestUnreachable: a seal answers though the coordinator does not, and it hears of
+// it later, also by the next process.
+func TestGuestUnreachable(t *testing.T) {
+	f := newFake(t)
+	f.lease = 30 * time.Second
+	h := guestHost(t, f)
+	h.edit = func(o *Options) { o.DrainTimeout = 500 * time.Millisecond }
+	h.start()
+	at, w := h.open(1, ext("a"))
+	require.NoError(t, os.WriteFile(filepath.Join(w.View, "x"), nil, 0o644))
+	f.edit(func() { f.down = func(_, p string) bool { return strings.Contains(p, "/v1/attempts/") } })
+	begin := time.Now()
+	s, err := h.ag().Seal(t.Context(), plugin.SealRequest{Attempt: at.claim.Attempt, Within: 700 * time.Millisecond})
+	require.NoError(t, err)
+	require.Less(t, time.Since(begin), 3*time.Second)
+	require.Equal(t, at.claim.Attempt, s.Output)
+	require.Contains(t, strings.Join(s.Lines, "\n"), "hears of this job later")
+	require.Empty(t, h.held())
+	// Its slot is free.
+	_, err = h.ag().Claim(expired(t), plugin.Offer{Slot: 1})
+	require.NoError(t, err)
+	h.end()
+	require.Nil(t, at.finish)
+	f.edit(func() { f.down = nil })
+	h.start()
+	fin := f.green(at)
+	require.Equal(t, at.claim.Attempt, fin.Output)
+	f.durable(fin.Output)
+	require.Equal(t, s.Output, h.seal(at).Output)
+	h.end()
+	requireNoViews(t, h)
+}
+
+// expired is a context that ends soon.
+func expired(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}

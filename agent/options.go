@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/agent/leftovers"
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
@@ -93,7 +94,7 @@ type Options struct {
 	// Cgroups, if set, names the control groups of a slot's jobs: all in them is ended
 	// before a view of that slot is sealed or discarded. What holds a view is ended
 	// in any case.
-	Cgroups func(slot int) []string
+	Cgroups func(slot int) []leftovers.Cgroup
 	// LostWait is how long a runner has to stop a job that is not this host's any more,
 	// until its workspace is taken away from it. Default 15 min: runners give their
 	// scripts 10.

@@ -8,6 +8,7 @@ import (
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/store"
 )
 
 // leftover is an attempt that an earlier process did not report.
@@ -17,10 +18,16 @@ type leftover struct {
 	finish api.Finish
 }
 
-func refs(left []leftover) []api.AttemptRef {
+// refs names the attempts that this host still knows of.
+func (a *Agent) refs(left []leftover) []api.AttemptRef {
 	var out []api.AttemptRef
 	for _, l := range left {
 		out = append(out, l.note.Ref)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.running {
+		out = append(out, r.ref)
 	}
 	return out
 }
@@ -28,19 +35,26 @@ func refs(left []leftover) []api.AttemptRef {
 // recover ends what an earlier process of the agent left running, and finds out
 // what it did not report. Views that were open stay for now: as long as they are
 // there their attempts are known to have ended badly, also to a third process.
-func (a *Agent) recover(ctx context.Context) ([]leftover, error) {
-	var left []leftover
+//
+// Attempts in runners of their own are left as they are; todo is what there is to do
+// about them.
+func (a *Agent) recover(ctx, out context.Context) (left []leftover, todo []func(), err error) {
 	keep := map[snapshot.ID]bool{}
+	guests := map[snapshot.ID]store.OpenView{}
 	for _, v := range a.o.Store.Views() {
-		if a.o.Adapter == nil {
-		} else if err := a.o.Adapter.Kill(ctx, v.ID); err != nil {
+		l := leftover{sealed: v.Sealed}
+		bad := json.Unmarshal(v.Claim, &l.note)
+		if bad == nil && l.note.Slot > 0 {
+			guests[v.ID] = v
+			continue
+		}
+		if err := a.killLeft(ctx, v.ID); err != nil {
 			// What still runs can write to its view, but to nothing that is sealed: the
 			// view is discarded. It must not run beside the next attempt, though.
-			return nil, fmt.Errorf("end what runs of attempt %s: %w", v.ID, err)
+			return nil, nil, fmt.Errorf("end what runs of attempt %s: %w", v.ID, err)
 		}
-		l := leftover{sealed: v.Sealed}
-		if err := json.Unmarshal(v.Claim, &l.note); err != nil || l.note.Ref.Attempt != v.ID {
-			a.log.Warn("a view without an attempt is discarded", "view", v.ID, "err", err)
+		if bad != nil || l.note.Ref.Attempt != v.ID {
+			a.log.Warn("a view without an attempt is discarded", "view", v.ID, "err", bad)
 			a.letGo(ctx, v.ID, v.Sealed)
 			continue
 		}
@@ -54,9 +68,24 @@ func (a *Agent) recover(ctx context.Context) ([]leftover, error) {
 		keep[v.ID] = true
 		left = append(left, l)
 	}
+	if todo, err = a.recoverGuests(out, guests); err != nil {
+		return nil, nil, err
+	}
+	for id, r := range a.running {
+		keep[id] = keep[id] || r.guest != nil
+	}
 	a.sweepLogs(keep)
 	fail.Point("agent.recovered")
-	return left, nil
+	return left, todo, nil
+}
+
+// killLeft ends what an earlier process's adapter left running. A host that has a
+// plugin now has no adapter to ask.
+func (a *Agent) killLeft(ctx context.Context, id snapshot.ID) error {
+	if a.o.Adapter == nil {
+		return nil
+	}
+	return a.o.Adapter.Kill(ctx, id)
 }
 
 // sealedOutcome reads the report that was written with the seal. The layer may

@@ -113,6 +113,7 @@ var elsewhere = map[string]string{
 	"store.pull.written":         "cmd/roost: TestSnapshotSurvivesKills",
 	"store.pull.row":             "cmd/roost: TestSnapshotSurvivesKills",
 	"store.prepare.outlives":     "only views of a plugin's jobs outlive a process: agent, TestGuestKilled",
+	"agent.guest.recovered":      "no plugin is in a pipeline of a file: agent, TestGuestKilled",
 	"agent.guest.claimed":        "no plugin is in a pipeline of a file: agent, TestGuestKilled",
 	"agent.guest.accepted":       "no plugin is in a pipeline of a file: agent, TestGuestKilled",
 	"agent.guest.attached":       "no plugin is in a pipeline of a file: agent, TestGuestKilled",
