@@ -39,6 +39,8 @@ var (
 	errGone     = errors.New("its runner has gone")
 	errOver     = errors.New("it was canceled")
 	errRequired = errors.New("its workspace can't be had")
+
+	errUnreadable = errors.New("the job can't be read")
 )
 
 func newHand(sl *slot, g *plugin.Grant, offer plugin.Offer) *hand {
@@ -156,6 +158,9 @@ func (h *hand) prepare() error {
 		return fmt.Errorf("%w: %w", errRequired, err)
 	}
 	h.work = work
+	if _, err := h.edit().apply(h.body, h.info); err != nil {
+		return fmt.Errorf("%w: %w", errUnreadable, err) // another host could not either
+	}
 	h.job.trace.add(work.Lines...)
 	ctx, cancel := context.WithTimeout(h.ctx, 5*time.Second)
 	defer cancel()
@@ -212,7 +217,7 @@ func (h *hand) giveUp(err error) {
 	switch {
 	case errors.Is(err, errOver) || errors.Is(err, errLost):
 		d.Outcome = plugin.OutcomeCanceled
-	case errors.Is(err, errRequired):
+	case errors.Is(err, errRequired) || errors.Is(err, errUnreadable):
 		h.refuse(err)
 		return
 	default:

@@ -80,9 +80,7 @@ func (h *hand) deliver(w http.ResponseWriter, r *http.Request, wait *waiter) boo
 	if !h.claimFor(wait) {
 		return false
 	}
-	late := h.grant.Age + s.now().Sub(h.since)
-	e := edit{work: h.work, buildsDir: h.sl.cfg.BuildsDir, ca: s.ca, late: late}
-	payload, err := e.apply(h.body, h.info)
+	payload, err := h.edit().apply(h.body, h.info)
 	if err == nil {
 		err = j.change(func(rec *record) {
 			rec.Prefix, rec.Handed = j.trace.lines(), s.now()
@@ -114,6 +112,12 @@ func (h *hand) deliver(w http.ResponseWriter, r *http.Request, wait *waiter) boo
 		j.undelivered("the answer could not be written: " + err.Error())
 	}
 	return true
+}
+
+// edit is what is to be done to the payload if it is handed out now.
+func (h *hand) edit() edit {
+	s := h.sl.s
+	return edit{work: h.work, buildsDir: h.sl.cfg.BuildsDir, ca: s.ca, late: h.grant.Age + s.now().Sub(h.since)}
 }
 
 // claimFor makes the hand the waiter's job. It fails if either is not there any more.
