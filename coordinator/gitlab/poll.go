@@ -16,6 +16,9 @@ const (
 	maxConflicts = 10
 	// maxHeld bounds a request altogether, its body included.
 	maxHeld = 10 * time.Minute
+	// newOffer is the least time between two requests when a slot was just offered: a
+	// runner that has ended a job asks at once, too, and the next stage may be ready.
+	newOffer = 200 * time.Millisecond
 	// storeFor is how long it is tried to keep a job that came while the coordinator
 	// stops; then it is given up to GitLab as failed.
 	storeFor = 5 * time.Second
@@ -30,6 +33,7 @@ type asker struct {
 	busy      bool
 	asked     time.Time
 	notBefore time.Time
+	free      int // slots when it was last looked at
 
 	// Of the request under way.
 	lastUpdate string

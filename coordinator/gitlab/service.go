@@ -151,6 +151,12 @@ func (s *Service) ask(ctx context.Context, wants []Want) time.Duration {
 		k, p := askerKey{w.URL, w.Token}, poolKey{w.URL, w.Name}
 		wanted[k] = true
 		a := s.asker(w)
+		if !a.busy {
+			if soon := a.asked.Add(newOffer); w.Free > a.free && a.failures == 0 && soon.Before(a.notBefore) {
+				a.notBefore = soon
+			}
+			a.free = w.Free
+		}
 		switch wait := a.notBefore.Sub(now); {
 		case a.busy || s.asking[p] >= w.Free:
 		case wait > 0:
