@@ -24,16 +24,15 @@ const runnerToken = "glrt-runner-token-canary"
 
 // labJob is a job in the fake.
 type labJob struct {
-	id       int64
-	token    string
-	state    string // pending, held (given out, not acknowledged), running, success, failed, canceled
-	reason   string
-	trace    []byte
-	payload  map[string]any
-	given    int
-	ends     int
-	updates  []string
-	canceled bool
+	id      int64
+	token   string
+	state   string // pending, held (given out, not acknowledged), running, success, failed, canceled
+	reason  string
+	trace   []byte
+	payload map[string]any
+	given   int
+	ends    int
+	updates []string
 }
 
 // lab is as much of a GitLab as the coordinator sees. Faults are set by the test.
@@ -51,6 +50,8 @@ type lab struct {
 	hold time.Duration
 	// fault answers a call in the place of the lab if it returns true.
 	fault func(w http.ResponseWriter, r *http.Request, after func()) bool
+	// needs answers what a job needs; nil: it has no such keyword.
+	needs map[int64][]string
 	last  int
 }
 
@@ -105,14 +106,6 @@ func (l *lab) cancel(id int64, state string) {
 	l.jobs[id].state = state
 }
 
-// requeue is what the lab does with a job that nobody acknowledged in time.
-func (l *lab) requeue(id int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.jobs[id].state = "pending"
-	l.queue = append(l.queue, id)
-}
-
 func (l *lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	l.mu.Lock()
@@ -120,6 +113,8 @@ func (l *lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Unlock()
 	serve := func(w http.ResponseWriter) {
 		switch {
+		case r.URL.Path == "/api/graphql":
+			l.graphql(w, r, body)
 		case r.URL.Path == "/api/v4/jobs/request":
 			l.request(w, r, body)
 		case strings.HasSuffix(r.URL.Path, "/trace"):
@@ -171,6 +166,33 @@ func (l *lab) request(w http.ResponseWriter, r *http.Request, body []byte) {
 			return
 		}
 	}
+}
+
+func (l *lab) graphql(w http.ResponseWriter, r *http.Request, body []byte) {
+	var in struct {
+		Variables struct {
+			Path string `json:"path"`
+			Job  string `json:"job"`
+		} `json:"variables"`
+	}
+	if json.Unmarshal(body, &in) != nil || r.Header.Get("Authorization") != "Bearer api-token-canary" || in.Variables.Path != "group/demo" {
+		io.WriteString(w, `{"data":{"project":null}}`)
+		return
+	}
+	id, _ := strconv.ParseInt(strings.TrimPrefix(in.Variables.Job, "gid://gitlab/Ci::Build/"), 10, 64)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	kind, nodes := "stage", []any{}
+	if names, ok := l.needs[id]; ok {
+		kind = "dag"
+		for _, n := range names {
+			nodes = append(nodes, map[string]any{"name": n})
+		}
+	}
+	b, _ := json.Marshal(map[string]any{"data": map[string]any{"project": map[string]any{"job": map[string]any{
+		"schedulingType": kind, "needs": map[string]any{"nodes": nodes},
+	}}}})
+	w.Write(b)
 }
 
 // job finds the job of a call and checks its token; the lock is held.

@@ -70,6 +70,14 @@ func died(t *testing.T, l *lab, child *exec.Cmd) {
 	require.Equal(t, syscall.SIGKILL, ee.Sys().(syscall.WaitStatus).Signal())
 }
 
+// requeue is what the lab does with a job that nobody acknowledged in time.
+func (l *lab) requeue(id int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.jobs[id].state = "pending"
+	l.queue = append(l.queue, id)
+}
+
 // A coordinator that dies after it asked GitLab: before the job is stored it is lost to
 // us, and GitLab gives it out again when nobody acknowledges it; afterwards it is
 // there, once, however the coordinator died.

@@ -69,7 +69,7 @@ func (t *txn) given(j *state.Job) given {
 // parents are the jobs whose workspaces j inherits, those of them that are known.
 func (t *txn) parents(j *state.Job) []*state.Job {
 	var out []*state.Job
-	for _, id := range j.Def.From {
+	for _, id := range j.Outside.From {
 		if p := t.jobs.get(id); p != nil {
 			out = append(out, p)
 		}

@@ -46,13 +46,8 @@ func (s *Server) takeOffered(ctx context.Context, host string, os []api.SlotOffe
 		if err != nil {
 			return invalid("slot %d: %v", o.Slot, err)
 		}
-		adopt, err := s.reopen(ctx, pipelineKey(j))
-		if err != nil {
-			return err
-		}
 		from := gitlab.Pool{Name: key, URL: pool.URL, Runner: o.Runner}
-		if err := s.do(ctx, func(t *txn) error {
-			adopt(t)
+		if err := s.takeInto(ctx, j, func(t *txn) error {
 			return t.take(from, j, o.Job, host, o.Slot)
 		}); err != nil {
 			return err

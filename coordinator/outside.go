@@ -17,6 +17,8 @@ const (
 	// reportWait is how long a job waits for the end of a parent that its system says
 	// has ended: its host may not have reached us yet.
 	reportWait = 15 * time.Second
+	// askWait is how long a job waits for the answer to what it needs.
+	askWait = 5 * time.Second
 	// maxOutsideWait and outsideShare bound how long a job whose clock runs may wait
 	// for a better host.
 	maxOutsideWait = 120 * time.Second
@@ -85,6 +87,23 @@ func (b board) Wrote(ctx context.Context, id string, log gitlab.Log) (version in
 // logIn gives what is known of a job's log in its system.
 func logIn(j *state.Job) gitlab.Log {
 	return gitlab.Log{Text: j.Outside.Log, Sent: j.Outside.Sent, Unsure: j.Outside.Unsure, Version: j.Version}
+}
+
+// Needs implements gitlab.Board.
+func (b board) Needs(ctx context.Context, id string, names []string, known bool) error {
+	return b.s.do(ctx, func(t *txn) error {
+		j := t.jobs.get(id)
+		if j == nil || !j.Outside.Asking {
+			return nil
+		}
+		j = t.editJob(id)
+		j.Outside.Asking, t.place = false, true
+		if known && !j.Fixed && !j.Status.Ended() {
+			j.Outside.From, j.Outside.Notes = t.fromNames(j, names, j.Outside.Notes, "the job needs")
+			j.Outside.Rule = "needs, as GitLab's API says"
+		}
+		return nil
+	})
 }
 
 // Over implements gitlab.Board.
@@ -191,10 +210,14 @@ func (t *txn) outsideWait(j *state.Job) string {
 	if j.Outside.Unsure || j.Outside.Sent < len(j.Outside.Log) {
 		return "its log in GitLab is being written"
 	}
-	if t.ms()-j.Def.External.ReceivedMS > reportWait.Milliseconds() {
+	age := t.now.Sub(time.UnixMilli(j.Def.External.ReceivedMS))
+	if j.Outside.Asking && age < askWait {
+		return "GitLab is asked what it needs"
+	}
+	if age > reportWait {
 		return ""
 	}
-	for _, id := range j.Def.From {
+	for _, id := range j.Outside.From {
 		if p := t.jobs.get(id); p != nil && !p.Status.Ended() {
 			return fmt.Sprintf("%s has ended, but %s did not say so yet", p.Def.Spec.Name, first(p.Host, "its host"))
 		}
@@ -224,8 +247,8 @@ func (t *txn) external(j *state.Job) *api.External {
 	}
 	return &api.External{
 		System: e.System, ID: fmt.Sprint(e.ID), Slot: e.Slot, AgeMS: max(0, t.ms()-e.ReceivedMS), Log: j.Outside.Log,
-		Name: e.Name, Off: e.Off, Parents: e.Rule, Contained: t.contained(j), Durability: e.Durability,
-		FetchBudgetMS: e.FetchBudgetMS, Notes: e.Notes,
+		Name: e.Name, Off: e.Off, Parents: j.Outside.Rule, Contained: t.contained(j), Durability: e.Durability,
+		FetchBudgetMS: e.FetchBudgetMS, Notes: j.Outside.Notes,
 	}
 }
 

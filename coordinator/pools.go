@@ -82,9 +82,6 @@ func checkOffers(r api.ClaimRequest) error {
 	return nil
 }
 
-// ours is the pool that a host serves; "" for none.
-func (p *presence) ours() string { return p.poolKey }
-
 // setPool notes the pool that a host brought.
 func (p *presence) setPool(pool *api.Pool) {
 	p.pool, p.poolKey = pool, ""
@@ -209,6 +206,9 @@ func (s *Server) kept() []gitlab.Kept {
 			if e.Host != "" || (j.Status == api.StatusAssigned && a != nil && a.Stage != state.AttemptAssigned) {
 				continue // its host looks after it
 			}
+			if j.Outside.Asking {
+				k.APIToken, k.Path = gitlab.Secret(s.apiToken(e.Pool)), e.Path
+			}
 			if j.Status == api.StatusQueued {
 				k.Queued, k.Waiting = true, s.waitingLine(j)
 			}
@@ -216,6 +216,16 @@ func (s *Server) kept() []gitlab.Kept {
 		out = append(out, k)
 	}
 	return out
+}
+
+// apiToken finds the token that reads pipelines among what the hosts of a pool brought.
+func (s *Server) apiToken(pool string) string {
+	for _, name := range sortedKeys(s.world.fleet) {
+		if p := s.world.fleet[name]; p.poolKey == pool && p.pool != nil && p.pool.APIToken != "" {
+			return p.pool.APIToken
+		}
+	}
+	return ""
 }
 
 // waitingLine says in a job's log why it waits.

@@ -21,9 +21,10 @@ import (
 func outsideKey(instance string, id int64) string { return instance + "#" + strconv.FormatInt(id, 10) }
 
 // pipelineKey names a pipeline of another system. The zone is part of it: what is
-// trusted more and what is trusted less never share a line.
+// trusted more and what is trusted less never share a line. No submission can have such
+// a key: it begins with what is not printable.
 func pipelineKey(j *gitlab.Job) string {
-	return fmt.Sprintf("%s:%s/%d/%d#%s", api.SystemGitLab, j.Instance, j.ProjectID, j.PipelineID, j.Zone)
+	return fmt.Sprintf("\x1f%s:%s/%d/%d#%s", api.SystemGitLab, j.Instance, j.ProjectID, j.PipelineID, j.Zone)
 }
 
 // projectOf names the project of a job. The id makes it safe against a path that is
@@ -43,19 +44,35 @@ func projectOf(j *gitlab.Job) string {
 // take keeps a job that GitLab gave out. When it returns nil the job is durable, and
 // not before that does anybody hear of it. A job that is here already is here once.
 func (s *Server) take(ctx context.Context, from gitlab.Pool, j *gitlab.Job, payload []byte) error {
-	adopt, err := s.reopen(ctx, pipelineKey(j))
-	if err != nil {
-		return err
-	}
-	if err := s.do(ctx, func(t *txn) error {
+	if err := s.takeInto(ctx, j, func(t *txn) error {
 		fail.Point("coordinator.take")
-		adopt(t)
 		return t.take(from, j, payload, "", 0)
 	}); err != nil {
 		return err
 	}
 	fail.Point("coordinator.take.committed")
 	return nil
+}
+
+// errClosed says that a pipeline was closed between the look at it and the operation.
+var errClosed = errors.New("the pipeline was closed just now")
+
+// takeInto runs f with the pipeline of j in the picture, if there is one.
+func (s *Server) takeInto(ctx context.Context, j *gitlab.Job, f func(*txn) error) error {
+	for {
+		adopt, err := s.reopen(ctx, pipelineKey(j))
+		if err != nil {
+			return err
+		}
+		if err := s.do(ctx, func(t *txn) error {
+			if err := adopt(t); err != nil {
+				return err
+			}
+			return f(t)
+		}); !errors.Is(err, errClosed) {
+			return err
+		}
+	}
 }
 
 // take makes the records of a job. host and slot are set if a runner has it already.
@@ -77,8 +94,13 @@ func (t *txn) take(from gitlab.Pool, g *gitlab.Job, payload []byte, host string,
 		return err
 	}
 	j := &state.Job{ID: id, Version: 1, Pipeline: p.ID, Index: len(p.Jobs), Status: api.StatusPending}
-	j.Def = t.defineOutside(from, g, p)
+	j.Def = t.defineOutside(from, g)
 	j.Def.External.Host, j.Def.External.Slot = host, slot
+	j.Outside.Notes = g.Settings.Notes
+	if j.Def.External.Off == "" {
+		t.fromOf(p, g, j)
+		j.Outside.Asking = g.Path != "" && host == "" && t.s.apiToken(from.Name) != ""
+	}
 	t.keep(t.jobs.set(id, j))
 	if err := t.seal(id, payload); err != nil {
 		return err
@@ -185,14 +207,14 @@ func refText(g *gitlab.Job) string {
 
 // defineOutside makes the definition of a job of what it says and what its pool says
 // for it.
-func (t *txn) defineOutside(from gitlab.Pool, g *gitlab.Job, p *state.Pipeline) *state.Def {
+func (t *txn) defineOutside(from gitlab.Pool, g *gitlab.Job) *state.Def {
 	pool := t.poolOf(from.Name)
 	set := g.Settings
 	mode := first(set.Mode, pool.Mode, pipeline.ModeOptional)
 	e := &state.External{
 		System: api.SystemGitLab, Pool: from.Name, URL: from.URL, Instance: g.Instance, ID: g.ID, Pipeline: g.PipelineID,
 		Name: g.Name, Off: g.Off, Durability: first(set.Durability, pool.Durability, gitlab.DurabilityLocal),
-		FetchBudgetMS: pool.FetchBudgetMS, Notes: set.Notes, ReceivedMS: t.ms(),
+		FetchBudgetMS: pool.FetchBudgetMS, Path: g.Path, ReceivedMS: t.ms(),
 	}
 	if g.Path != "" {
 		e.Web = fmt.Sprintf("%s/%s/-/jobs/%d", from.URL, g.Path, g.ID)
@@ -206,7 +228,7 @@ func (t *txn) defineOutside(from gitlab.Pool, g *gitlab.Job, p *state.Pipeline) 
 			e.Off = "its host says so"
 		}
 	}
-	d := &state.Def{
+	return &state.Def{
 		Spec: api.JobSpec{
 			Name: g.JobName, Stage: g.Stage, TimeoutMS: g.Timeout.Milliseconds(),
 			Workspace: api.WorkspaceSpec{
@@ -217,60 +239,58 @@ func (t *txn) defineOutside(from gitlab.Pool, g *gitlab.Job, p *state.Pipeline) 
 		},
 		When: pipeline.OnSuccess, External: e,
 	}
-	if e.Off == "" {
-		d.From, e.Rule = t.fromOf(p, g, e)
-	}
-	return d
 }
 
-// fromOf finds the jobs whose files a job starts from, and says by which rule.
-func (t *txn) fromOf(p *state.Pipeline, g *gitlab.Job, e *state.External) ([]string, string) {
+// fromOf finds the jobs whose files a new job j starts from, and notes by which rule.
+func (t *txn) fromOf(p *state.Pipeline, g *gitlab.Job, j *state.Job) {
+	o := &j.Outside
 	switch {
 	case g.Settings.HasNeeds:
-		return t.fromNames(p, g.Settings.Needs, e), "ROOST_NEEDS"
+		o.Rule = "ROOST_NEEDS"
+		o.From, o.Notes = t.fromNames(j, g.Settings.Needs, o.Notes, "ROOST_NEEDS names")
 	case g.Dependencies != nil:
-		var out []string
+		o.Rule = "dependencies"
 		for _, id := range g.Dependencies {
-			if j := t.outsider(g.Instance, id); j != nil && j.Pipeline == p.ID && !slices.Contains(out, j.ID) {
-				out = append(out, j.ID)
+			if d := t.outsider(g.Instance, id); d != nil && d.Pipeline == p.ID && !slices.Contains(o.From, d.ID) {
+				o.From = append(o.From, d.ID)
 			}
 		}
-		return out, "dependencies"
-	}
-	var out []string
-	for _, id := range p.Jobs {
-		j := t.jobs.get(id)
-		if j.Status == api.StatusSuccess && j.Def.Spec.Stage != g.Stage && t.newest(j) {
-			out = append(out, id)
+	default:
+		o.Rule = "the jobs of other stages that had succeeded"
+		for _, id := range p.Jobs {
+			d := t.jobs.get(id)
+			if d.Status == api.StatusSuccess && d.Def.Spec.Stage != g.Stage && t.newest(d) {
+				o.From = append(o.From, id)
+			}
 		}
 	}
-	return out, "the jobs of other stages that had succeeded"
 }
 
-// fromNames finds the newest job of each name; a success goes before anything else.
-func (t *txn) fromNames(p *state.Pipeline, names []string, e *state.External) []string {
-	var out []string
+// fromNames finds the newest job of each name in j's pipeline; a success goes before
+// anything else. It adds to notes those that are not there.
+func (t *txn) fromNames(j *state.Job, names, notes []string, who string) (out, noted []string) {
+	notes = slices.Clip(notes)
 	for _, name := range names {
 		found := ""
-		for _, id := range slices.Backward(p.Jobs) {
-			j := t.jobs.get(id)
-			if j.Def.Spec.Name != name {
+		for _, id := range slices.Backward(t.pipelines.get(j.Pipeline).Jobs) {
+			o := t.jobs.get(id)
+			if o.Def.Spec.Name != name || id == j.ID {
 				continue
 			}
-			if found == "" || j.Status == api.StatusSuccess {
+			if found == "" || o.Status == api.StatusSuccess {
 				found = id
 			}
-			if j.Status == api.StatusSuccess {
+			if o.Status == api.StatusSuccess {
 				break
 			}
 		}
 		if found == "" {
-			e.Notes = append(slices.Clip(e.Notes), fmt.Sprintf("ROOST_NEEDS names %q, which did not run here in this pipeline", name))
+			notes = append(notes, fmt.Sprintf("%s %q, which did not run here in this pipeline", who, name))
 			continue
 		}
 		out = append(out, found)
 	}
-	return out
+	return out, notes
 }
 
 // newest reports whether j is the newest job of its name in its pipeline.
@@ -312,17 +332,21 @@ func first(words ...string) string {
 
 // reopen reads a pipeline of another system that was closed, with all that its jobs
 // may refer to. It gives what the operation has to call first.
-func (s *Server) reopen(ctx context.Context, key string) (func(*txn), error) {
-	none := func(*txn) {}
+func (s *Server) reopen(ctx context.Context, key string) (func(*txn) error, error) {
 	s.mu.RLock()
 	_, here := s.world.byKey[key]
 	s.mu.RUnlock()
 	if here {
-		return none, nil
+		return func(t *txn) error {
+			if t.w.byKey[key] == "" {
+				return errClosed
+			}
+			return nil
+		}, nil
 	}
 	p, err := s.state.PipelineByKey(ctx, key)
 	if errors.Is(err, state.ErrNotFound) {
-		return none, nil
+		return func(*txn) error { return nil }, nil
 	}
 	if err != nil {
 		return nil, err
@@ -348,11 +372,12 @@ func (s *Server) reopen(ctx context.Context, key string) (func(*txn), error) {
 	if err != nil {
 		return nil, err
 	}
-	return func(t *txn) {
+	return func(t *txn) error {
 		if t.pipelines.get(p.ID) != nil || t.w.byKey[key] != "" {
-			return
+			return nil
 		}
 		t.w.putPipeline(p)
+		t.w.byKey[key] = p.ID
 		for _, j := range jobs {
 			t.w.putJob(j)
 		}
@@ -364,6 +389,7 @@ func (s *Server) reopen(ctx context.Context, key string) (func(*txn), error) {
 				t.w.snapshots[x.ID] = x
 			}
 		}
+		return nil
 	}, nil
 }
 

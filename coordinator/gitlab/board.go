@@ -23,6 +23,8 @@ type Board interface {
 	Intend(ctx context.Context, id, text string) (log Log, ok bool, err error)
 	// Wrote notes what surely stands in a job's log, and gives the version of that.
 	Wrote(ctx context.Context, id string, log Log) (int64, error)
+	// Needs notes which jobs a job needs, by name, if GitLab said so.
+	Needs(ctx context.Context, id string, names []string, known bool) error
 	// Over notes that GitLab ended a job, or wants it ended, that no host has
 	// accepted. wanted says that GitLab waits to hear of its end.
 	Over(ctx context.Context, id, why string, wanted bool) error
@@ -75,6 +77,10 @@ type Kept struct {
 	URL      string // normal
 	Job      int64
 	Received time.Time
+	// APIToken is set as long as GitLab has to be asked what the job of project Path
+	// needs.
+	APIToken Secret
+	Path     string
 	// Waiting is why it waits for a host, "" if it does not: it is assigned.
 	Waiting string
 	// Queued says that no host was offered the job: its log may be written to.

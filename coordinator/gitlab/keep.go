@@ -33,6 +33,7 @@ type keeper struct {
 	// know of jobs that wait.
 	alive   time.Time
 	running bool
+	asked   bool // what it needs
 	// line is the last reason that was written, without its numbers, and lined when.
 	line  string
 	lined time.Time
@@ -98,6 +99,12 @@ func (k *keeper) step(ctx context.Context) (time.Duration, error) {
 	}
 	if k.job.Owed != "" {
 		return k.tell(ctx)
+	}
+	if k.job.APIToken != "" && !k.asked {
+		k.asked = true
+		if err := k.askNeeds(ctx); err != nil {
+			return 0, err
+		}
 	}
 	now := k.s.o.Now()
 	if k.alive.IsZero() {

@@ -67,7 +67,8 @@ func (b *stub) Token(context.Context, string) (Secret, error) { return "job-toke
 func (b *stub) Intend(context.Context, string, string) (Log, bool, error) {
 	return Log{}, false, nil
 }
-func (b *stub) Wrote(context.Context, string, Log) (int64, error) { return 0, nil }
+func (b *stub) Wrote(context.Context, string, Log) (int64, error)   { return 0, nil }
+func (b *stub) Needs(context.Context, string, []string, bool) error { return nil }
 func (b *stub) Over(_ context.Context, id, why string, _ bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

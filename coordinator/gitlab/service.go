@@ -176,8 +176,12 @@ func (s *Service) ask(ctx context.Context, wants []Want) time.Duration {
 		}
 	}
 	for k, a := range s.askers {
+		if a.busy || wanted[k] {
+			continue
+		}
+		a.free = 0
 		// What a token was told last is worth nothing after a while.
-		if !a.busy && !wanted[k] && now.Sub(a.asked) > time.Hour {
+		if now.Sub(a.asked) > time.Hour {
 			delete(s.askers, k)
 		}
 	}

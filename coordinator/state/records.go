@@ -51,10 +51,8 @@ type Def struct {
 	When         string   `json:"when"`
 	Retry        int      `json:"retry,omitempty"`
 	Source       bool     `json:"source,omitempty"`
-	// External is set for a job of another system. Its parents are From, by id: names
-	// come again with every retry there.
+	// External is set for a job of another system. Its parents are in Job.Outside.
 	External *External `json:"external,omitempty"`
-	From     []string  `json:"from,omitempty"`
 }
 
 // External is where a job of another system comes from and what it asked for. Its
@@ -70,19 +68,26 @@ type External struct {
 	Web      string `json:"web,omitempty"`  // address of the job's page
 	Name     string `json:"name"`           // of the workspace's directory
 	Off      string `json:"off,omitempty"`  // why it has no workspace
-	Rule     string `json:"rule,omitempty"` // by which its parents were found
+	Path     string `json:"path,omitempty"` // of its project there
 	// Host and Slot are set if a runner had the job already: it starts there.
-	Host          string   `json:"host,omitempty"`
-	Slot          int      `json:"slot,omitempty"`
-	Durability    string   `json:"durability,omitempty"`
-	FetchBudgetMS int64    `json:"fetch_budget_ms,omitempty"`
-	Notes         []string `json:"notes,omitempty"` // for its log
+	Host          string `json:"host,omitempty"`
+	Slot          int    `json:"slot,omitempty"`
+	Durability    string `json:"durability,omitempty"`
+	FetchBudgetMS int64  `json:"fetch_budget_ms,omitempty"`
 	// ReceivedMS is when the system gave it: its clock runs since then.
 	ReceivedMS int64 `json:"received_ms"`
 }
 
 // Outside is what changes about a job of another system.
 type Outside struct {
+	// From are the jobs whose files it starts from, by id: names come again with every
+	// retry there. Rule says how they were found, Asking that the system is asked for
+	// more.
+	From   []string `json:"from,omitempty"`
+	Rule   string   `json:"rule,omitempty"`
+	Asking bool     `json:"asking,omitempty"`
+	// Notes say what of its settings could not be followed, for its log.
+	Notes []string `json:"notes,omitempty"`
 	// Log is what was written into its log there, Sent how much of that surely is
 	// there. What is beyond was sent and not answered.
 	Log  []byte `json:"log,omitempty"`

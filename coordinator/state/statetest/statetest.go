@@ -285,9 +285,8 @@ func (s *suite) small(t *testing.T) {
 
 func (s *suite) payloads(t *testing.T) {
 	b := pipeline(1, api.StatusRunning)
-	b.Jobs[0].Def.External = &state.External{System: "gitlab", ID: 7, Notes: []string{"n"}}
-	b.Jobs[0].Def.From = []string{"J0"}
-	b.Jobs[0].Outside = state.Outside{Log: []byte("x\n\x00"), Sent: 2, Owed: "why", OwedMS: 3}
+	b.Jobs[0].Def.External = &state.External{System: "gitlab", ID: 7, Name: "n"}
+	b.Jobs[0].Outside = state.Outside{From: []string{"J0"}, Notes: []string{"n"}, Log: []byte("x\n\x00"), Sent: 2, Owed: "why", OwedMS: 3}
 	b.Payloads = []state.Payload{{Job: "J1", Sealed: []byte{0, 1, 255}}}
 	s.apply(t, b)
 	s.reopen(t)
