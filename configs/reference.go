@@ -83,12 +83,15 @@ func sectionDoc(name string) string {
 	return ""
 }
 
-// Example is a commented file with every key at its default.
-func Example() string {
+// Example is a commented file with every key at its default, of some sections or all.
+func Example(sections ...string) string {
 	var b strings.Builder
 	b.WriteString("# Roost's configuration. Every key stands at its default; leave out what you don't change.\n")
 	c, section := Config{}, ""
 	for _, f := range fields(&c) {
+		if len(sections) > 0 && !slices.Contains(sections, f.section) {
+			continue
+		}
 		if f.section != section {
 			section = f.section
 			fmt.Fprintf(&b, "\n# %s\n[%s]\n", sectionDoc(section), section)
