@@ -26,8 +26,9 @@ type Fault struct {
 
 	// Delay passes before anything is read.
 	Delay time.Duration
-	// Status, if set, is the answer, with Header; the call has no effect.
+	// Status, if set, is the answer; the call has no effect.
 	Status int
+	// Header goes over that of the answer.
 	Header map[string]string
 	// Reset breaks the connection off instead of an answer; the call has no effect.
 	Reset bool
@@ -89,8 +90,9 @@ func (g *GitLab) faultFor(route string, c *Call) *Fault {
 type Call struct {
 	Route, Path string
 	Job         int64
-	State       string // of a report
-	Status      int    // as decided, also if the answer was lost
+	State       string // of a report, and its log's checksum
+	Checksum    string
+	Status      int // as decided, also if the answer was lost
 	Start, End  time.Time
 	Header      http.Header
 	Lost        bool
@@ -116,7 +118,7 @@ func (g *GitLab) faulty(route string, h http.HandlerFunc) http.Handler {
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			var b updateBody
 			if json.Unmarshal(body, &b) == nil {
-				c.State = b.State
+				c.State, c.Checksum = b.State, b.Output.Checksum
 			}
 		}
 		id := r.Header.Get("X-Request-Id")
@@ -150,7 +152,7 @@ func (g *GitLab) faulty(route string, h http.HandlerFunc) http.Handler {
 				rec.Header().Set(k, v)
 			}
 			fail(rec, f.Status, http.StatusText(f.Status))
-		case f.LoseReply || f.After > 0:
+		case f.LoseReply || f.After > 0 || f.Header != nil:
 			held := &held{header: w.Header(), status: http.StatusOK}
 			h(held, r)
 			rec.status = held.status
@@ -158,6 +160,9 @@ func (g *GitLab) faulty(route string, h http.HandlerFunc) http.Handler {
 			if f.LoseReply {
 				c.Lost = true
 				panic(http.ErrAbortHandler)
+			}
+			for k, v := range f.Header {
+				rec.Header().Set(k, v)
 			}
 			rec.WriteHeader(held.status)
 			rec.Write(held.body.Bytes())

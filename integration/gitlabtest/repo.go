@@ -7,6 +7,7 @@ import (
 	"net/http/cgi"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +27,15 @@ type Project struct {
 	pipelines int64 // under g.mu
 }
 
+const repoConfig = `[core]
+	repositoryformatversion = 0
+	bare = true
+[uploadpack]
+	allowAnySHA1InWant = true
+[gc]
+	auto = 0
+`
+
 // AddProject makes a project whose branch main has these files.
 func (g *GitLab) AddProject(t testing.TB, path string, files map[string]string) *Project {
 	t.Helper()
@@ -37,10 +47,8 @@ func (g *GitLab) AddProject(t testing.TB, path string, files map[string]string) 
 	if err == nil {
 		err = p.git("init", "-q", "--bare", "--initial-branch=main", ".")
 	}
-	for _, c := range [][2]string{{"uploadpack.allowAnySHA1InWant", "true"}, {"gc.auto", "0"}} {
-		if err == nil {
-			err = p.git("config", c[0], c[1])
-		}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(p.dir, "config"), []byte(repoConfig), 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)

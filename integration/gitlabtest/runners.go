@@ -91,7 +91,8 @@ type runnerBody struct {
 	Session    map[string]any `json:"session"`
 }
 
-// runner reads a runner's request. Header and body must have the same token.
+// runner reads a runner's request. The body must have the token, and the header, if
+// there is one, the same.
 func (g *GitLab) runner(w http.ResponseWriter, r *http.Request) (*Runner, *runnerBody) {
 	b := new(runnerBody)
 	if r.ContentLength != 0 {
@@ -100,9 +101,11 @@ func (g *GitLab) runner(w http.ResponseWriter, r *http.Request) (*Runner, *runne
 			return nil, nil
 		}
 	}
-	if h := r.Header.Get("Runner-Token"); b.Token == "" {
-		b.Token = h
-	} else if h != "" && h != b.Token {
+	if b.Token == "" {
+		fail(w, http.StatusBadRequest, "400 Bad request - token is missing")
+		return nil, nil
+	}
+	if h := r.Header.Get("Runner-Token"); h != "" && h != b.Token {
 		b.Token = "the header has another one"
 	}
 	g.mu.Lock()

@@ -73,6 +73,7 @@ type Docker struct {
 	HelperImage string   `json:"helper_image"`
 	Volumes     []string `json:"volumes"`
 	NetworkMode string   `json:"network_mode"`
+	Host        string   `json:"host"` // of the daemon, "" is docker's own default
 }
 
 // Custom is [runners.custom].

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,13 +22,15 @@ type lab struct {
 	token   *gitlabtest.Runner
 	entry   runner.Entry
 	r       *runner.Runner
-	stop    func()
+	seen    atomic.Bool // for a test's own use
+	stop    func()      // may be called again
 }
 
 type setup struct {
 	gitlab gitlabtest.Options
 	entry  func(*runner.Entry)
 	config func(*runner.Config)
+	before func(*lab) // the runner starts
 }
 
 func newLab(t *testing.T, s setup) *lab {
@@ -49,6 +52,9 @@ func newLab(t *testing.T, s setup) *lab {
 	c := runner.Config{Entries: []runner.Entry{l.entry}, Scale: 100, Log: testWriter(t)}
 	if s.config != nil {
 		s.config(&c)
+	}
+	if s.before != nil {
+		s.before(l)
 	}
 	r, err := runner.New(c)
 	require.NoError(t, err)
@@ -79,7 +85,7 @@ func TestPipeline(t *testing.T) {
 		{Name: "check", Parallel: 2, Script: []string{"cat out/a README.md", "echo node $CI_NODE_INDEX"}},
 		{Name: "ship", Stage: "deploy", Needs: gitlabtest.Needs("make"), Script: []string{"test -f out/a"}, AfterScript: []string{"echo after $CI_JOB_STATUS"}},
 	}})
-	pl.MustWait(t, gitlabtest.Success, 20*time.Second)
+	pl.MustWait(t, gitlabtest.Success, time.Minute)
 	for _, j := range pl.Jobs() {
 		require.Len(t, j.Log.Assigned, 1)
 		require.Len(t, j.Log.Finals, 1)

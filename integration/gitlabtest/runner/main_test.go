@@ -1,6 +1,7 @@
 package runner_test
 
 import (
+	"flag"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -10,5 +11,7 @@ import (
 
 func TestMain(m *testing.M) {
 	runner.Main()
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8") // they mostly wait
 	goleak.VerifyTestMain(m)
 }

@@ -48,43 +48,45 @@ func (s *shell) run(ctx context.Context, sc script) error {
 
 func (s *shell) cleanup() {}
 
-// runCommand runs a program in a process group of its own, and ends the group when ctx
-// ends: SIGTERM, after the graceful time SIGKILL.
+// runCommand runs a program whose exit code is the script's.
 func runCommand(ctx context.Context, b *build, args, env []string, stdin string) error {
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), b.trace, b.trace
 	cmd.Env = env
+	err := runGroup(ctx, b, cmd)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return &buildError{err: fmt.Errorf("exit status %d", exit.ExitCode()), reason: "script_failure", exit: exit.ExitCode()}
+	}
+	return err
+}
+
+// runGroup runs a program in a process group of its own, and ends the group when ctx
+// ends: SIGTERM, after the graceful time SIGKILL. It returns the program's own *exec.ExitError.
+func runGroup(ctx context.Context, b *build, cmd *exec.Cmd) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	ownGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return systemError(err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	var err error
 	select {
-	case err = <-done:
+	case err := <-done:
+		return err
 	case <-ctx.Done():
-		endGroup(cmd.Process.Pid)
+	}
+	endGroup(cmd.Process.Pid)
+	select {
+	case <-done:
+	case <-time.After(b.c.scaled(def(b.cl.e.GracefulKill, 10*time.Minute))):
+		killGroup(cmd.Process.Pid)
 		select {
 		case <-done:
-		case <-time.After(b.c.scaled(def(b.cl.e.GracefulKill, 10*time.Minute))):
-			killGroup(cmd.Process.Pid)
-			select {
-			case <-done:
-			case <-time.After(b.c.scaled(def(b.cl.e.ForceKill, 10*time.Second))):
-			}
+		case <-time.After(b.c.scaled(def(b.cl.e.ForceKill, 10*time.Second))):
 		}
-		return context.Cause(ctx)
 	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return &buildError{err: fmt.Errorf("exit status %d", exit.ExitCode()), reason: "script_failure", exit: exit.ExitCode()}
-	}
-	if err != nil {
-		return systemError(err)
-	}
-	return nil
+	return context.Cause(ctx)
 }

@@ -93,9 +93,13 @@ func (b *build) steps(all, step context.Context, x executor) error {
 	var err error
 	var after *Step
 	for i := range b.job.Steps {
+		if b.job.Steps[i].Name == "after_script" {
+			after = &b.job.Steps[i]
+		}
+	}
+	for i := range b.job.Steps {
 		s := &b.job.Steps[i]
-		if s.Name == "after_script" {
-			after = s
+		if s == after {
 			continue
 		}
 		if err = x.run(step, script{"build_script", b.userScript(s.Script, "running"), false}); err != nil {
