@@ -145,6 +145,9 @@ func (g *guest) lend(ctx context.Context, t *told) (*place, error) {
 	if err := a.clearSlot(ctx, g.r.slot); err != nil {
 		return nil, &fault{api.FailAttach, fmt.Errorf("the slot's directory can't be emptied: %w", err)}
 	}
+	for _, n := range c.External.Notes {
+		t.say("%s", n)
+	}
 	if off := c.External.Off; off != "" {
 		t.say("workspace OFF: %s", off)
 		ws := api.Workspace{
