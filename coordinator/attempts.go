@@ -117,7 +117,7 @@ func (t *txn) finish(r api.AttemptRef, f api.Finish) (api.Finished, error) {
 	}
 	j := t.jobs.get(a.Job)
 	outside := j.Def.External != nil
-	if f.Infrastructure || (f.Status == api.StatusCanceled && !j.Cancel && !outside) {
+	if f.Infrastructure || (outside && f.Undelivered) || (f.Status == api.StatusCanceled && !j.Cancel && !outside) {
 		if f.Code == "" {
 			f.Code, f.Reason = api.FailAdapter, "the host gave the job back"
 		}

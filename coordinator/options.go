@@ -53,6 +53,9 @@ type Options struct {
 	GitLabDrain time.Duration
 	// tune changes the times of the GitLab service in tests.
 	tune func(*gitlab.Options)
+	// TellGrace is how long a host that ended a job for no fault of its script may take
+	// to tell GitLab itself (1 min); then the coordinator does.
+	TellGrace time.Duration
 	// PipelineIdle is after what time without a job a pipeline of another system is
 	// closed (6 h).
 	PipelineIdle time.Duration
@@ -116,6 +119,7 @@ func (o Options) withDefaults() (Options, error) {
 		{&o.QueueTimeout, 24 * time.Hour},
 		{&o.GitLabDrain, 65 * time.Second},
 		{&o.PipelineIdle, 6 * time.Hour},
+		{&o.TellGrace, time.Minute},
 	}
 	for _, d := range durations {
 		if *d.v <= 0 {

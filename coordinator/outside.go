@@ -144,13 +144,18 @@ func (b board) Told(ctx context.Context, id string) error {
 
 // owe notes that a job's system has to be told of its end, until it answers. A job
 // that its runner had from the start is the runner's to end.
-func (t *txn) owe(id, why string, stopped bool) {
+func (t *txn) owe(id, why string, stopped bool) { t.oweAt(id, why, stopped, 0) }
+
+// oweAt is owe for a job of which the system may hear from its host: it is told only
+// after a while, and its log is left alone.
+func (t *txn) oweAt(id, why string, stopped bool, later time.Duration) {
 	j := t.jobs.get(id)
 	if j.Def.External == nil || j.Def.External.Host != "" || j.Outside.Owed != "" {
 		return
 	}
 	j = t.editJob(id)
-	j.Outside.Owed, j.Outside.OwedMS, j.Outside.Stopped = first(why, "it failed"), t.ms(), stopped
+	j.Outside.Owed, j.Outside.OwedMS, j.Outside.Stopped = first(why, "it failed"), t.now.Add(later).UnixMilli(), stopped
+	j.Outside.Quiet = later > 0
 }
 
 // lostPayload ends a job whose payload can't be read: there is no token with which
@@ -198,7 +203,11 @@ func (t *txn) outsideFault(a *state.Attempt, code api.Code, reason string, byHos
 	default:
 		j = t.editJob(j.ID)
 		j.Status, j.Code, j.Reason, j.EndMS = api.StatusFailed, code, reason, t.ms()
-		t.owe(j.ID, fmt.Sprintf("%s on %s: %s", code, a.Host, reason), false)
+		later := time.Duration(0)
+		if byHost {
+			later = t.s.o.TellGrace
+		}
+		t.oweAt(j.ID, fmt.Sprintf("%s on %s: %s", code, a.Host, reason), false, later)
 		t.look[j.Pipeline] = true
 		t.event(j.Pipeline, j, reason)
 	}

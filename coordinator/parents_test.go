@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -276,4 +278,52 @@ func TestGitLabReopen(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got.Jobs, 3)
 	require.Equal(t, api.StatusSuccess, got.Status)
+}
+
+// What can't be done is said, and what must not leave a host is not kept at all.
+func TestGitLabNeverUpload(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	h := b.newLabHost(l, "host-a", 1)
+	_, build := h.one(l, 11, "build", "one", deps())
+	l.add(12, "secret", "two", deps(11), variables("ROOST_NEVER_UPLOAD", "*.pem"))
+	c := h.takes()
+	require.Equal(t, "never", c.Job.Workspace.Commit)
+	require.Len(t, c.External.Notes, 1)
+	h.begin(c)
+	_, err := h.end(c, api.Finish{Status: api.StatusSuccess, Code: api.SealNever})
+	require.NoError(t, err)
+	c, _ = h.one(l, 13, "after", "three", deps(12))
+	require.Equal(t, []snapshot.ID{build}, inputs(c))
+	require.Equal(t, []string{"11"}, c.External.Contained, "what it made is not in there")
+}
+
+// People find the job in GitLab again.
+func TestGitLabOrigin(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	h := b.newLabHost(l, "host-a", 1)
+	h.one(l, 11, "build", "one", func(p map[string]any) {
+		p["job_info"].(map[string]any)["project_full_path"] = `group/"><img src=x>/../demo`
+	})
+	p := onlyPipeline(t, b)
+	o := b.job(p, "build").Origin
+	require.Equal(t, api.SystemGitLab, o.System)
+	require.Equal(t, int64(11), o.ID)
+	require.True(t, strings.HasPrefix(o.Web, l.http.URL+"/"), o.Web)
+	require.NotContains(t, o.Web, "<")
+	require.Contains(t, o.Pool, "linux of ")
+	hosts, err := b.user.Hosts(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, o.Pool, hosts[0].Pool)
+	r, err := http.NewRequest("GET", b.http.URL+"/pipelines/1", nil)
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+userToken)
+	resp, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Contains(t, string(page), "gitlab 11</a>")
+	require.NotContains(t, string(page), "<img")
 }

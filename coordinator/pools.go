@@ -198,7 +198,7 @@ func (s *Server) kept() []gitlab.Kept {
 		k := gitlab.Kept{
 			ID: id, URL: e.URL, Job: e.ID, Received: time.UnixMilli(e.ReceivedMS),
 			Log:  logIn(j),
-			Owed: j.Outside.Owed, OwedSince: time.UnixMilli(j.Outside.OwedMS), Canceled: j.Outside.Stopped,
+			Owed: j.Outside.Owed, OwedSince: time.UnixMilli(j.Outside.OwedMS), Canceled: j.Outside.Stopped, Quiet: j.Outside.Quiet,
 			Timeout: time.Duration(j.Def.Spec.TimeoutMS) * time.Millisecond,
 		}
 		if k.Owed == "" {

@@ -111,6 +111,9 @@ func (s *Server) showJob(j *state.Job, out *state.Snapshot) api.Job {
 		Code: j.Code, Reason: j.Reason, ExitCode: j.ExitCode, QueuedMS: j.QueuedMS, StartMS: j.StartMS,
 		RunMS: j.RunMS, EndMS: j.EndMS, Placed: j.Placed, Workspace: j.Workspace,
 	}
+	if e := j.Def.External; e != nil {
+		v.Origin = &api.Origin{System: e.System, ID: e.ID, Web: e.Web, Pool: e.Pool, Owed: j.Outside.Owed}
+	}
 	if w := s.world.waits[j.ID]; w != nil && j.Status == api.StatusQueued {
 		v.Reason = w.reason
 		v.Placed = api.Placement{Code: j.Code, Reason: w.reason, Candidates: w.candidates}
@@ -244,7 +247,7 @@ func (s *Server) showHosts() []api.Host {
 		v := api.Host{
 			Name: name, State: h.State, Slots: h.Slots, Running: len(s.world.live[name]), Tags: h.Tags, Driver: h.Driver,
 			OS: h.OS, Arch: h.Arch, Fingerprint: h.Fingerprint, Version: h.Software, SinceMS: h.SinceMS,
-			Snapshots: len(p.holds), DiskFree: p.diskFree, DiskTotal: p.diskTotal, Queue: p.queue,
+			Pool: h.Pool, Snapshots: len(p.holds), DiskFree: p.diskFree, DiskTotal: p.diskTotal, Queue: p.queue,
 		}
 		if !p.seen.IsZero() {
 			v.SeenMS = p.seen.UnixMilli()

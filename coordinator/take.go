@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,6 +98,10 @@ func (t *txn) take(from gitlab.Pool, g *gitlab.Job, payload []byte, host string,
 	j.Def = t.defineOutside(from, g)
 	j.Def.External.Host, j.Def.External.Slot = host, slot
 	j.Outside.Notes = g.Settings.Notes
+	if len(g.Settings.NeverUpload) > 0 {
+		j.Outside.Notes = append(slices.Clip(j.Outside.Notes),
+			"ROOST_NEVER_UPLOAD: this version can't keep single files on their host, so nothing of this job's workspace is kept")
+	}
 	if j.Def.External.Off == "" {
 		t.fromOf(p, g, j)
 		j.Outside.Asking = g.Path != "" && host == "" && t.s.apiToken(from.Name) != ""
@@ -216,11 +221,13 @@ func (t *txn) defineOutside(from gitlab.Pool, g *gitlab.Job) *state.Def {
 		Name: g.Name, Off: g.Off, Durability: first(set.Durability, pool.Durability, gitlab.DurabilityLocal),
 		FetchBudgetMS: pool.FetchBudgetMS, Path: g.Path, ReceivedMS: t.ms(),
 	}
-	if g.Path != "" {
-		e.Web = fmt.Sprintf("%s/%s/-/jobs/%d", from.URL, g.Path, g.ID)
-	}
+	e.Web = webPage(from.URL, g)
 	if e.Off == "" && platformOf(from.Runner) == "windows" {
 		e.Off = "its runner is on Windows"
+	}
+	commit := first(set.Commit, pipeline.CommitOnSuccess)
+	if len(set.NeverUpload) > 0 {
+		commit = pipeline.CommitNever // whatever is kept may be uploaded
 	}
 	if mode == gitlab.ModeOff {
 		mode, e.Off = pipeline.ModeOptional, "it says so"
@@ -232,13 +239,30 @@ func (t *txn) defineOutside(from gitlab.Pool, g *gitlab.Job) *state.Def {
 		Spec: api.JobSpec{
 			Name: g.JobName, Stage: g.Stage, TimeoutMS: g.Timeout.Milliseconds(),
 			Workspace: api.WorkspaceSpec{
-				Disabled: e.Off != "", Commit: first(set.Commit, pipeline.CommitOnSuccess), Mode: mode,
+				Disabled: e.Off != "", Commit: commit, Mode: mode,
 				OnConflict: first(set.OnConflict, pipeline.ConflictError), Atomic: set.Atomic, Caches: set.Caches,
-				NeverUpload: set.NeverUpload,
 			},
 		},
 		When: pipeline.OnSuccess, External: e,
 	}
+}
+
+// webPage is the address of a job's page, "" if its project's path is not known.
+func webPage(base string, g *gitlab.Job) string {
+	u, err := url.Parse(base)
+	if err != nil || g.Path == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return ""
+	}
+	return u.JoinPath(escapePath(g.Path), "-", "jobs", strconv.FormatInt(g.ID, 10)).String()
+}
+
+// escapePath makes each element of a path fit for an address.
+func escapePath(p string) string {
+	parts := strings.Split(p, "/")
+	for i := range parts {
+		parts[i] = url.PathEscape(parts[i])
+	}
+	return strings.Join(parts, "/")
 }
 
 // fromOf finds the jobs whose files a new job j starts from, and notes by which rule.

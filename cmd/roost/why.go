@@ -119,6 +119,15 @@ func explain(w io.Writer, j *api.JobDetail) {
 	if j.Reason != "" {
 		fmt.Fprintf(w, "  %s [%s]\n", j.Reason, j.Code)
 	}
+	if o := j.Origin; o != nil {
+		fmt.Fprintf(w, "  %s job %d, pool %s\n", o.System, o.ID, o.Pool)
+		if o.Web != "" {
+			fmt.Fprintf(w, "  %s\n", o.Web)
+		}
+		if o.Owed != "" {
+			fmt.Fprintf(w, "  %s was not told yet: %s\n", o.System, o.Owed)
+		}
+	}
 	if len(j.Attempts) == 0 {
 		fmt.Fprintln(w, "  it has not been given to a host")
 	}

@@ -189,9 +189,6 @@ type WorkspaceSpec struct {
 	Caches        []string          `json:"caches,omitempty"`
 	Map           map[string]string `json:"map,omitempty"`
 	InheritFailed bool              `json:"inherit_failed,omitempty"`
-	// NeverUpload are globs of files that stay on their host. A layer of a job that
-	// has some is not uploaded at all.
-	NeverUpload []string `json:"never_upload,omitempty"`
 }
 
 // Prefer says which job wins on paths that match a glob.

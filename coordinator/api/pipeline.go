@@ -81,8 +81,21 @@ type Job struct {
 	Placed   Placement `json:"placed,omitzero"`
 	// Workspace is what the job found and what it moved.
 	Workspace Workspace `json:"workspace"`
+	// Origin is where a job of another system comes from.
+	Origin *Origin `json:"origin,omitempty"`
 	// Layer is what is known of the job's output; zero until it is packed.
 	Layer LayerRef `json:"layer,omitzero"`
+}
+
+// Origin is where a job of another system comes from.
+type Origin struct {
+	System string `json:"system"`
+	ID     int64  `json:"id"`
+	// Web is the address of its page there, https or http; "" if it is not known.
+	Web  string `json:"web,omitempty"`
+	Pool string `json:"pool"`
+	// Owed, if set, is what its system has not been told yet.
+	Owed string `json:"owed,omitempty"`
 }
 
 // Placement is why a job ran where it ran.

@@ -170,6 +170,7 @@ type Host struct {
 	OS          string   `json:"os"`
 	Arch        string   `json:"arch"`
 	Fingerprint string   `json:"fingerprint"`
+	Pool        string   `json:"pool,omitempty"` // whose runners' jobs it takes
 	Version     string   `json:"version"`
 	SinceMS     int64    `json:"since_ms"` // registered
 	SeenMS      int64    `json:"seen_ms"`  // last heartbeat

@@ -86,11 +86,13 @@ type Kept struct {
 	// Queued says that no host was offered the job: its log may be written to.
 	Queued bool
 	Log    Log
-	// Owed is why it failed, "" while it waits. Canceled says that it did not fail:
-	// GitLab asked for its end.
+	// Owed is why it failed, "" while it waits. GitLab is told from OwedSince on; Quiet
+	// says that its log is not ours to end, Canceled that it did not fail: GitLab asked
+	// for its end.
 	Owed      string
 	OwedSince time.Time
 	Canceled  bool
+	Quiet     bool
 	Timeout   time.Duration
 }
 

@@ -254,7 +254,10 @@ func (k *keeper) tell(ctx context.Context) (time.Duration, error) {
 		k.s.o.Log.Error("GitLab was not told of a job's end: it did not answer for too long", "job", k.job.Job)
 		return time.Hour, k.s.o.Board.Told(ctx, k.id)
 	}
-	if !k.job.Canceled && !k.closing {
+	if early := k.job.OwedSince.Sub(k.s.o.Now()); early > 0 {
+		return early, nil
+	}
+	if !k.job.Canceled && !k.job.Quiet && !k.closing {
 		k.closing = true
 		k.lastLine(ctx)
 	}

@@ -98,7 +98,7 @@ func Variables() []Setting {
 		},
 		{
 			Name: "ROOST_NEVER_UPLOAD", Values: "globs, separated by commas or spaces", Default: "none",
-			Effect: "files that never leave their host. In this version the whole of the job's layer stays: jobs that need it run there.",
+			Effect: "files that must never leave their host. This version can't keep single files there, so nothing of the job's workspace is kept; the jobs after it start from what it started from.",
 			read:   func(s *Settings, v string) (err error) { s.NeverUpload, err = globs(v); return err },
 		},
 	}

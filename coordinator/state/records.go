@@ -95,9 +95,11 @@ type Outside struct {
 	// Unsure says that somebody else may have written since.
 	Unsure bool `json:"unsure,omitempty"`
 	// Owed, if set, is why the job failed, which the system has to be told until it
-	// answers. OwedMS is since when.
+	// answers, and OwedMS from when on.
 	Owed   string `json:"owed,omitempty"`
 	OwedMS int64  `json:"owed_ms,omitempty"`
+	// Quiet says that somebody else writes the end of its log.
+	Quiet bool `json:"quiet,omitempty"`
 	// Stopped says that the system asked for its end itself.
 	Stopped bool `json:"stopped,omitempty"`
 }
