@@ -86,7 +86,7 @@ func (h *runnerHost) calls() string {
 	return string(b)
 }
 
-const testJoin = "roost-join:https://ci-1.example.org:7780#0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef#tokentokentokentokentokentokentoken"
+const testJoin = testJoinLine
 
 // Every shape of file that the editor knows is installed on, twice, and comes back byte
 // for byte. What is written is a valid configuration.

@@ -177,7 +177,11 @@ func (o *installOptions) undo(cmd *cobra.Command, in *install.Installer, j *inst
 		}
 		stopped = true
 		o.waitForJobs(cmd)
-		return o.stopUnits(ctx, agents)
+		if err := o.stopUnits(ctx, agents); err != nil {
+			return err
+		}
+		unmountIdle(filepath.Join(o.lib, "slots"))
+		return nil
 	})
 	if err != nil {
 		return left, err
