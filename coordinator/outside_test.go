@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/state"
 )
 
 // eventually waits for something that the service does by itself.
@@ -383,4 +384,36 @@ func TestGitLabHostsAreApart(t *testing.T) {
 	c := h.takes()
 	require.Equal(t, "build", c.Job.Name)
 	n.run("native")
+}
+
+// The log names the host that is waited for, and the wait is bounded by the job's own
+// time.
+func TestGitLabWaitsForHolder(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	h := b.newLabHost(l, "host-b", 2)
+	h.reg.Slots = 1
+	h.free = 1
+	h.register()
+	_, build := h.one(l, 11, "build", "one", deps())
+	h.upload(build, "", 300<<30)
+	l.add(12, "long", "one", deps())
+	c := h.takes()
+	h.begin(c)
+	a := b.newLabHost(l, "host-a", 1)
+	l.add(13, "test", "two", deps(11))
+	require.Empty(t, a.offer(1500*time.Millisecond))
+	require.Regexp(t, `^roost: waiting for host-b, which holds 2\.9 TiB of this workspace, about [0-9]+ s\n$`, string(l.get(13).trace))
+	p := onlyPipeline(t, b)
+	require.Equal(t, api.WaitHolder, b.job(p, "test").Code)
+	h.succeed(c)
+	c = h.takes()
+	require.Equal(t, "test", c.Job.Name)
+	require.Equal(t, string(l.get(13).trace), string(c.External.Log))
+}
+
+func TestOutsideBound(t *testing.T) {
+	for minutes, want := range map[int64]float64{10: 30, 20: 60, 60: 120, 6000: 120} {
+		require.InDelta(t, want, outsideBound(&state.Job{Def: &state.Def{Spec: api.JobSpec{TimeoutMS: minutes * 60_000}}}), 1e-9)
+	}
 }

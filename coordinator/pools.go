@@ -250,8 +250,10 @@ func bytesText(b int64) string {
 		return fmt.Sprintf("%.1f KiB", float64(b)/(1<<10))
 	case b < 1<<30:
 		return fmt.Sprintf("%.1f MiB", float64(b)/(1<<20))
+	case b < 1<<40:
+		return fmt.Sprintf("%.1f GiB", float64(b)/(1<<30))
 	}
-	return fmt.Sprintf("%.1f GiB", float64(b)/(1<<30))
+	return fmt.Sprintf("%.1f TiB", float64(b)/(1<<40))
 }
 
 func secondsText(s float64) string {
