@@ -41,7 +41,10 @@ type Config struct {
 	// CAFile holds the certificates of a GitLab that the system does not trust, PEM.
 	// They are also given to jobs, for git.
 	CAFile string `json:"ca_file,omitempty"`
-	// RunAs is the user, by number, who may use the custom executor's socket besides root.
+	// Socket is where the custom executor's calls find us. The jobs' user must reach it.
+	// Default: custom.sock in Settings.Dir, which nobody but ourselves can enter.
+	Socket string `json:"socket,omitempty"`
+	// RunAs is the user, by number, who may use that socket besides root.
 	RunAs *uint32 `json:"run_as,omitempty"`
 
 	// HoldMS is how long a request for a job waits for one. The runner's own limit is
@@ -65,6 +68,9 @@ type Config struct {
 	// OrphanMS is how long a job that is ready waits for its slot's next request when
 	// the one that it was made for was answered meanwhile. Default 60 s.
 	OrphanMS int64 `json:"orphan_ms,omitempty"`
+	// CustomMS is how long a job of the custom executor waits for its workspace to be
+	// given. Default 60 s.
+	CustomMS int64 `json:"custom_ms,omitempty"`
 	// RetryMS is the first pause between two tries to reach GitLab or the agent; it
 	// doubles up to 60 s. Default 1 s.
 	RetryMS int64 `json:"retry_ms,omitempty"`
@@ -113,6 +119,7 @@ func (c *Config) defaults() {
 		{&c.GoneMS, 40 * time.Second},
 		{&c.SilentMS, 10 * time.Minute},
 		{&c.OrphanMS, time.Minute},
+		{&c.CustomMS, time.Minute},
 		{&c.RetryMS, time.Second},
 	} {
 		if *d.ms <= 0 {

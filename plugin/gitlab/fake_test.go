@@ -297,7 +297,7 @@ func (h *house) start() {
 	raw, err := json.Marshal(h.cfg)
 	require.NoError(h.t, err)
 	listening := make(chan net.Addr, 1)
-	h.o.Listening = func(a []net.Addr) { listening <- a[0] }
+	h.o.Listening = func(a []net.Addr) { listening <- append(a, &net.TCPAddr{})[0] }
 	h.p = New(h.o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

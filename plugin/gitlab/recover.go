@@ -68,12 +68,12 @@ func (s *service) recover(ctx context.Context) {
 		s.mu.Lock()
 		j := s.attempts[h.Attempt]
 		s.mu.Unlock()
-		if j == nil && !s.isCustom(h.Attempt) {
-			s.log.Info("a job that was never handed out goes back", "attempt", string(h.Attempt), "slot", h.Slot)
-			if !s.discard(ctx, plugin.DiscardRequest{Attempt: h.Attempt, Outcome: plugin.OutcomeUndelivered}) {
-				return
-			}
+		if j == nil && !s.giveBack(ctx, h) {
+			return
 		}
+	}
+	if s.customs != nil {
+		s.customs.reconcile(here)
 	}
 	s.mu.Lock()
 	var orphans []*job
@@ -95,6 +95,19 @@ func (s *service) recover(ctx context.Context) {
 	close(s.known)
 }
 
+// giveBack ends an attempt that no record knows.
+func (s *service) giveBack(ctx context.Context, h plugin.Held) bool {
+	d := plugin.DiscardRequest{Attempt: h.Attempt, Outcome: plugin.OutcomeUndelivered}
+	if s.customs != nil {
+		if s.customs.holds(h.Attempt) {
+			return true
+		}
+		d.Outcome = plugin.OutcomeSystem // its runner had it all along
+	}
+	s.log.Info("a job that was never handed out goes back", "attempt", string(h.Attempt), "slot", h.Slot)
+	return s.discard(ctx, d)
+}
+
 // watch looks after jobs whose runners are silent.
 func (s *service) watch(ctx context.Context) {
 	every := min(5*time.Second, ms(min(s.cfg.AckMS, s.cfg.SilentMS)/4)+time.Millisecond)
@@ -107,6 +120,9 @@ func (s *service) watch(ctx context.Context) {
 		s.mu.Unlock()
 		for _, j := range jobs {
 			s.check(j)
+		}
+		if s.customs != nil {
+			s.customs.expire()
 		}
 	}
 }

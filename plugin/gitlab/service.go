@@ -1,12 +1,14 @@
 package gitlab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -29,6 +31,10 @@ type service struct {
 	slots map[int]*slot
 	bufs  *buffers
 	std   *log.Logger
+
+	// customs is there for the custom executor alone.
+	customs *customs
+	socket  string
 
 	// life ends when Serve returns; work counts what runs in it.
 	life context.Context
@@ -73,6 +79,12 @@ func newService(ctx context.Context, o Options, set plugin.Settings, a plugin.Ag
 	}
 	if s.recs, err = openRecords(set.Dir); err != nil {
 		return nil, err
+	}
+	if cfg.Executor == ExecutorCustom {
+		s.socket = cmp.Or(cfg.Socket, filepath.Join(set.Dir, "custom.sock"))
+		if s.customs, err = openCustoms(s, set.Dir); err != nil {
+			return nil, err
+		}
 	}
 	s.bufs, s.std = &buffers{}, o.Log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))

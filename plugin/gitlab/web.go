@@ -34,10 +34,18 @@ func (s *service) listen(ctx context.Context) (*web, error) {
 		BaseContext:    func(net.Listener) context.Context { return s.life },
 	}
 	var addrs []net.Addr
-	for _, a := range s.cfg.Listen {
-		if s.cfg.Executor == ExecutorCustom {
-			break // its runner has the real token and speaks with GitLab
+	if s.customs != nil { // its runner has the real token and speaks with GitLab
+		srv, err := s.customs.listen(ctx)
+		if err != nil {
+			return nil, err
 		}
+		w.srv = srv
+		if s.o.Listening != nil {
+			s.o.Listening(nil)
+		}
+		return w, nil
+	}
+	for _, a := range s.cfg.Listen {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a)
 		if err == nil {
 			addrs = append(addrs, l.Addr())
