@@ -32,6 +32,8 @@ type lab struct {
 	edit func(host string, slot int, e *runner.Entry)
 	// extra is added to the agents' files.
 	extra string
+	// alone has a token for each host that is a pool of its own.
+	alone map[string]string
 }
 
 // labHost is what a lab knows of a host besides its agent.
@@ -82,6 +84,10 @@ func (l *lab) addHost(name string, slots int) *labHost {
 	for i := range slots {
 		h.tokens = append(h.tokens, fmt.Sprintf("local-%s-%d-0123456789abcdef", name, i+1))
 	}
+	token, pool := l.token, "default"
+	if own := l.alone[name]; own != "" {
+		token, pool = own, name
+	}
 	h.conf = l.write(name+".toml", 0o600, fmt.Sprintf(`[agent]
 name = %q
 coordinator = %q
@@ -90,19 +96,24 @@ store_dir = %q
 
 [gitlab]
 url = %q
+pool = %q
 token_files = [%q]
 slot_tokens_file = %q
 listen = %q
 builds_dir = %q
 slots_dir = %q
 %s`, name, l.url, filepath.Join(l.dir, "coordinator", "agent.token"), filepath.Join(l.dir, name),
-		l.gl.URL(), l.write(name+".runner-token", 0o600, l.token+"\n"),
+		l.gl.URL(), pool, l.write(name+".runner-token", 0o600, token+"\n"),
 		l.write(name+".slot-tokens", 0o600, strings.Join(h.tokens, "\n")+"\n"),
 		h.listen, l.builds, l.slots(name), l.extra))
 	l.hosts[name] = h
 	l.agents[name] = launch(l.t, l.bin, l.dir, name, nil, "agent", "--config", h.conf)
 	l.agents[name].waitReady()
 	for slot := 1; slot <= slots; slot++ {
+		if realRunner != "" {
+			l.startRealRunner(l.t, name, slot)
+			continue
+		}
 		l.startRunner(name, slot)
 	}
 	return h
@@ -160,11 +171,10 @@ func (l *lab) close() {
 	}
 }
 
-// hostOf says on which host a job ran, by the manager that GitLab saw or by the
-// runner's name in its log.
+// hostOf says on which host a job ran, by the runner's name in its log.
 func (l *lab) hostOf(j gitlabtest.Job) string {
 	for name := range l.hosts {
-		if strings.Contains(string(j.Trace), "running on "+name) {
+		if strings.Contains(string(j.Trace), "  on "+name+"-") {
 			return name
 		}
 	}
