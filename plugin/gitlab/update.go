@@ -61,14 +61,26 @@ func (s *service) authorized(r *http.Request, rt route) *job {
 	s.mu.Lock()
 	j := s.jobs[rt.job]
 	s.mu.Unlock()
-	if j == nil || !j.holds(r.Header.Get("Job-Token")) {
+	token := tokenOf(r)
+	if j == nil || !j.holds(token) {
 		return nil
 	}
+	r.Header.Set("Job-Token", token)
+	r.Header.Del("Private-Token")
 	// A redirect within the runner loses the path's prefix, so that it may be missing.
 	if rt.slot != 0 && rt.slot != j.record().Slot {
 		return nil
 	}
 	return j
+}
+
+// tokenOf is the token of a job's call. Runners before 18 send it with updates under
+// another name.
+func tokenOf(r *http.Request) string {
+	if t := r.Header.Get("Job-Token"); t != "" {
+		return t
+	}
+	return r.Header.Get("Private-Token")
 }
 
 // lostCall tells a runner to stop. Its last update is the sign that it has.
