@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -121,4 +122,11 @@ func chain(jobs ...gitlabtest.JobDef) gitlabtest.PipelineDef {
 // public is a variable of the YAML file.
 func public(key, value string) []gitlabtest.Variable {
 	return []gitlabtest.Variable{{Key: key, Value: value, Public: true}}
+}
+
+func fileTime(t testing.TB, path string) time.Time {
+	t.Helper()
+	in, err := os.Lstat(path)
+	require.NoError(t, err)
+	return in.ModTime()
 }
