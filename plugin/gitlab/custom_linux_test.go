@@ -19,7 +19,7 @@ import (
 
 // customJobRun is a job of the custom executor, as the runner drives it.
 type customRun struct {
-	t    *testing.T
+	t    testing.TB
 	h    *house
 	dir  string
 	env  []string

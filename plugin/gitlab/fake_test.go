@@ -30,7 +30,7 @@ const (
 
 // fakeGitLab keeps the promises that GITLAB-RUNNER.md says GitLab keeps, for one or more jobs.
 type fakeGitLab struct {
-	t  *testing.T
+	t  testing.TB
 	ts *httptest.Server
 
 	mu    sync.Mutex
@@ -48,7 +48,7 @@ type upJob struct {
 	ends   int
 }
 
-func newFakeGitLab(t *testing.T) *fakeGitLab {
+func newFakeGitLab(t testing.TB) *fakeGitLab {
 	g := &fakeGitLab{t: t, jobs: map[string]*upJob{}}
 	g.ts = httptest.NewServer(http.HandlerFunc(g.serve))
 	t.Cleanup(g.ts.Close)
@@ -267,7 +267,7 @@ func workspace() *plugin.Workspace {
 
 // house is a plugin with its fakes around it.
 type house struct {
-	t     *testing.T
+	t     testing.TB
 	gl    *fakeGitLab
 	agent *fakeAgent
 	p     *Plugin
@@ -278,7 +278,7 @@ type house struct {
 	stop  func()
 }
 
-func newHouse(t *testing.T, change ...func(*house)) *house {
+func newHouse(t testing.TB, change ...func(*house)) *house {
 	h := &house{t: t, gl: newFakeGitLab(t), agent: newFakeAgent(), dir: t.TempDir()}
 	h.cfg = Config{
 		URL: h.gl.ts.URL, Listen: []string{"127.0.0.1:0"}, BuildsDir: "/builds", Tokens: []string{realToken},
@@ -302,7 +302,7 @@ func (h *house) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- h.p.Serve(ctx, plugin.Settings{Host: "host-a", Slots: []int{1, 2}, Dir: h.dir, Config: raw}, h.agent)
+		done <- h.p.Serve(ctx, plugin.Settings{Host: "host-a", Slots: numbers(h.cfg.Slots), Dir: h.dir, Config: raw}, h.agent)
 	}()
 	select {
 	case a := <-listening:
@@ -314,6 +314,14 @@ func (h *house) start() {
 		cancel()
 		require.NoError(h.t, <-done)
 	})
+}
+
+func numbers(slots []Slot) []int {
+	var out []int
+	for _, s := range slots {
+		out = append(out, s.Number)
+	}
+	return out
 }
 
 // grant queues a job of GitLab's.
