@@ -41,7 +41,7 @@ func TestPlugin(t *testing.T) {
 // driver plays the people who put jobs into the spool. Scripts leave marks.
 type driver struct{ spool, marks string }
 
-func (d *driver) Config() json.RawMessage {
+func (d *driver) Config(string) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(`{"spool": %q}`, d.spool))
 }
 

@@ -15,6 +15,8 @@ type PluginFixture struct {
 	Command wire.Command
 	// Driver makes what is around it, for one test.
 	Driver func(t *testing.T) Driver
+	// Jobs is how many jobs there are where a test wants many. Default 20.
+	Jobs int
 	// Slow multiplies how long the suite waits for things. Default 1.
 	Slow int
 }
@@ -22,8 +24,9 @@ type PluginFixture struct {
 // Driver plays what is around a plugin: the system that has jobs, and the runners that
 // run them. It lives as long as a test; the plugin is killed and started anew meanwhile.
 type Driver interface {
-	// Config is Settings.Config.
-	Config() json.RawMessage
+	// Config is Settings.Config. It is asked each time a process is started. views is where
+	// workspaces will be: that of slot 2, say, in views/2/<Workspace.Name>.
+	Config(views string) json.RawMessage
 	// Submit puts a job into the system. It returns the payload that the agent is to
 	// grant, or nil if the plugin brings the job itself, as Offer.Job. Payload, or Offer.Job, holds
 	// the job's name and its secret as they are.
@@ -62,8 +65,9 @@ type Seen struct {
 // jobs, and looks at what becomes of them, also when the plugin is killed at any moment.
 // plugin/example is a plugin that passes it.
 func RunPlugin(t *testing.T, f PluginFixture) {
-	if f.Slow < 1 {
-		f.Slow = 1
+	f.Slow = max(f.Slow, 1)
+	if f.Jobs < 1 {
+		f.Jobs = 20
 	}
 	tests := []struct {
 		name string

@@ -151,7 +151,7 @@ func oneJobPerSlot(t *testing.T, s *stage) {
 func manyJobs(t *testing.T, s *stage) {
 	s.start()
 	var names []string
-	for i := range 20 {
+	for i := range s.f.Jobs {
 		names = append(names, s.submit(TestJob{Exit: i % 2}))
 	}
 	for _, n := range names {

@@ -120,7 +120,7 @@ func killedAtRandom(t *testing.T, s *stage) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	var names []string
-	for i := range 16 {
+	for i := range s.f.Jobs {
 		names = append(names, s.submit(TestJob{Exit: i % 3 % 2}))
 	}
 	s.start()

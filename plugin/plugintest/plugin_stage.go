@@ -60,7 +60,7 @@ func (s *stage) start() {
 	served := make(chan error, 1)
 	go func() {
 		served <- p.Plugin.Serve(ctx, plugin.Settings{
-			Host: "host-a", Slots: s.a.slots, Dir: s.dir, Config: s.d.Config(),
+			Host: "host-a", Slots: s.a.slots, Dir: s.dir, Config: s.d.Config(s.a.root),
 		}, s.a)
 	}()
 	s.mu.Lock()
