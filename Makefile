@@ -10,12 +10,15 @@ FUZZPKGS ?= ./...
 KILLS   ?= 50
 MUTANTS ?= 1/1
 LEVEL   ?= full
+PKG_ARCHES ?= amd64 arm64
+# A package needs a version that begins with a digit: 1.2.3 of a tag, else 0.0.0~git.COMMIT.
+PKG_VERSION ?= $(or $(shell git describe --tags --exact-match 2>/dev/null | sed -n 's/^v\([0-9].*\)/\1/p'),0.0.0~git.$(shell git rev-parse --short HEAD 2>/dev/null || echo none))
 PROMISES := ^Test(Kill|Order|Faults|Flips|FlipsOnDisk|EvilLayers|HostileTrees|FlippedSources)$$
 
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test short race crash promises promises-sample mutants fuzz bench microbench lint fmt cover cross cross-vet demo demo-clean clean docs generate
+.PHONY: help build test short race crash promises promises-sample mutants fuzz bench microbench lint fmt cover cross cross-vet demo demo-clean clean docs generate packages
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +84,15 @@ cross: ## what has to build besides this machine
 cross-vet: ## the tests there, too
 	GOOS=darwin  $(GO) vet ./...
 	GOOS=windows $(GO) vet ./...
+
+packages: ## Debian and RPM packages in bin/packages
+	@mkdir -p bin/packages
+	$(GO) build -modfile=tools/nfpm.mod -o bin/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+	@set -e; for arch in $(PKG_ARCHES); do \
+	  GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/packages/roost ./cmd/roost; \
+	  for kind in deb rpm; do \
+	    GOARCH=$$arch PKG_VERSION='$(PKG_VERSION)' ROOST_BINARY=bin/packages/roost bin/nfpm package -f packaging/nfpm.yaml -p $$kind -t bin/packages/; done; \
+	done; rm -f bin/packages/roost
 
 generate: ## regenerate the Go of plugin/wire/plugin.proto (needs protoc: apt install protobuf-compiler)
 	@mkdir -p bin
