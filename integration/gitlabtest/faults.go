@@ -3,9 +3,9 @@ package gitlabtest
 import (
 	"bytes"
 	"cmp"
-	"crypto/rand"
 	"encoding/json"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -23,6 +23,10 @@ type Fault struct {
 	State string
 	// Nth is from 1; 0 is 1. Times 0 is 1, negative is for ever.
 	Nth, Times int
+	// Chance, if set, lets it meet a call that fits only that often, by Rand, which is
+	// asked by one call at a time.
+	Chance float64
+	Rand   *rand.Rand
 
 	// Delay passes before anything is read.
 	Delay time.Duration
@@ -80,6 +84,9 @@ func (g *GitLab) faultFor(route string, c *Call) *Fault {
 		if f.seen < f.Nth {
 			continue
 		}
+		if f.Chance > 0 && f.Rand.Float64() >= f.Chance {
+			continue
+		}
 		f.met++
 		return f
 	}
@@ -123,7 +130,7 @@ func (g *GitLab) faulty(route string, h http.HandlerFunc) http.Handler {
 		}
 		id := r.Header.Get("X-Request-Id")
 		if id == "" {
-			id = rand.Text()
+			id = newID()
 		}
 		w.Header().Set("X-Request-Id", id)
 		f := g.faultFor(route, &c)

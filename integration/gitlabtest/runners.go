@@ -79,6 +79,8 @@ func (r *Runner) Pause(on bool) {
 
 func (g *GitLab) secretLocked() string { return rand.Text()[:20] }
 
+func newID() string { return rand.Text() }
+
 // queueLocked is the value of a runner's queue (1.1): the same for all its managers.
 func (r *Runner) queueLocked() string { return fmt.Sprintf("%x.%x", r.ID, r.g.queue) }
 

@@ -33,6 +33,8 @@ type client struct {
 
 	mu   sync.Mutex
 	last string // X-GitLab-Last-Update, of this token
+	// token, if set, has replaced the entry's.
+	token string
 }
 
 func newClient(c *Config, e *Entry) *client {
@@ -130,30 +132,75 @@ func (cl *client) json(ctx context.Context, method, path string, header http.Hea
 }
 
 func (cl *client) runnerHeader() http.Header {
-	return http.Header{"Runner-Token": {cl.e.Token}}
+	return http.Header{"Runner-Token": {cl.runnerToken()}}
 }
 
-// verify is call 1. It says whether the token is good.
-func (cl *client) verify(ctx context.Context) (bool, error) {
-	resp, _, err := cl.json(ctx, "POST", "runners/verify", cl.runnerHeader(),
-		map[string]any{"token": cl.e.Token, "system_id": cl.c.SystemID, "info": cl.info()})
+// runnerToken is the entry's, or the one that replaced it.
+func (cl *client) runnerToken() string {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return def(cl.token, cl.e.Token)
+}
+
+// verify is call 1. It says whether the token is good, and when it is to be replaced:
+// after three quarters of its life, zero never.
+func (cl *client) verify(ctx context.Context) (good bool, rotate time.Time, err error) {
+	resp, out, err := cl.json(ctx, "POST", "runners/verify", cl.runnerHeader(),
+		map[string]any{"token": cl.runnerToken(), "system_id": cl.c.SystemID, "info": cl.info()})
 	if err != nil {
-		return false, err
+		return false, rotate, err
 	}
 	if resp.StatusCode == http.StatusForbidden {
-		return false, nil
+		return false, rotate, nil
 	}
 	if resp.StatusCode != http.StatusOK {
-		return false, fmt.Errorf("verify: %s", resp.Status)
+		return false, rotate, fmt.Errorf("verify: %s", resp.Status)
 	}
-	return true, nil
+	var answer struct {
+		TokenExpiresAt *time.Time `json:"token_expires_at"`
+	}
+	if json.Unmarshal(out, &answer) == nil && answer.TokenExpiresAt != nil { // old servers answer with plain text
+		now := time.Now()
+		rotate = now.Add(answer.TokenExpiresAt.Sub(now) * 3 / 4)
+	}
+	return true, rotate, nil
+}
+
+// reset is call 2: it replaces the token by a new one.
+func (cl *client) reset(ctx context.Context) error {
+	resp, out, err := cl.json(ctx, "POST", "runners/reset_authentication_token", cl.runnerHeader(), map[string]any{"token": cl.runnerToken()})
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Token string `json:"token"`
+	}
+	if err := json.Unmarshal(out, &answer); err != nil || resp.StatusCode != http.StatusCreated || answer.Token == "" {
+		return fmt.Errorf("reset of the token: %s", resp.Status)
+	}
+	cl.mu.Lock()
+	cl.token = answer.Token
+	cl.mu.Unlock()
+	return nil
+}
+
+// routed is call 4: whether the server sends the runner elsewhere for its jobs.
+func (cl *client) routed(ctx context.Context) bool {
+	h := cl.runnerHeader()
+	resp, err := cl.do(ctx, "GET", "runners/router/discovery", h, nil)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }
 
 // request is call 5. healthy is false for what counts against the entry (1.1), more
 // says that there may be another job at once.
 func (cl *client) request(ctx context.Context) (job *Job, healthy bool, status int) {
+	token := cl.runnerToken()
 	cl.mu.Lock()
-	body := map[string]any{"info": cl.info(), "token": cl.e.Token, "system_id": cl.c.SystemID}
+	body := map[string]any{"info": cl.info(), "token": token, "system_id": cl.c.SystemID}
 	if cl.last != "" && !cl.c.broken(LastUpdate) {
 		body["last_update"] = cl.last
 	}

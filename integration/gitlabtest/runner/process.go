@@ -40,7 +40,8 @@ func Start(t testing.TB, c Config, wrap ...string) *Process {
 	}
 	args := append(append([]string{}, wrap...), program, "run", file)
 	p := &Process{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{}), log: c.LogFile}
-	p.cmd.Env = append(os.Environ(), programEnv+"=1")
+	// a login shell per stage must not read what the person at this machine has in theirs
+	p.cmd.Env = append(os.Environ(), programEnv+"=1", "HOME="+dir)
 	p.cmd.Dir = dir
 	p.cmd.Stderr = os.Stderr
 	if err := p.cmd.Start(); err != nil {

@@ -65,8 +65,16 @@ func (r *Runner) Run(ctx context.Context) error {
 		e := &r.c.Entries[i]
 		cl := newClient(&r.c, e)
 		loops.Go(func() {
-			if good, err := cl.verify(polls); err == nil && !good {
+			good, rotate, err := cl.verify(polls)
+			if err == nil && !good {
 				r.logf("%s: token is not valid", e.Name)
+			}
+			if !rotate.IsZero() {
+				loops.Go(func() { r.rotate(polls, cl, rotate) })
+			}
+			if e.FeatureFlags["FF_USE_JOB_ROUTER"] && cl.routed(polls) {
+				r.logf("%s: jobs come from elsewhere", e.Name)
+				return
 			}
 			var askers sync.WaitGroup
 			for range def(e.RequestConcurrency, 1) {
@@ -84,6 +92,19 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	r.jobs.Wait()
 	return nil
+}
+
+// rotate replaces an entry's token when its time has come.
+func (r *Runner) rotate(ctx context.Context, cl *client, at time.Time) {
+	t := time.NewTimer(time.Until(at))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		if err := cl.reset(ctx); err != nil {
+			r.logf("%s: %v", cl.e.Name, err)
+		}
+	case <-ctx.Done():
+	}
 }
 
 // Quit is SIGQUIT: jobs are finished, no new ones taken.
