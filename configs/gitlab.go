@@ -24,6 +24,7 @@ type GitLab struct {
 	Executor       string   `mapstructure:"executor" default:"shell" doc:"The runners' executor: shell, docker or custom."`
 	BuildsDir      string   `mapstructure:"builds_dir" default:"/builds" doc:"builds_dir of the runners, as a job sees it; it must show the slot's directory SLOTS_DIR/N. Empty: the slot's directory itself, another path in each slot."`
 	SlotsDir       string   `mapstructure:"slots_dir" default:"" doc:"Directory that has a directory for each slot, where the workspace of its job appears. Empty: slots beside agent.store_dir. Drivers that copy need it on the store's file system."`
+	Socket         string   `mapstructure:"socket" default:"/run/roost/gitlab.sock" doc:"Socket where the custom executor (roost gitlab-custom) finds the agent."`
 	SlotTokensFile string   `mapstructure:"slot_tokens_file" default:"" doc:"File with the local token of each slot's runner, one per line, the first for slot 1. They are known to this host alone. Must be readable by its owner alone."`
 	RunAs          string   `mapstructure:"run_as" default:"" doc:"User that the shell executor's jobs run as, who owns an empty workspace. Empty: root."`
 	Mode           string   `mapstructure:"mode" default:"optional" reload:"yes" doc:"What a job is that does not say it: optional jobs start on an empty directory when their workspace can't be had, as on any runner; required ones fail as a system failure before their first command. off: jobs have no workspace unless they ask for one."`
@@ -68,6 +69,9 @@ func (g *GitLab) validate(bad func(key, format string, a ...any)) {
 	}
 	if g.SlotsDir != "" && (!filepath.IsAbs(g.SlotsDir) || filepath.Clean(g.SlotsDir) != g.SlotsDir || g.SlotsDir == "/") {
 		bad("gitlab.slots_dir", "%q is not an absolute path without . and ..", g.SlotsDir)
+	}
+	if !filepath.IsAbs(g.Socket) || len(g.Socket) > 100 {
+		bad("gitlab.socket", "%q is not an absolute path of at most 100 bytes", g.Socket)
 	}
 	if g.PluginChecksum != "" && !sumRE.MatchString(g.PluginChecksum) {
 		bad("gitlab.plugin_checksum", "%q is not a SHA-256 in 64 digits 0-9 a-f", g.PluginChecksum)

@@ -17,6 +17,7 @@ import (
 	"github.com/roost-ci/roost/agent/pluginhost"
 	"github.com/roost-ci/roost/configs"
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/slots"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/gitlab"
@@ -42,9 +43,12 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 	if opts.UID, opts.GID, err = runnerUser(g); err != nil {
 		return err
 	}
-	if g.Executor == "custom" && g.RunAs != "" {
+	if g.Executor == gitlab.ExecutorCustom {
 		uid := uint32(opts.UID)
-		conf.RunAs = &uid
+		conf.RunAs, conf.Socket = &uid, g.Socket
+		if err := durable.MkdirAll(filepath.Dir(g.Socket), 0o755); err != nil {
+			return fmt.Errorf("gitlab.socket: %w", err)
+		}
 	}
 	raw, err := json.Marshal(conf)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 // What the file says reaches pool and adapter.
 func TestGitLabAdapter(t *testing.T) {
 	dir := t.TempDir()
+	t.Cleanup(func() { unmountIdle(filepath.Join(dir, "slots")) })
 	file := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
@@ -44,10 +45,10 @@ func TestGitLabAdapter(t *testing.T) {
 	require.Equal(t, []string{"127.0.0.1:9292", "172.17.0.1:9292"}, conf.Listen)
 	require.Equal(t, []gitlab.Slot{{Number: 1, Token: "local-token-0000000001"}, {Number: 2, Token: "local-token-0000000002"}}, conf.Slots)
 
-	c.GitLab.BuildsDir, c.GitLab.SlotsDir = "", "/srv/slots"
+	c.GitLab.BuildsDir, c.GitLab.SlotsDir = "", filepath.Join(dir, "other")
 	conf, err = pluginConfig(c, opts.Pool.Tokens)
 	require.NoError(t, err)
-	require.Equal(t, "/srv/slots/2", conf.Slots[1].BuildsDir, "where there is no namespace the path is the slot's")
+	require.Equal(t, filepath.Join(dir, "other", "2"), conf.Slots[1].BuildsDir, "where there is no namespace the path is the slot's")
 
 	opts = agent.Options{Name: "host-a", Slots: 3}
 	require.ErrorContains(t, gitlabAdapter(&opts, c, hclog.NewNullLogger()), "agent.slots is 3")

@@ -255,7 +255,7 @@ func (o *installOptions) roostFiles(p *installPlan, tokens []string, line *joinL
 	set(builds, "gitlab", "builds_dir")
 	set(slots, "gitlab", "slots_dir")
 	set(g.User, "gitlab", "run_as")
-	if _, lookup := osuser.Lookup("roost"); lookup == nil {
+	if _, lookup := osuser.Lookup("roost"); lookup == nil && p.layout != runnerconf.Called {
 		set("roost", "gitlab", "plugin_user")
 	}
 	if g.WithCoordinator {
@@ -331,7 +331,7 @@ func (o *installOptions) runnerFiles(p *installPlan, f *runnerconf.File, tokens 
 	}
 	out, err := f.Make(p.found, runnerconf.Plan{
 		Layout: p.layout, Address: address, Tokens: tokens, BuildsDir: o.buildsDir(p),
-		SlotsDir: filepath.Join(o.lib, "slots"), Program: self, Dir: dir,
+		SlotsDir: filepath.Join(o.lib, "slots"), Program: self, User: p.wish.User, Dir: dir,
 	})
 	if err != nil {
 		return usageError(fmt.Errorf("%s: %w", p.wish.Config, err), "nothing was changed; write the entry in the usual way, as gitlab-runner register does, and try again")

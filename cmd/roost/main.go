@@ -99,7 +99,7 @@ Start with:  roost run FILE      runs a pipeline file on this machine
 		return usageError(err, "see: "+c.CommandPath()+" --help")
 	})
 	root.AddCommand(newRun(), newUp(), newWhy(), newDoctor(), newCoordinator(), newAgent(),
-		newConfig(), newPlugin(), newInstall(), newUninstall(), newGC(), newVerify(), newSnapshot(), newVersion())
+		newConfig(), newPlugin(), newGitLabCustom(), newInstall(), newUninstall(), newGC(), newVerify(), newSnapshot(), newVersion())
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}

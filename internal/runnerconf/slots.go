@@ -34,8 +34,8 @@ type Plan struct {
 	Tokens []string
 	// BuildsDir is where jobs see the slot's directory. SlotsDir has these directories.
 	BuildsDir, SlotsDir string
-	// Program is roost, for Called.
-	Program string
+	// Program is roost, for Called; User is whom it runs scripts as, "" for the runner's own.
+	Program, User string
 	// Dir is where the files of Apart go, for the comment that stands for the entry.
 	Dir string
 }
@@ -310,7 +310,11 @@ func (f *File) makeCalled(found *Found, p Plan) (*File, error) {
 	set(len(p.Tokens), "limit")
 	for _, stage := range []string{"config", "prepare", "run", "cleanup"} {
 		set(p.Program, "custom", stage+"_exec")
-		set([]string{"gitlab-custom", stage}, "custom", stage+"_args")
+		args := []string{"gitlab-custom", stage}
+		if stage == "run" && p.User != "" {
+			args = append(args, "--user", p.User)
+		}
+		set(args, "custom", stage+"_args")
 	}
 	if err != nil {
 		return nil, err

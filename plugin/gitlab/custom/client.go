@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -22,9 +23,11 @@ import (
 type Client struct {
 	Socket string
 	// Slot is the slot to use, 0 for any.
-	Slot           int
-	Version        string
-	Env            []string // os.Environ()
+	Slot    int
+	Version string
+	Env     []string // os.Environ()
+	// Shell, if set, makes the command that runs a stage's script; default: bash.
+	Shell          func(ctx context.Context, script string) (*exec.Cmd, error)
 	Stdout, Stderr io.Writer
 }
 

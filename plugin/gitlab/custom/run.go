@@ -14,11 +14,15 @@ import (
 // processes get what the runner sends to this one: they are in its group.
 func (c *Client) Run(ctx context.Context, script, stage string) error {
 	c.tell(ctx, stage, -1)
-	cmd := exec.CommandContext(ctx, "bash", script) //nolint:gosec // running it is what this is for
-	cmd.Env = c.Env
+	cmd, err := c.shell(ctx, script)
+	if err != nil {
+		fmt.Fprintf(c.Stderr, "roost: %v\n", err)
+		c.tell(ctx, stage, 255)
+		return c.systemFailure()
+	}
 	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	err := cmd.Run()
+	err = cmd.Run()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -32,6 +36,15 @@ func (c *Client) Run(ctx context.Context, script, stage string) error {
 	fmt.Fprintf(c.Stderr, "roost: %v\n", err)
 	c.tell(ctx, stage, 255)
 	return c.systemFailure()
+}
+
+func (c *Client) shell(ctx context.Context, script string) (*exec.Cmd, error) {
+	if c.Shell != nil {
+		return c.Shell(ctx, script)
+	}
+	cmd := exec.CommandContext(ctx, "bash", script) //nolint:gosec // running it is what this is for
+	cmd.Env = c.Env
+	return cmd, nil
 }
 
 // failure is the exit status of a script that failed; its own goes by a file.
