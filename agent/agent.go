@@ -28,6 +28,8 @@ type Agent struct {
 	session snapshot.ID
 	// uid and gid own a fresh view.
 	uid, gid int
+	// budgetDown is fetchBudgetDown, tellWait the constant of that name, but in tests.
+	budgetDown, tellWait time.Duration
 	// freed gets a token when a slot became free or the lease came back.
 	freed chan struct{}
 	// hurry gets a token when the next heartbeat should not wait.
@@ -97,7 +99,7 @@ func newAgent(o Options) (*Agent, error) {
 		o: o, log: o.Log, freed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), short: make(chan struct{}, 1),
 		running: map[snapshot.ID]*running{}, slots: make([]bool, o.Slots),
 		offered: map[snapshot.Digest]time.Time{}, offers: map[int]*offer{}, guests: map[snapshot.ID]*guest{},
-		uid: o.UID, gid: o.GID,
+		uid: o.UID, gid: o.GID, budgetDown: fetchBudgetDown, tellWait: tellWait,
 	}
 	id, err := snapshot.NewID(o.Rand)
 	if err != nil {

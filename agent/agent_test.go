@@ -38,6 +38,7 @@ type host struct {
 	edit   func(*Options)
 	wrap   func(plugin.Adapter) plugin.Adapter
 	plugin *fakePlugin
+	tune   func(*Agent)
 
 	store *store.Store
 	stop  context.CancelFunc
@@ -85,6 +86,9 @@ func (h *host) start() *host {
 	}
 	a, err := New(o)
 	require.NoError(h.t, err)
+	if h.tune != nil {
+		h.tune(a)
+	}
 	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // ends before the test's own, by end
 	h.stop, h.done = cancel, make(chan error, 1)
 	go func() { h.done <- a.Run(ctx) }()

@@ -89,7 +89,7 @@ func (f *fetching) watch(ctx context.Context, cancel context.CancelCauseFunc, do
 		if n := f.counter.Bytes() + f.meter.Written(); n != last {
 			last, since = n, now
 		}
-		if still := now - since; still >= f.at.budget || still >= fetchBudgetDown && f.at.a.down(ctx) {
+		if still := now - since; still >= f.at.budget || still >= f.at.a.budgetDown && f.at.a.down(ctx) {
 			cancel(fmt.Errorf("%w: nothing came for %s", errBudget, short(still)))
 			return
 		}

@@ -93,7 +93,7 @@ func (g *guest) seal(q plugin.SealRequest, begin time.Duration) {
 	f, sealed := g.sealedBefore()
 	if !sealed {
 		f = api.Finish{Status: api.StatusSuccess, RunMS: q.Run.Milliseconds(), Workspace: p.ws}
-		f, sealed = a.commit(a.out, c, p, f, t, g.quiet(t, true))
+		f, sealed = a.commit(ctx, c, p, f, t, g.quiet(t, true))
 	}
 	fail.Point("agent.guest.sealed")
 	f = a.promise(ctx, c, f, t)
@@ -104,10 +104,18 @@ func (g *guest) seal(q plugin.SealRequest, begin time.Duration) {
 	g.tell(ctx, f, sealed, t)
 }
 
+// durability is what the success of an external job means.
+func (a *Agent) durability(x *api.External) string {
+	if x.Durability == "" && a.o.Pool != nil {
+		return a.o.Pool.Durability
+	}
+	return x.Durability
+}
+
 // promise holds the job to the durability that its success means. What fails here is
 // no success of the job's.
 func (a *Agent) promise(ctx context.Context, c *api.Claim, f api.Finish, log sayer) api.Finish {
-	want := c.External.Durability
+	want := a.durability(c.External)
 	if want != durabilitySynced && want != durabilityDurable {
 		return f
 	}
@@ -242,7 +250,7 @@ func (g *guest) tell(ctx context.Context, f api.Finish, sealed bool, t *told) {
 	if !a.spawn(func() { answered <- g.report(f, sealed) }) {
 		answered <- nil
 	}
-	timer := time.NewTimer(tellWait)
+	timer := time.NewTimer(a.tellWait)
 	defer timer.Stop()
 	var got *api.Finished
 	known := false

@@ -127,7 +127,8 @@ func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenV
 		g.ends = true
 		return func() { g.endOnce.Do(how) }
 	}
-	waits := n.Claim.External.Durability == durabilitySynced || n.Claim.External.Durability == durabilityDurable
+	want := a.durability(n.Claim.External)
+	waits := want == durabilitySynced || want == durabilityDurable
 	switch {
 	case n.Finish != nil:
 		return end(func() { g.endAgain(*n.Finish, sealed) })

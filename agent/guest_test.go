@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -108,10 +109,27 @@ func (h *host) ag() plugin.Agent {
 // claim gives a job and has slot ask for it.
 func (h *host) claim(slot int, c api.Claim) (*fakeAttempt, *plugin.Grant) {
 	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
+	defer cancel()
+	type result struct {
+		g   *plugin.Grant
+		err error
+	}
+	got := make(chan result, 1)
+	h.f.edit(func() { h.f.offers = nil })
+	ag := h.ag()
+	go func() {
+		g, err := ag.Claim(ctx, plugin.Offer{Slot: slot, Runner: []byte(`{"features":{}}`)})
+		got <- result{g, err}
+	}()
+	h.f.wait("an offer", func() bool {
+		return slices.ContainsFunc(h.f.offers, func(o api.SlotOffer) bool { return o.Slot == slot })
+	})
 	at := h.f.give("a", c)
-	g, err := h.ag().Claim(h.t.Context(), plugin.Offer{Slot: slot, Runner: []byte(`{"features":{}}`)})
-	require.NoError(h.t, err)
-	require.NotNil(h.t, g)
+	r := <-got
+	require.NoError(h.t, r.err)
+	require.NotNil(h.t, r.g)
+	g := r.g
 	require.Equal(h.t, at.claim.Attempt, g.Attempt)
 	require.Equal(h.t, slot, g.Slot)
 	return at, g
