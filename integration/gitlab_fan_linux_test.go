@@ -43,7 +43,7 @@ func TestGitLabFan(t *testing.T) {
 	testenv.Require(t, testenv.Git)
 	t.Parallel()
 	const n = 12
-	l := newLab(t, gitlabtest.Options{}, 3, 2)
+	l := newLab(t, held, 3, 2)
 	p := l.gl.AddProject(t, "group/app", map[string]string{".gitignore": "out/\n"})
 	var sums []string
 	for _, back := range []bool{false, true} {
@@ -86,7 +86,7 @@ var odd = []string{
 func TestGitLabPinned(t *testing.T) {
 	testenv.Require(t, testenv.Git)
 	t.Parallel()
-	l := newPinnedLab(t, gitlabtest.Options{}, 3, 1)
+	l := newPinnedLab(t, held, 3, 1)
 	p := l.gl.AddProject(t, "group/app", map[string]string{"src/a.txt": "one\n", "run.sh": "#!/bin/sh\necho\n"})
 	copyTo := func(name string) string { return "cp -a . " + l.mark(name) }
 	pl := l.run(p, chain(

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,15 +29,17 @@ out/%: %.txt
 	"x/x.go":   "package x\n\nfunc X() int { return 1 }\n",
 	"y/y.go":   "package y\n\nimport \"example.test/app/x\"\n\nfunc Y() int { return x.X() }\n",
 	"z/z.go":   "package z\n\nfunc Z() int { return 3 }\n",
-	"gobuild":  "#!/bin/sh\nexport GOCACHE=\"$PWD/.gocache\" GOFLAGS=-mod=mod GOWORK=off GOTOOLCHAIN=local\ngo build -x ./... 2>&1\n",
+	"gobuild":  "#!/bin/sh\nPATH=$GODIR:$PATH\nexport GOCACHE=\"$PWD/.gocache\" GOFLAGS=-mod=mod GOWORK=off GOTOOLCHAIN=local\ngo build -x ./... 2>&1\n",
 	"compiled": "#!/bin/sh\n./gobuild > out/log || { cat out/log; exit 1; }\ngrep -o 'compile.* -p [a-z./]*' out/log | sed 's/.* -p //' | sort | tr '\\n' ' '\n",
 }
 
 // builds is a pipeline of six jobs, all of which build.
-func builds() gitlabtest.PipelineDef {
+func builds(t *testing.T) gitlabtest.PipelineDef {
+	program, err := exec.LookPath("go")
+	require.NoError(t, err)
 	var jobs []gitlabtest.JobDef
 	for _, name := range []string{"build", "unit", "lint", "check", "package", "deploy"} {
-		jobs = append(jobs, gitlabtest.JobDef{Name: name, Script: []string{
+		jobs = append(jobs, gitlabtest.JobDef{Name: name, Variables: public("GODIR", filepath.Dir(program)), Script: []string{
 			`if make -q; then echo made=nothing; else echo made=$(make -s | sed 's,.*/,,' | tr '\n' ' '); fi`,
 			`echo compiled=$(./compiled)`,
 			`echo dirty=$(git status --porcelain)`,
@@ -51,20 +55,20 @@ func builds() gitlabtest.PipelineDef {
 func TestGitLabSixInALine(t *testing.T) {
 	testenv.Require(t, testenv.Go, testenv.Git, "make")
 	t.Parallel()
-	l := newLab(t, gitlabtest.Options{}, 3, 1)
+	l := newLab(t, held, 3, 1)
 	p := l.gl.AddProject(t, "group/app", sources)
 
-	first := l.run(p, builds())
+	first := l.run(p, builds(t))
 	require.Equal(t, "a b c", trim(says(first.Job("build"))["made"]))
 	require.Equal(t, "example.test/app/x example.test/app/y example.test/app/z", trim(says(first.Job("build"))["compiled"]))
 	l.inOnePlace(first, "", api.OriginNone)
 
-	again := l.run(p, builds())
+	again := l.run(p, builds(t))
 	host := l.inOnePlace(again, l.hostOf(first.Job("build")), api.OriginSeed)
 	l.madeNothing(again.Jobs())
 
 	p.Commit(t, "main", map[string]string{"b.txt": "zwei\n", "z/z.go": "package z\n\nfunc Z() int { return 33 }\n"})
-	next := l.run(p, builds())
+	next := l.run(p, builds(t))
 	l.inOnePlace(next, host, api.OriginSeed)
 	require.Equal(t, "b", trim(says(next.Job("build"))["made"]))
 	require.Equal(t, "example.test/app/z", trim(says(next.Job("build"))["compiled"]))

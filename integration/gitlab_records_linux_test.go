@@ -16,6 +16,9 @@ import (
 	"github.com/roost-ci/roost/integration/gitlabtest"
 )
 
+// held is a GitLab as most are: a request for a job is held until there is one.
+var held = gitlabtest.Options{LongPoll: 20 * time.Second}
+
 // newPinnedLab is a lab whose last host is a pool of its own, which takes jobs with its
 // name as their tag and no others.
 func newPinnedLab(t *testing.T, o gitlabtest.Options, hosts, slots int) *lab {

@@ -16,7 +16,7 @@ import (
 func TestGitLabRetry(t *testing.T) {
 	testenv.Require(t, testenv.Git)
 	t.Parallel()
-	l := newLab(t, gitlabtest.Options{}, 1, 1)
+	l := newLab(t, held, 1, 1)
 	p := l.gl.AddProject(t, "group/app", map[string]string{"README": "x\n", ".gitignore": "out\n*.o\n"})
 	pl := l.run(p, chain(
 		gitlabtest.JobDef{Name: "build", Script: []string{"echo base > out"}},
