@@ -39,6 +39,7 @@ type asker struct {
 	lastUpdate string
 	conflicts  int
 	failures   int
+	woken      bool // the last answer was that the queue had changed
 }
 
 // ask makes one request and keeps what it brings. It gives the time until the next.
@@ -66,15 +67,23 @@ func (a *asker) ask(ctx context.Context, w Want) time.Duration {
 		a.take(ctx, w, p, err)
 		return 0
 	}
-	return a.rest(w, p, err, a.s.o.Now().Sub(began))
+	return a.rest(w, p, err, a.s.o.Now().Sub(began), last != "" && last != p.lastUpdate)
 }
 
-// rest is how long to wait after an answer that brought nothing.
-func (a *asker) rest(w Want, p poll, err error, took time.Duration) time.Duration {
+// rest is how long to wait after an answer that brought nothing. changed says that the
+// queue is not as it was before: a server that holds requests answers them then, and
+// the job is given to the one that asks next.
+func (a *asker) rest(w Want, p poll, err error, took time.Duration, changed bool) time.Duration {
+	woken := a.woken
+	a.woken = false
 	log := a.s.o.Log.With("pool", w.Name, "url", w.URL)
 	switch {
 	case err == nil && p.code == 204:
 		a.conflicts, a.failures = 0, 0
+		if changed && !woken { // once: a busy queue changes all the time
+			a.woken = true
+			return 0
+		}
 		return max(0, a.s.o.Interval-took)
 	case err == nil && p.code == 409:
 		if a.conflicts++; a.conflicts < maxConflicts {

@@ -206,6 +206,28 @@ func TestPollInterval(t *testing.T) {
 	require.Equal(t, "u2", s.bodies[2]["last_update"])
 }
 
+// A held request that is answered because the queue changed is followed at once by
+// another one, which gets the job; but a queue that changes all the time is not asked
+// all the time.
+func TestPollQueueChanged(t *testing.T) {
+	b := &stub{}
+	s := newServer(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		if n == 1 { // later, it does not say to what it changed
+			w.Header().Set("X-GitLab-Last-Update", "u1")
+		}
+		w.WriteHeader(204)
+	})
+	const interval = 400 * time.Millisecond
+	serve(t, b, func(o *Options) { o.Interval = interval })
+	b.set(func(w *Work) { w.Wants = s.want(1, "a") })
+	until(t, func() bool { return s.asked() >= 4 })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	require.GreaterOrEqual(t, s.at[1].Sub(s.at[0]), interval-50*time.Millisecond)
+	require.Less(t, s.at[2].Sub(s.at[1]), interval/2)
+	require.GreaterOrEqual(t, s.at[3].Sub(s.at[2]), interval-50*time.Millisecond)
+}
+
 // Two tokens that share a slot take turns, and neither is held.
 func TestPollTurns(t *testing.T) {
 	b := &stub{}
