@@ -100,9 +100,10 @@ generate: ## regenerate the Go of plugin/wire/plugin.proto (needs protoc: apt in
 	PATH="$(CURDIR)/bin:$$PATH" protoc --go_out=. --go_opt=module=github.com/roost-ci/roost \
 	  --go-grpc_out=. --go-grpc_opt=module=github.com/roost-ci/roost plugin/wire/plugin.proto
 
-docs: build ## regenerate docs/configuration.md and the example file from the code
+docs: build ## regenerate docs/configuration.md, the example file and the guide's table from the code
 	$(BIN) config reference > docs/configuration.md
 	$(BIN) config example > configs/roost.toml
+	$(BIN) config variables --into docs/gitlab.md
 
 demo: build ## a real pipeline on two hosts, with sticky workspaces; run it twice
 	@mkdir -p .demo

@@ -36,7 +36,7 @@ func newAgent() *cobra.Command {
 		Long: `Runs the agent of this host until it is stopped. On SIGTERM it cancels its jobs,
 which run again elsewhere or later, finishes its uploads within a bound and says
 good-bye. Flags win over the configuration file.` + exitHelp,
-		Example: "  roost agent --config /etc/roost/roost.toml",
+		Example: "  roost agent --config /etc/roost/config.toml",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}

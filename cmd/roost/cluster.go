@@ -23,12 +23,13 @@ import (
 // remote says which coordinator a command talks to: the one of its flags, or the
 // embedded one of a state directory.
 type remote struct {
-	url, tokenFile, state string
+	url, tokenFile, pin, state string
 }
 
 func (r *remote) flags(c *cobra.Command) {
 	c.Flags().StringVar(&r.url, "coordinator", os.Getenv("ROOST_COORDINATOR"), "URL of a coordinator (env ROOST_COORDINATOR); default: one of our own")
 	c.Flags().StringVar(&r.tokenFile, "token-file", os.Getenv("ROOST_TOKEN_FILE"), "file with the user token for --coordinator (env ROOST_TOKEN_FILE)")
+	c.Flags().StringVar(&r.pin, "pin", os.Getenv("ROOST_PIN"), "pin of that coordinator's certificate, the second part of its join line (env ROOST_PIN)")
 	c.Flags().StringVar(&r.state, "state", defaultState(), "directory of the embedded coordinator and agents")
 }
 
@@ -56,7 +57,7 @@ func (r *remote) connect(ctx context.Context) (c *api.Client, ok bool, err error
 		if err != nil {
 			return nil, false, usageError(err, "")
 		}
-		c, err := api.NewClient(r.url, token, nil)
+		c, err := api.NewClient(r.url, token, coordinatorHTTP(r.pin))
 		if err != nil {
 			return nil, false, usageError(err, "")
 		}

@@ -15,7 +15,7 @@ func newConfig() *cobra.Command {
 		&cobra.Command{
 			Use:     "check FILE",
 			Short:   "Tell everything that is wrong in a configuration file",
-			Example: "  roost config check /etc/roost/roost.toml",
+			Example: "  roost config check /etc/roost/config.toml",
 			Args:    cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return checkConfig(cmd, args[0])
@@ -24,7 +24,7 @@ func newConfig() *cobra.Command {
 		&cobra.Command{
 			Use:     "example",
 			Short:   "Print a commented file with every key at its default",
-			Example: "  roost config example > /etc/roost/roost.toml",
+			Example: "  roost config example > /etc/roost/config.toml",
 			Args:    cobra.NoArgs,
 			Run:     func(cmd *cobra.Command, _ []string) { fmt.Fprint(cmd.OutOrStdout(), configs.Example()) },
 		},
@@ -34,6 +34,7 @@ func newConfig() *cobra.Command {
 			Args:  cobra.NoArgs,
 			Run:   func(cmd *cobra.Command, _ []string) { fmt.Fprint(cmd.OutOrStdout(), configs.Reference()) },
 		},
+		newVariables(),
 	)
 	return c
 }

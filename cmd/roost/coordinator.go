@@ -33,7 +33,7 @@ STATE_DIR/agent.token for agents, STATE_DIR/user.token for people. Beyond loopba
 serves TLS, with a certificate of its own if it is given none; roost coordinator join
 prints what other hosts need. Flags win over the configuration file, which is read
 again on SIGHUP.` + exitHelp,
-		Example: "  roost coordinator --config /etc/roost/roost.toml",
+		Example: "  roost coordinator --config /etc/roost/config.toml",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}

@@ -38,7 +38,7 @@ repairs is named and not used any more; the damaged files lie in bad/.
 A running agent does the same by itself, slowly: see scrub_interval and scrub_rate
 in the section [store] of its configuration.` + exitHelp + `
 For verify, 1 says that a damage is left.`,
-		Example: `  roost verify --config /etc/roost/roost.toml
+		Example: `  roost verify --config /etc/roost/config.toml
   roost verify --store-dir /var/lib/roost/store --no-repair --json`,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
