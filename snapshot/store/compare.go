@@ -23,6 +23,7 @@ type Difference struct {
 // of a manifest; the root is "". Files are compared by content: where their chunks
 // were cut at different places they are read. An error of fn ends it.
 func (s *Store) Compare(ctx context.Context, a, b snapshot.ID, fn func(Difference) error) error {
+	defer s.reading()()
 	release, err := s.Hold(ctx, a, b)
 	if err != nil {
 		return err

@@ -88,6 +88,7 @@ func (s *Store) Create(ctx context.Context, spec CreateSpec) (*Created, error) {
 		return nil, fmt.Errorf("create: %w", err)
 	}
 	if spec.Base != "" {
+		defer s.reading()()
 		release, err := s.Hold(ctx, spec.Base)
 		if err != nil {
 			return nil, fmt.Errorf("create: base: %w", err)

@@ -99,7 +99,7 @@ func ownersOf(place *view.Layer, dirs map[string]*candidate) []*candidate {
 	var out []*candidate
 	for _, list := range [][]string{place.Lowers, place.Data, place.Devices, {place.Image}} {
 		for _, d := range list {
-			for _, at := range []string{d, path.Dir(d)} {
+			for _, at := range []string{d, path.Dir(d), path.Dir(path.Dir(d))} {
 				if o := dirs[at]; o != nil {
 					out = append(out, o)
 				}

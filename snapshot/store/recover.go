@@ -149,6 +149,7 @@ func (s *Store) wantedFiles() map[string]bool {
 		want["manifests/"+string(id)+".fanin"] = l.fanin
 		want["manifests/"+string(id)+".src"] = !l.stored()
 		want["manifests/"+string(id)+".stamps"] = true
+		want["manifests/"+string(id)+".moved"] = l.place().Gathered
 		if !l.info.Manifest.IsZero() {
 			want["manifests/"+l.info.Manifest.String()] = true
 		}

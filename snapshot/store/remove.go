@@ -96,6 +96,9 @@ func (s *Store) remove(ctx context.Context, l *layer, force bool) error {
 	l.info.State, l.info.Err = Suspect, "removed" // for who still waits for it
 	s.wakeLocked()
 	s.mu.Unlock()
+	s.mu.Lock()
+	s.gathering.forgetLocked(l)
+	s.mu.Unlock()
 	s.trees.drop(l.info.ID)
 	s.located.drop(l.info.ID)
 	s.removeFiles(l)
@@ -161,6 +164,7 @@ func (s *Store) removeFiles(l *layer) {
 	s.pokeLocked()
 	s.mu.Unlock()
 	removeFile(s.srcPath(l.info.ID), s.log)
+	removeFile(s.movedPath(l.info.ID), s.log)
 	removeFile(s.faninPath(l.info.ID), s.log)
 	removeFile(s.stampPath(l.info.ID), s.log)
 	if !want[index.String()] {

@@ -59,6 +59,7 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 	if err := clearOf(dir); err != nil {
 		return nil, err
 	}
+	defer s.reading()()
 	release, err := s.Hold(ctx, spec.Snapshot)
 	if err != nil {
 		return nil, err

@@ -94,6 +94,9 @@ func (s *Store) loadLayers(ctx context.Context) error {
 		copy(in.Index[:], index)
 		l.unsized = in.Index.IsZero()
 		s.layers[in.ID] = l
+		if at.Gathered {
+			s.gathering.movedLocked(l)
+		}
 		s.nextSeq = max(s.nextSeq, l.seq+1)
 		return nil
 	})

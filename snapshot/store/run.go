@@ -10,6 +10,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // Packing that did not work is tried again, later each time.
@@ -22,7 +23,7 @@ const (
 
 // Run does the background work until ctx ends: it brings sealed layers to disk for
 // good, then scans and packs them, a base before what stands on it, and has images
-// made of what is stacked where the driver can. It returns nil
+// made of what is stacked, and small files gathered, where the driver can. It returns nil
 // when ctx has ended and all that it started has too. A layer that can't be packed
 // keeps the reason in its Info and is tried again; Run goes on with the others.
 func (s *Store) Run(ctx context.Context) error {
@@ -36,6 +37,9 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { s.packLoop(ctx, synced); return nil })
 	if _, ok := s.driver.(imager); ok {
 		g.Go(func() error { s.imageLoop(ctx); return nil })
+	}
+	if d, ok := s.driver.(view.Gatherer); ok {
+		g.Go(func() error { s.gatherLoop(ctx, d); return nil })
 	}
 	return g.Wait()
 }

@@ -152,6 +152,7 @@ func (x *scrubber) finish() {
 // layer reads one layer. The error is of the scrub, not of the layer.
 func (x *scrubber) layer(ctx context.Context, l *layer) error {
 	s := x.s
+	defer s.reading()()
 	release, err := s.hold(ctx, l.info.ID)
 	if err != nil {
 		return err

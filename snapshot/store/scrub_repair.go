@@ -564,6 +564,7 @@ func (s *Store) Reoffer(ctx context.Context, lost snapshot.Digest) (Info, error)
 	if l == nil {
 		return Info{}, fmt.Errorf("blob %s: %w", lost, snapshot.ErrNotFound)
 	}
+	defer s.reading()()
 	release, err := s.hold(ctx, l.info.ID)
 	if err != nil {
 		return Info{}, err

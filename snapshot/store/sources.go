@@ -33,6 +33,9 @@ import (
 // Numbers are unsigned varints; paths are relative to the store, slash-separated.
 // Most trees take a few bytes per layer, since neighbours lie in the same one.
 //
+// manifests/<id>.moved is a second one like it of a layer whose small files were
+// gathered.
+//
 // manifests/<id>.fanin holds the changes that a merge made to a view's base, with
 // relative sources: magic "RSTFAN\x00\x01" | gob of []snapshot.Change | SHA-256.
 const (
@@ -49,16 +52,31 @@ func (s *Store) faninPath(id snapshot.ID) string {
 }
 
 func (s *Store) writeSources(id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest) error {
-	b, err := s.encodeSources(d, m)
-	if err != nil {
+	if err := s.writeSourcesTo(s.srcPath(id), d, m); err != nil {
 		return fmt.Errorf("sources of %s: %w", id, err)
 	}
-	return writeSummed(s.srcPath(id), b)
+	return nil
+}
+
+func (s *Store) writeSourcesTo(path string, d snapshot.Digest, m *snapshot.Manifest) error {
+	b, err := s.encodeSources(d, m)
+	if err != nil {
+		return err
+	}
+	return writeSummed(path, b)
 }
 
 // readSources fills in the Source of m's entries. On error m is half filled.
 func (s *Store) readSources(id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest) error {
-	b, err := readSummed(s.srcPath(id), srcMagic)
+	err := s.readSourcesFrom(s.srcPath(id), d, m)
+	if err == nil {
+		s.relocateIn(s.life, id, m, func() {})
+	}
+	return err
+}
+
+func (s *Store) readSourcesFrom(path string, d snapshot.Digest, m *snapshot.Manifest) error {
+	b, err := readSummed(path, srcMagic)
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,7 @@ type Store struct {
 	// wakeImages tells the part of Run that makes images.
 	wakeImages chan struct{}
 	closed     bool
+	gathering  gathering // of small files of local layers (gather.go)
 }
 
 // blobFile is a blob on disk.
@@ -149,6 +150,7 @@ func newStore(dir string, o Options) *Store {
 		have: map[snapshot.Digest]blobFile{}, changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		wakeImages: make(chan struct{}, 1),
 	}
+	s.gathering = newGathering()
 	s.trees = newTreeCache(o.CacheEntries)
 	s.located = newLocationCache(o.CacheEntries)
 	s.life, s.end = context.WithCancel(context.Background()) //nolint:forbidigo // the store's own lifetime

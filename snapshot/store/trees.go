@@ -27,11 +27,14 @@ func (s *Store) Tree(ctx context.Context, id snapshot.ID) (*snapshot.Manifest, e
 	}
 	b, m := s.startTree(l)
 	if m != nil {
-		return m, nil
+		return s.relocate(ctx, id, m), nil
 	}
 	select {
 	case <-b.done:
-		return b.m, b.err
+		if b.err != nil {
+			return nil, b.err
+		}
+		return s.relocate(ctx, id, b.m), nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -73,7 +76,7 @@ func (s *Store) spawn(fn func()) bool {
 
 func (s *Store) buildTree(ctx context.Context, l *layer) (*snapshot.Manifest, error) {
 	s.mu.Lock()
-	in := l.info
+	in, gathered := l.info, l.place().Gathered
 	s.mu.Unlock()
 	var m *snapshot.Manifest
 	var err error
@@ -87,7 +90,7 @@ func (s *Store) buildTree(ctx context.Context, l *layer) (*snapshot.Manifest, er
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l.info.Index != in.Index || l.removing {
+	if l.info.Index != in.Index || l.removing || l.place().Gathered != gathered {
 		return m, nil // packed meanwhile: the packer has put the hashed tree there
 	}
 	l.info.TreeBytes, l.info.Entries, l.unsized = m.Bytes(), int64(len(m.Entries)), false
@@ -97,6 +100,9 @@ func (s *Store) buildTree(ctx context.Context, l *layer) (*snapshot.Manifest, er
 
 // treeFromLayer computes the tree of a layer by looking at its directory.
 func (s *Store) treeFromLayer(ctx context.Context, l *layer) (*snapshot.Manifest, error) {
+	if l.place().Gathered {
+		return s.treeFromMoved(l)
+	}
 	start, err := s.startingTree(ctx, l)
 	if err != nil {
 		return nil, err
@@ -147,6 +153,14 @@ func (s *Store) loadTree(ctx context.Context, l *layer, in *Info) (*snapshot.Man
 
 // findSources computes where the files of m, the tree of l, are.
 func (s *Store) findSources(ctx context.Context, l *layer, m *snapshot.Manifest) error {
+	if l.place().Gathered {
+		for i := range m.Entries { // the damaged list may have filled some of it
+			m.Entries[i].Source, m.Entries[i].SourceAt = "", 0
+		}
+		err := s.readSourcesFrom(s.movedPath(l.info.ID), l.info.Manifest, m)
+		s.relocateIn(ctx, l.info.ID, m, func() {})
+		return err
+	}
 	var found *snapshot.Manifest
 	if l.imported {
 		ix, err := s.readIndex(l.info.Index)
@@ -186,6 +200,7 @@ func (s *Store) findSources(ctx context.Context, l *layer, m *snapshot.Manifest)
 		}
 		m.Entries[i].Source, m.Entries[i].SourceAt = found.Entries[i].Source, found.Entries[i].SourceAt
 	}
+	s.relocateIn(ctx, l.info.ID, m, func() {})
 	return nil
 }
 

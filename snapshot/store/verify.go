@@ -20,6 +20,7 @@ var ErrNotPacked = errors.New("not packed yet")
 // damaged makes it suspect, and all that stands on it, and is returned as a
 // *snapshot.CorruptError.
 func (s *Store) Verify(ctx context.Context, id snapshot.ID) error {
+	defer s.reading()()
 	s.mu.Lock()
 	l, err := s.usableLocked(id)
 	var in Info

@@ -39,6 +39,7 @@ var points = map[string][]string{
 		"view.mount.detached", "view.mount.attached", "view.prepare.mounted", "view.seal.readonly", "view.seal.unmounted",
 		"view.trashed", "view.unpack.made", "view.unpack.names", "view.unpack.filled", "view.synced",
 		"view.image.copied", "view.image.written", "view.image.mounted",
+		"view.gather.written", "view.gathered", "view.prune.marked", "view.pruned",
 		"erofs.write.super", "erofs.mount.detached", "erofs.mount.attached", "durable.synced", "durable.renamed",
 	},
 	containers.Name: {
@@ -149,6 +150,14 @@ func TestCrashChild(t *testing.T) {
 	require.NoError(t, d.Sync(t.Context(), m))
 	write(line{Gone: m.ID})
 	require.NoError(t, d.Remove(t.Context(), m))
+	if g, ok := d.(view.Gatherer); ok {
+		x, xm := job(nil, nil, nil, true)
+		shows := fmt.Sprintf("sub%d/file", n)
+		p, xm, err := g.Gather(t.Context(), x, xm)
+		require.NoError(t, err)
+		x = image(p, x, xm, shows)
+		require.NoError(t, g.Prune(t.Context(), x, xm))
+	}
 }
 
 func apply(t *testing.T, m *snapshot.Manifest, ch []snapshot.Change) *snapshot.Manifest {

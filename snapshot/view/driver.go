@@ -36,6 +36,14 @@ type Layer struct {
 	Image string `json:"image,omitempty"`
 	// Devices are the bundles that the image has content in, in its order.
 	Devices []string `json:"devices,omitempty"`
+	// Small counts, by directory of Data, the files there that the image leads to and
+	// that a bundle could hold. It says nothing unless Counted.
+	Small   map[string]int `json:"small,omitempty"`
+	Counted bool           `json:"counted,omitempty"`
+	// Gathered says that the layer's own small files are in a bundle beside Dir, Pruned
+	// that Dir may lack them.
+	Gathered bool `json:"gathered,omitempty"`
+	Pruned   bool `json:"pruned,omitempty"`
 }
 
 // Fanin is a merge that a view must show: Changes turn the tree of the first

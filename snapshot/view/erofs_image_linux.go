@@ -20,9 +20,7 @@ import (
 // name.
 func (g *imaging) write(ctx context.Context, f *os.File, rel, base string) error {
 	o := erofs.Options{Manifest: sha256.Sum256([]byte(rel))}
-	for _, id := range g.devices {
-		o.Devices = append(o.Devices, string(id))
-	}
+	o.Devices = append(o.Devices, g.devices...)
 	t := erofs.Entries(g.m, g.place)
 	if base != "" {
 		if b, err := os.Open(g.abs(base)); err == nil {
@@ -62,12 +60,15 @@ func noImage(ee *erofs.EntryError) error {
 
 // layer is what the image at rel makes of the layer.
 func (g *imaging) layer(rel string) *Layer {
-	l := &Layer{ID: g.id, Dir: part(g.id, upperPrefix), Image: rel}
-	for _, id := range g.devices {
-		l.Devices = append(l.Devices, bundleOf(id))
-	}
+	l := &Layer{ID: g.id, Dir: part(g.id, upperPrefix), Image: rel, Counted: true, Devices: g.bundles}
 	for id := range g.data {
 		l.Data = append(l.Data, path.Join(viewsDir, id))
+		if n := g.small[id]; n > 0 {
+			if l.Small == nil {
+				l.Small = map[string]int{}
+			}
+			l.Small[path.Join(viewsDir, id)] = n
+		}
 	}
 	slices.Sort(l.Data)
 	return l
@@ -127,6 +128,7 @@ func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest)
 		return nil, err
 	}
 	out := g.layer(part(l.ID, imagePrefix))
+	out.Gathered, out.Pruned = l.Gathered, l.Pruned
 	if err := checkBundles(f.Name(), d.absAll(out.Devices)); err != nil {
 		return nil, err
 	}

@@ -84,6 +84,11 @@ func (d *Erofs) Changes(ctx context.Context, l *Layer, base *snapshot.Manifest) 
 	} else if packed {
 		return nil, fmt.Errorf("changes of %s: %w", l.ID, errPacked)
 	}
+	if pruned, err := d.isPruned(l.ID); err != nil {
+		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
+	} else if pruned {
+		return nil, fmt.Errorf("changes of %s: %w", l.ID, errPruned)
+	}
 	return d.Overlay.Changes(ctx, l, base)
 }
 

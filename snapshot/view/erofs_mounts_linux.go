@@ -154,11 +154,11 @@ func (m *images) bundles(image string) ([]string, error) {
 	}
 	out := make([]string, len(img.Devices))
 	for i, d := range img.Devices {
-		id, err := snapshot.ParseID(d.Tag)
+		at, err := bundleAt(d.Tag)
 		if err != nil {
 			return nil, &snapshot.CorruptError{What: "image", Name: image, Why: err.Error()}
 		}
-		out[i] = m.abs(bundleOf(id))
+		out[i] = m.abs(at)
 	}
 	return out, nil
 }

@@ -24,14 +24,16 @@ type imaging struct {
 	prefix string      // views/, absolute
 	m      *snapshot.Manifest
 
-	devices []snapshot.ID
-	device  map[string]int // by id
+	devices []string       // tags (bundleAt)
+	bundles []string       // the same, relative to the root
+	device  map[string]int // by tag
 	data    map[string]int // by id: files whose content lies below views/<id>
+	small   map[string]int // by id: those among them that a bundle could hold
 	copied  map[string]string
 	extent  [1]erofs.Extent
 
 	// Of the last file, as neighbours lie together.
-	lastID  string
+	lastTag string
 	lastDev int
 }
 
@@ -53,7 +55,7 @@ func hasContent(e *snapshot.Entry) bool {
 func (d *Overlay) newImaging(id snapshot.ID, m *snapshot.Manifest) *imaging {
 	return &imaging{
 		layout: d.layout, id: id, prefix: filepath.Join(d.root, viewsDir) + "/", m: m,
-		device: map[string]int{}, data: map[string]int{}, copied: map[string]string{}, lastDev: -1,
+		device: map[string]int{}, data: map[string]int{}, small: map[string]int{}, copied: map[string]string{}, lastDev: -1,
 	}
 }
 
@@ -77,10 +79,18 @@ func (g *imaging) locate(e *snapshot.Entry) (at where, id, in string) {
 	if e.SourceAt == 0 {
 		return inObject, id, in
 	}
-	if in[1:2] == upperPrefix && in[3+len(id):] == bundleName {
+	if p := in[1:2]; (p == upperPrefix || p == gatherPrefix) && in[3+len(id):] == bundleName {
 		return inBundle, id, in
 	}
 	return inCopy, "", ""
+}
+
+// tagOf is the tag of the bundle at in below views/<id>.
+func tagOf(id, in string) string {
+	if in[1:2] == gatherPrefix {
+		return in[1 : 2+len(id)]
+	}
+	return id
 }
 
 // survey finds all devices and data directories, and what has to be copied.
@@ -96,7 +106,7 @@ func (g *imaging) survey(ctx context.Context) (odd []int, err error) {
 		at, id, in := g.locate(e)
 		switch at {
 		case inBundle:
-			if _, err := g.deviceOf(id); err != nil {
+			if _, err := g.deviceOf(tagOf(id, in)); err != nil {
 				return nil, fmt.Errorf("%q: %w", e.Path, err)
 			}
 			continue
@@ -106,6 +116,9 @@ func (g *imaging) survey(ctx context.Context) (odd []int, err error) {
 					if _, err := snapshot.ParseID(id); err != nil {
 						return nil, fmt.Errorf("%q: source %q: %w", e.Path, e.Source, err)
 					}
+				}
+				if e.Size < bundleMost && !hasHoles(e) {
+					g.small[id]++
 				}
 				continue
 			}
@@ -119,20 +132,20 @@ func (g *imaging) survey(ctx context.Context) (odd []int, err error) {
 	return odd, nil
 }
 
-func (g *imaging) deviceOf(id string) (int, error) {
-	if id == g.lastID {
+func (g *imaging) deviceOf(tag string) (int, error) {
+	if tag == g.lastTag {
 		return g.lastDev, nil
 	}
-	n, ok := g.device[id]
+	n, ok := g.device[tag]
 	if !ok {
-		parsed, err := snapshot.ParseID(id)
+		at, err := bundleAt(tag)
 		if err != nil {
-			return 0, fmt.Errorf("bundle: %w", err)
+			return 0, err
 		}
 		n = len(g.devices)
-		g.device[id], g.devices = n, append(g.devices, parsed)
+		g.device[tag], g.devices, g.bundles = n, append(g.devices, tag), append(g.bundles, at)
 	}
-	g.lastID, g.lastDev = id, n
+	g.lastTag, g.lastDev = tag, n
 	return n, nil
 }
 
@@ -144,7 +157,7 @@ func (g *imaging) place(e *snapshot.Entry) (erofs.Content, error) {
 	at, id, in := g.locate(e)
 	switch at {
 	case inBundle:
-		n, err := g.deviceOf(id)
+		n, err := g.deviceOf(tagOf(id, in))
 		if err != nil {
 			return erofs.Content{}, err
 		}

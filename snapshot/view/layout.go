@@ -24,6 +24,8 @@ import (
 //	views/<id>/s<id>   erofs: the image of the merge that the view started from
 //	views/<id>/o<id>   erofs: copies of what the images can't refer to
 //	views/<id>/packed  erofs: says that u<id> is not a tree (erofs_bundle_linux.go)
+//	views/<id>/c<id>   erofs: the bundle of u<id>'s small files (erofs_gather_linux.go)
+//	views/<id>/pruned  erofs: says that those are nowhere else
 //	mnt/               erofs: images that are mounted
 //	trash/             what is being deleted
 //	empty              a directory with nothing in it, the lowest of every stack
@@ -47,8 +49,10 @@ const (
 	imagePrefix  = "i"
 	startPrefix  = "s"
 	objectPrefix = "o"
+	gatherPrefix = "c"
 	bundleName   = "bundle"
 	packedName   = "packed"
+	prunedName   = "pruned"
 )
 
 // layout resolves the names below one driver's root.
@@ -121,13 +125,31 @@ func dataOwner(rel string) (snapshot.ID, error) {
 // bundleOf is the bundle of id, relative to the root.
 func bundleOf(id snapshot.ID) string { return path.Join(part(id, upperPrefix), bundleName) }
 
+// gatheredOf is the bundle of the small files of id's upper.
+func gatheredOf(id snapshot.ID) string { return path.Join(part(id, gatherPrefix), bundleName) }
+
 // bundleOwner checks that rel is a bundle and returns whose.
 func bundleOwner(rel string) (snapshot.ID, error) {
-	id, err := partOwner(path.Dir(rel), upperPrefix)
-	if err == nil && rel != bundleOf(id) {
-		err = fmt.Errorf("bundle %q: want %s/<id>/%s<id>/%s", rel, viewsDir, upperPrefix, bundleName)
+	id, err := partOwner(path.Dir(rel), upperPrefix+gatherPrefix)
+	if err == nil && rel != bundleOf(id) && rel != gatheredOf(id) {
+		err = fmt.Errorf("bundle %q: want %s/<id>/<part>/%s", rel, viewsDir, bundleName)
 	}
 	return id, err
+}
+
+// bundleAt is the bundle that has the tag in an image: the id, or the whole name of
+// the directory c<id>.
+func bundleAt(tag string) (string, error) {
+	if id, ok := strings.CutPrefix(tag, gatherPrefix); ok {
+		if id, err := snapshot.ParseID(id); err == nil {
+			return gatheredOf(id), nil
+		}
+	}
+	id, err := snapshot.ParseID(tag)
+	if err != nil {
+		return "", fmt.Errorf("bundle: %w", err)
+	}
+	return bundleOf(id), nil
 }
 
 // checkLayer refuses a layer whose paths lead anywhere but into the root.
@@ -149,6 +171,11 @@ func checkLayer(l *Layer) error {
 		}
 	}
 	for _, d := range l.Data {
+		if _, err := dataOwner(d); err != nil {
+			return err
+		}
+	}
+	for d := range l.Small {
 		if _, err := dataOwner(d); err != nil {
 			return err
 		}

@@ -50,6 +50,7 @@ func (d *Overlay) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
 	if on != nil {
 		v.Layer.Lowers = append(v.Layer.Lowers, on.Lowers...)
 		v.Layer.Data, v.Layer.Image, v.Layer.Devices = on.Data, on.Image, on.Devices
+		v.Layer.Small, v.Layer.Counted = on.Small, on.Counted
 	}
 	if err := d.mountView(ctx, spec, on, target); err != nil {
 		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
