@@ -56,13 +56,9 @@ func newHost(t *testing.T, f *fake, name string) *host {
 func (h *host) start() *host {
 	h.t.Helper()
 	log := hclog.New(&hclog.LoggerOptions{Name: h.name, Output: testWriter{h.t}, Level: hclog.Debug})
-	root := os.Geteuid() == 0
-	st, err := store.Open(h.t.Context(), filepath.Join(h.dir, "store"), store.Options{
-		Driver: func(dir string) (view.Driver, error) {
-			return view.Open(h.driver, dir, view.Options{Log: log, Owners: root})
-		},
-		Owners: root, Log: log, ReserveBytes: 1 << 20,
-	})
+	o := h.storeOptions()
+	o.Log = log
+	st, err := store.Open(h.t.Context(), filepath.Join(h.dir, "store"), o)
 	require.NoError(h.t, err)
 	h.store = st
 	var ad plugin.Adapter
@@ -74,17 +70,17 @@ func (h *host) start() *host {
 		ad = h.wrap(ad)
 	}
 	c := h.f.client()
-	o := Options{
+	op := Options{
 		Name: h.name, Slots: 2, Coordinator: c, Store: st, Adapter: ad,
 		Blobs: blob.NewHTTP(c.BlobsURL(), c.Token, nil), Grace: time.Second, DrainTimeout: 10 * time.Second, Log: log,
 	}
 	if h.plugin != nil {
-		o.Plugin, o.Pool = h.plugin.on, &api.Pool{System: api.SystemGitLab, Name: "pool"}
+		op.Plugin, op.Pool = h.plugin.on, &api.Pool{System: api.SystemGitLab, Name: "pool"}
 	}
 	if h.edit != nil {
-		h.edit(&o)
+		h.edit(&op)
 	}
-	a, err := New(o)
+	a, err := New(op)
 	require.NoError(h.t, err)
 	if h.tune != nil {
 		h.tune(a)
@@ -93,6 +89,16 @@ func (h *host) start() *host {
 	h.stop, h.done = cancel, make(chan error, 1)
 	go func() { h.done <- a.Run(ctx) }()
 	return h
+}
+
+func (h *host) storeOptions() store.Options {
+	root := os.Geteuid() == 0
+	return store.Options{
+		Driver: func(dir string) (view.Driver, error) {
+			return view.Open(h.driver, dir, view.Options{Owners: root})
+		},
+		Owners: root, ReserveBytes: 1 << 20,
+	}
 }
 
 // end stops the agent and closes the store.

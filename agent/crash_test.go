@@ -25,6 +25,7 @@ const (
 	victimDir    = "ROOST_TEST_VICTIM_DIR"
 	victimURL    = "ROOST_TEST_VICTIM_URL"
 	victimDriver = "ROOST_TEST_VICTIM_DRIVER"
+	victimPlugin = "ROOST_TEST_VICTIM_PLUGIN" // how its plugin ends jobs; "": it has none
 )
 
 func playVictim() {
@@ -43,18 +44,21 @@ func playVictim() {
 		if err != nil {
 			return err
 		}
-		ad, err := exec.New(exec.Options{StateDir: filepath.Join(dir, "exec")})
-		if err != nil {
-			return err
-		}
 		c, err := api.NewClient(os.Getenv(victimURL), "a-token", nil)
 		if err != nil {
 			return err
 		}
-		a, err := New(Options{
-			Name: "a", Slots: 2, Coordinator: c, Store: st, Adapter: ad,
+		o := Options{
+			Name: "a", Slots: 2, Coordinator: c, Store: st,
 			Blobs: blob.NewHTTP(c.BlobsURL(), c.Token, nil), Grace: time.Second,
-		})
+		}
+		if end := os.Getenv(victimPlugin); end != "" {
+			o.Plugin = (&scripted{dir: dir, end: end}).on
+			o.Pool = &api.Pool{System: api.SystemGitLab, Name: "pool"}
+		} else if o.Adapter, err = exec.New(exec.Options{StateDir: filepath.Join(dir, "exec")}); err != nil {
+			return err
+		}
+		a, err := New(o)
 		if err != nil {
 			return err
 		}
@@ -65,12 +69,13 @@ func playVictim() {
 }
 
 // victim starts an agent in a process of its own on h's directory.
-func (h *host) victim() *osexec.Cmd {
+func (h *host) victim(env ...string) *osexec.Cmd {
 	h.t.Helper()
 	self, err := os.Executable()
 	require.NoError(h.t, err)
 	cmd := osexec.Command(self)
 	cmd.Env = append(os.Environ(), victimDir+"="+h.dir, victimURL+"="+h.f.srv.URL, victimDriver+"="+h.driver)
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stderr = testWriter{h.t}
 	require.NoError(h.t, os.MkdirAll(h.dir, 0o755))
 	require.NoError(h.t, cmd.Start())

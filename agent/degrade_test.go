@@ -117,7 +117,7 @@ func TestDegradationTable(t *testing.T) {
 			}
 		})
 	}
-	for _, fault := range []struct {
+	for i, fault := range []struct {
 		name      string
 		give      func(d *degrading, c *api.Claim) // changes the claim
 		harm      func(d *degrading)               // happens before the attach
@@ -176,7 +176,10 @@ func TestDegradationTable(t *testing.T) {
 			give: func(d *degrading, c *api.Claim) { *c = from(*c, d.left) },
 		},
 	} {
-		for _, mode := range []string{modeOptional, "required"} {
+		for j, mode := range []string{modeOptional, "required"} {
+			if testing.Short() && (i+j)%4 != 0 { // a sample
+				continue
+			}
 			t.Run(mode+", "+fault.name, func(t *testing.T) {
 				d := newDegrading(t)
 				c := from(ext("job"), d.base)
@@ -255,7 +258,7 @@ func newIDOf() snapshot.ID { return snapshot.ID(strings.Repeat("z", 26)) }
 // what was promised to be durable fails.
 func TestDegradationAfter(t *testing.T) {
 	broken := errors.New("the disk is gone")
-	for _, fault := range []struct {
+	for i, fault := range []struct {
 		name   string
 		leave  func(t *testing.T, view string)
 		store  *storeFault
@@ -283,7 +286,10 @@ func TestDegradationAfter(t *testing.T) {
 			failed: map[string]bool{"durable": true},
 		},
 	} {
-		for _, durability := range []string{"local", "synced", "durable"} {
+		for j, durability := range []string{"local", "synced", "durable"} {
+			if testing.Short() && (i+j)%3 != 0 { // a sample
+				continue
+			}
 			t.Run(durability+", "+fault.name, func(t *testing.T) {
 				if fault.code == api.SealUnsupported {
 					testenv.Require(t, testenv.Root) // to make a device

@@ -3,6 +3,8 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/roost-ci/roost/agent/leftovers"
@@ -18,6 +20,10 @@ import (
 func (g *guest) quiet(log sayer, keep bool) func(busy error) error {
 	a, at := g.a, g.note.Place.View
 	return func(busy error) error {
+		at := at
+		if _, err := os.Lstat(at); errors.Is(err, fs.ErrNotExist) {
+			at = "" // a process before this one was about to seal it
+		}
 		var all []leftovers.Process
 		var errs []error
 		if busy == nil && a.o.Cgroups != nil {

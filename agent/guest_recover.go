@@ -123,9 +123,10 @@ func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenV
 	g.log = a.openLog(n.Ref, true)
 	g.endLog = g.log.start(out)
 	g.log.say("the agent was started anew")
-	end := func(how func()) func() {
+	end := func(how func()) func() { // whoever asks for its end from now on waits for this one
 		g.ends = true
-		return func() { g.endOnce.Do(how) }
+		g.endOnce.Do(func() {})
+		return how
 	}
 	want := a.durability(n.Claim.External)
 	waits := want == durabilitySynced || want == durabilityDurable
