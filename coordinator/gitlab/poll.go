@@ -14,6 +14,9 @@ const (
 	// maxConflicts is how often a request that met a conflict is sent again at once:
 	// it means that there may be more jobs.
 	maxConflicts = 10
+	// maxChanges is how often a request is sent again at once because the queue
+	// changed: a busy one changes all the time.
+	maxChanges = 3
 	// maxHeld bounds a request altogether, its body included.
 	maxHeld = 10 * time.Minute
 	// newOffer is the least time between two requests when a slot was just offered: a
@@ -39,7 +42,7 @@ type asker struct {
 	lastUpdate string
 	conflicts  int
 	failures   int
-	woken      bool // the last answer was that the queue had changed
+	changes    int // answers in a row that said that the queue had changed
 }
 
 // ask makes one request and keeps what it brings. It gives the time until the next.
@@ -63,7 +66,7 @@ func (a *asker) ask(ctx context.Context, w Want) time.Duration {
 		a.lastUpdate = p.lastUpdate
 	}
 	if p.code == 201 {
-		a.conflicts, a.failures = 0, 0
+		a.conflicts, a.failures, a.changes = 0, 0, 0
 		a.take(ctx, w, p, err)
 		return 0
 	}
@@ -74,14 +77,14 @@ func (a *asker) ask(ctx context.Context, w Want) time.Duration {
 // queue is not as it was before: a server that holds requests answers them then, and
 // the job is given to the one that asks next.
 func (a *asker) rest(w Want, p poll, err error, took time.Duration, changed bool) time.Duration {
-	woken := a.woken
-	a.woken = false
+	changes := a.changes
+	a.changes = 0
 	log := a.s.o.Log.With("pool", w.Name, "url", w.URL)
 	switch {
 	case err == nil && p.code == 204:
 		a.conflicts, a.failures = 0, 0
-		if changed && !woken { // once: a busy queue changes all the time
-			a.woken = true
+		if changed && changes < maxChanges {
+			a.changes = changes + 1
 			return 0
 		}
 		return max(0, a.s.o.Interval-took)
@@ -145,7 +148,7 @@ func (a *asker) refuse(ctx context.Context, j *Job) {
 		return
 	}
 	for n := 1; n <= 5; n++ {
-		st, err := a.c.update(context.WithoutCancel(ctx), j.ID, j.Token, "failed", systemFailure)
+		st, err := a.c.end(context.WithoutCancel(ctx), j.ID, j.Token, systemFailure)
 		if err == nil && st.code < 500 && st.code != 429 {
 			return
 		}
