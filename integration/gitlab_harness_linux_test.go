@@ -151,6 +151,7 @@ func (l *lab) close() {
 			r.Kill()
 		}
 	}
+	l.gl.Down() // it may hold a request, which the coordinator never gives up
 	l.stop()
 	for name := range l.hosts {
 		require.NoError(l.t, exec.Command("umount", l.slots(name)).Run(), "the mount of the slots of "+name)
