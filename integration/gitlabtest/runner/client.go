@@ -44,7 +44,7 @@ func newClient(c *Config, e *Entry) *client {
 	t.MaxIdleConnsPerHost = 8
 	return &client{
 		c: c, e: e, base: strings.TrimSuffix(base, "/") + "/api/v4/",
-		http: &http.Client{Transport: t, Timeout: time.Hour, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		http: &http.Client{Transport: t, Timeout: time.Hour},
 	}
 }
 

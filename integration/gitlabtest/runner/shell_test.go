@@ -138,6 +138,19 @@ func TestArtifactTries(t *testing.T) {
 	}
 }
 
+// Call 10: a redirect is followed, with the path that it has.
+func TestRedirectedUpload(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, setup{})
+	other := gitlabtest.New(t, gitlabtest.Options{})
+	l.RedirectUploads(other.URL() + "/elsewhere")
+	j := l.one(t, job{Script: []string{"true"}, Artifacts: gitlabtest.Archive("README.md")}, gitlabtest.Failed)
+	require.True(t, said(j, "404 Not Found"), "%s", j.Trace)
+	calls := other.Calls("/")
+	require.Len(t, calls, 3)
+	require.True(t, strings.HasPrefix(calls[0].Path, "/elsewhere/api/v4/jobs/"), calls[0].Path)
+}
+
 // 1.1: SIGTERM aborts, SIGQUIT finishes; a limit is per token.
 func TestStops(t *testing.T) {
 	t.Parallel()

@@ -59,10 +59,7 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
-var (
-	errUnavailable = errors.New("service unavailable")
-	errRedirected  = errors.New("redirected")
-)
+var errUnavailable = errors.New("service unavailable")
 
 // fatal is an answer after which there is no other try.
 type fatal struct{ status int }
@@ -71,8 +68,9 @@ func (f fatal) Error() string {
 	return fmt.Sprintf("fatal: %d %s", f.status, http.StatusText(f.status))
 }
 
-// uploadCommand is artifacts-uploader: three tries, six for 503, the archive made
-// anew for each; a redirect changes the server, not the path (section 1, call 10).
+// uploadCommand is artifacts-uploader: three tries, six for 503, the archive made anew
+// for each and for each redirect, which is followed with all its path, as real runners do
+// that can make the body again (the notes tell of older ones, which keep the path).
 func uploadCommand(args []string, scale float64, out io.Writer) error {
 	o, err := parse(args)
 	if err != nil {
@@ -98,9 +96,6 @@ func uploadCommand(args []string, scale float64, out io.Writer) error {
 			return nil
 		case errors.As(err, &f):
 			return err
-		case errors.Is(err, errRedirected):
-			try--
-			continue
 		case errors.Is(err, errUnavailable):
 			tries = 6
 		}
@@ -113,30 +108,43 @@ func uploadCommand(args []string, scale float64, out io.Writer) error {
 }
 
 func upload(cl *client, o options, files []string) error {
-	pr, pw := io.Pipe()
-	defer pr.Close() // or whoever makes the archive waits for ever
-	m := multipart.NewWriter(pw)
-	go func() {
-		part, err := m.CreateFormFile("file", archiveName(o))
-		if err == nil {
-			err = archive(part, o.format, files)
-		}
-		if err == nil {
-			err = m.Close()
-		}
-		pw.CloseWithError(err)
-	}()
+	boundary := multipart.NewWriter(io.Discard)
+	body := func() (io.ReadCloser, error) {
+		pr, pw := io.Pipe()
+		m := multipart.NewWriter(pw)
+		go func() { // it ends when the reader does, or is closed
+			err := m.SetBoundary(boundary.Boundary())
+			var part io.Writer
+			if err == nil {
+				part, err = m.CreateFormFile("file", archiveName(o))
+			}
+			if err == nil {
+				err = archive(part, o.format, files)
+			}
+			if err == nil {
+				err = m.Close()
+			}
+			pw.CloseWithError(err)
+		}()
+		return pr, nil
+	}
 	q := url.Values{}
 	for k, v := range map[string]string{"expire_in": o.expire, "artifact_format": o.format, "artifact_type": o.kind} {
 		if v != "" {
 			q.Set(k, v)
 		}
 	}
-	req, err := http.NewRequestWithContext(context.Background(), "POST", cl.base+"jobs/"+o.id+"/artifacts?"+q.Encode(), pr)
+	first, err := body()
 	if err != nil {
 		return err
 	}
-	req.Header = http.Header{"Job-Token": {o.token}, "Content-Type": {m.FormDataContentType()}, "User-Agent": {userAgent}}
+	defer first.Close()
+	req, err := http.NewRequestWithContext(context.Background(), "POST", cl.base+"jobs/"+o.id+"/artifacts?"+q.Encode(), first)
+	if err != nil {
+		return err
+	}
+	req.GetBody = body
+	req.Header = http.Header{"Job-Token": {o.token}, "Content-Type": {boundary.FormDataContentType()}, "User-Agent": {userAgent}}
 	resp, err := cl.http.Do(req)
 	if err != nil {
 		return err
@@ -145,13 +153,6 @@ func upload(cl *client, o options, files []string) error {
 	switch resp.StatusCode {
 	case http.StatusCreated:
 		return nil
-	case http.StatusTemporaryRedirect:
-		u, err := url.Parse(resp.Header.Get("Location"))
-		if err != nil || u.Host == "" {
-			return fmt.Errorf("empty location: %w", err)
-		}
-		cl.base = u.Scheme + "://" + u.Host + "/api/v4/"
-		return errRedirected
 	case http.StatusForbidden, http.StatusRequestEntityTooLarge:
 		return fatal{resp.StatusCode}
 	case http.StatusServiceUnavailable:
@@ -207,19 +208,26 @@ func downloadCommand(args []string, scale float64, out io.Writer) error {
 	return extract(f.Name(), filepath.Clean(wd))
 }
 
+// download asks for a direct download the first time, without following it, to know
+// whether there is one; if so it asks again and follows.
 func download(cl *client, o options, f *os.File, direct bool) error {
 	target := cl.base + "jobs/" + o.id + "/artifacts"
 	if direct {
 		target += "?direct_download=true"
 	}
-	h := http.Header{"Job-Token": {o.token}, "User-Agent": {userAgent}}
-	for {
+	probe := *cl.http
+	probe.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	for follow := !direct; ; follow = true {
 		req, err := http.NewRequestWithContext(context.Background(), "GET", target, nil)
 		if err != nil {
 			return err
 		}
-		req.Header = h
-		resp, err := cl.http.Do(req)
+		req.Header = http.Header{"Job-Token": {o.token}, "User-Agent": {userAgent}}
+		c := &probe
+		if follow {
+			c = cl.http
+		}
+		resp, err := c.Do(req)
 		if err != nil {
 			return err
 		}
@@ -234,12 +242,10 @@ func download(cl *client, o options, f *os.File, direct bool) error {
 			}
 			_, err := io.Copy(f, resp.Body)
 			return err
-		case http.StatusFound, http.StatusTemporaryRedirect: // object storage, which is told nothing of GitLab's
-			u, err := resp.Location()
-			if err != nil {
-				return err
+		case http.StatusFound, http.StatusTemporaryRedirect:
+			if follow {
+				return errors.New(resp.Status)
 			}
-			target, h = u.String(), http.Header{}
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
 			return fatal{resp.StatusCode}
 		default:
