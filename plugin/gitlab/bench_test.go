@@ -37,7 +37,7 @@ func benchHouse(b *testing.B, up http.Handler, secure bool, rate int64) (h *hous
 			tr, err := newTransport("")
 			require.NoError(b, err)
 			tr.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-			h.o.Transport = tr
+			h.aim.base = tr
 		}
 	})
 	r := h.runner(1)
@@ -45,11 +45,7 @@ func benchHouse(b *testing.B, up http.Handler, secure bool, rate int64) (h *hous
 	_, _, err := r.request(b.Context())
 	require.NoError(b, err)
 	r.must("5", "running")
-	host := strings.TrimPrefix(strings.TrimPrefix(server.URL, "http://"), "https://")
-	h.p.s.up.base.Host = host
-	if secure {
-		h.p.s.up.base.Scheme = "https"
-	}
+	h.aim.at(b, server.URL)
 	c = server.Client()
 	c.Transport.(*http.Transport).TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 	return h, server.URL, c

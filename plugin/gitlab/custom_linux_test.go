@@ -88,12 +88,6 @@ func (x *customRun) exit(err error) int {
 	return e.Code
 }
 
-func attemptOf(id string) snapshot.ID {
-	b := []byte("00000000000000000000000000")
-	copy(b[26-len(id):], id)
-	return snapshot.ID(b)
-}
-
 // TestCustom: the whole way of a job that succeeds, over a restart of the plugin.
 func TestCustom(t *testing.T) {
 	h := customHouse(t)

@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -270,12 +272,34 @@ type house struct {
 	t     testing.TB
 	gl    *fakeGitLab
 	agent *fakeAgent
+	as    plugin.Agent // agent, unless a test has its own
 	p     *Plugin
 	addr  string
 	dir   string
 	cfg   Config
 	o     Options
 	stop  func()
+	aim   *aim
+	idle  []func() // forget connections, of runners
+}
+
+// aim is a transport to GitLab that a test can point elsewhere.
+type aim struct {
+	base http.RoundTripper
+	url  atomic.Pointer[url.URL]
+}
+
+func (a *aim) RoundTrip(r *http.Request) (*http.Response, error) {
+	if u := a.url.Load(); u != nil {
+		r.URL.Scheme, r.URL.Host = u.Scheme, u.Host
+	}
+	return a.base.RoundTrip(r)
+}
+
+func (a *aim) at(t testing.TB, target string) {
+	u, err := url.Parse(target)
+	require.NoError(t, err)
+	a.url.Store(u)
 }
 
 func newHouse(t testing.TB, change ...func(*house)) *house {
@@ -285,6 +309,12 @@ func newHouse(t testing.TB, change ...func(*house)) *house {
 		Slots:  []Slot{{Number: 1, Token: slotToken}, {Number: 2, Token: slotToken + "2"}},
 		HoldMS: 2000, KeepAliveMS: 50, FinalMS: 3000, AckMS: 400, GoneMS: 200, SilentMS: 400, OrphanMS: 200, RetryMS: 5,
 	}
+	h.as = h.agent
+	tr, err := newTransport("")
+	require.NoError(t, err)
+	t.Cleanup(tr.CloseIdleConnections)
+	h.aim = &aim{base: tr}
+	h.o.Transport = h.aim
 	for _, f := range change {
 		f(h)
 	}
@@ -302,11 +332,16 @@ func (h *house) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- h.p.Serve(ctx, plugin.Settings{Host: "host-a", Slots: numbers(h.cfg.Slots), Dir: h.dir, Config: raw}, h.agent)
+		done <- h.p.Serve(ctx, plugin.Settings{Host: "host-a", Slots: numbers(h.cfg.Slots), Dir: h.dir, Config: raw}, h.as)
 	}()
 	select {
 	case a := <-listening:
-		h.addr = a.String()
+		if h.addr != a.String() { // a restart keeps the port, as a runner expects
+			h.addr = a.String()
+			if h.cfg.Executor != ExecutorCustom {
+				h.cfg.Listen = []string{h.addr}
+			}
+		}
 	case err := <-done:
 		h.t.Fatal("serve: ", err)
 	}
@@ -347,6 +382,12 @@ func payload(id string) []byte {
 	{"id":12,"name":"b","token":"dep-CANARY-12","artifacts_file":{"filename":"b.zip","size":10}}]}`)
 }
 
+func attemptOf(id string) snapshot.ID {
+	b := []byte("00000000000000000000000000")
+	copy(b[26-len(id):], id)
+	return snapshot.ID(b)
+}
+
 // runner is a very small GitLab Runner.
 type runner struct {
 	h    *house
@@ -358,6 +399,7 @@ type runner struct {
 func (h *house) runner(slot int) *runner {
 	tr := &http.Transport{}
 	h.t.Cleanup(tr.CloseIdleConnections)
+	h.idle = append(h.idle, tr.CloseIdleConnections)
 	return &runner{h: h, slot: slot, c: &http.Client{Transport: tr}}
 }
 

@@ -129,7 +129,6 @@ func (h *hand) open() error {
 		State: stateDelivering, Announces: announces(h.offer.Runner), Prefix: h.grant.Log,
 		Deadline: s.now().Add(info.Timeout + 5*time.Minute - h.grant.Age),
 	})
-	h.job.trace.size = int64(len(h.grant.Log)) // the coordinator wrote it
 	return nil
 }
 
@@ -161,10 +160,9 @@ func (h *hand) prepare() error {
 	if _, err := h.edit().apply(h.body, h.info); err != nil {
 		return fmt.Errorf("%w: %w", errUnreadable, err) // another host could not either
 	}
+	// They are sent when the runner has the job: what a host writes and then gives the
+	// job back, the next host does not know.
 	h.job.trace.add(work.Lines...)
-	ctx, cancel := context.WithTimeout(h.ctx, 5*time.Second)
-	defer cancel()
-	h.job.sendPrefix(ctx) //nolint:errcheck // before the runner's first byte it is tried again
 	return nil
 }
 
@@ -186,7 +184,7 @@ func (h *hand) say(ctx context.Context, lines <-chan string) {
 		select {
 		case line := <-lines:
 			h.job.trace.add(line)
-			h.job.sendPrefix(ctx) //nolint:errcheck // same
+			h.job.sendPrefix(ctx) //nolint:errcheck // before the runner's first byte it is tried again
 		case <-ctx.Done():
 			return
 		}

@@ -42,7 +42,11 @@ var errLost = errors.New("the job is not this host's any more")
 
 func (s *service) newJob(rec record) *job {
 	j := &job{s: s, id: rec.Job, rec: rec, heard: s.now(), freed: make(chan struct{})}
-	j.trace.init(s.now, rec.Prefix)
+	j.trace = trace{now: s.now, prefix: rec.Prefix, foreign: rec.Foreign, size: -1, begun: rec.begun, marked: rec.begun}
+	j.trace.known = j.trace.end()
+	if !rec.Handed.IsZero() && !rec.begun { // the prefix may have been on its way when we died
+		j.trace.known, j.trace.doubts = rec.Logged, []int64{j.trace.end()}
+	}
 	j.ctx, j.lose = context.WithCancelCause(s.life)
 	return j
 }
@@ -121,16 +125,23 @@ func (j *job) silent() time.Duration {
 	return j.s.now().Sub(j.heard)
 }
 
-// ack notes durably that the runner has the job, before anything of it goes on.
+// ack notes that the runner has the job, before anything of it goes on. It must
+// not be forgotten if we die: the job would be given to somebody else.
 func (j *job) ack() error {
 	if j.record().State != stateDelivering {
 		return nil
 	}
-	return j.change(func(r *record) {
-		if r.State == stateDelivering {
-			r.State = stateRunning
-		}
-	})
+	j.saving.Lock()
+	defer j.saving.Unlock()
+	if err := j.s.recs.mark(j.record().Attempt, markGot); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.rec.State == stateDelivering {
+		j.rec.State = stateRunning
+	}
+	return nil
 }
 
 // note keeps what GitLab says of the job's state.

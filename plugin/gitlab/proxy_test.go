@@ -82,7 +82,7 @@ func TestOneOrigin(t *testing.T) {
 	defer up.Close()
 	h := newHouse(t)
 	began(t, h, "5")
-	h.p.s.up.base.Host = strings.TrimPrefix(up.URL, "http://")
+	h.aim.at(t, up.URL)
 	evil := strings.TrimPrefix(elsewhere.URL, "http://")
 	head := "Job-Token: " + jobToken + "5\r\nContent-Length: 2\r\n"
 	for target, want := range map[string]string{
@@ -107,7 +107,7 @@ func TestOneOrigin(t *testing.T) {
 				require.Empty(t, seen.Get(name), name)
 			}
 			require.Equal(t, "rid", seen.Get("X-Request-Id"))
-			require.Equal(t, strings.TrimPrefix(up.URL, "http://"), host)
+			require.Equal(t, strings.TrimPrefix(h.gl.ts.URL, "http://"), host)
 		}
 	}
 	// What is no request line is none of ours to judge, and goes nowhere.
@@ -145,7 +145,7 @@ func TestArtifacts(t *testing.T) {
 		}
 	}))
 	defer up.Close()
-	h.p.s.up.base.Host = strings.TrimPrefix(up.URL, "http://")
+	h.aim.at(t, up.URL)
 	post := func(path, token string) int {
 		req, err := http.NewRequest("POST", "http://"+h.addr+path, struct{ io.Reader }{bytes.NewReader(content)}) // chunked
 		require.NoError(t, err)
@@ -197,7 +197,7 @@ func TestLostInMidStream(t *testing.T) {
 		<-r.Context().Done()
 	}))
 	defer up.Close()
-	h.p.s.up.base.Host = strings.TrimPrefix(up.URL, "http://")
+	h.aim.at(t, up.URL)
 	go func() {
 		time.Sleep(100 * time.Millisecond)
 		h.p.Lost(context.Background(), attempt, "fenced")

@@ -1,6 +1,7 @@
 package gitlab
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,11 +48,17 @@ type record struct {
 	// Durable says that the job's success promises more than a seal.
 	Durable bool `json:"durable,omitempty"`
 	// Prefix are our own lines at the trace's beginning, whether GitLab has them yet or not.
-	Prefix []byte `json:"prefix,omitempty"`
+	// Foreign is how much of somebody else's stands before them, Logged how much of
+	// the trace GitLab had when the job was handed out.
+	Prefix  []byte `json:"prefix,omitempty"`
+	Foreign int64  `json:"foreign,omitempty"`
+	Logged  int64  `json:"logged,omitempty"`
 	// Handed is when the runner got the job, Deadline when its token ends.
 	Handed   time.Time `json:"handed"`
 	Deadline time.Time `json:"deadline"`
 	Final    *final    `json:"final,omitempty"`
+	// begun: some of the runner's part of the trace is in GitLab, or may be. It is a mark.
+	begun bool
 	// Done is when GitLab had answered and the agent too.
 	Done time.Time `json:"done,omitzero"`
 }
@@ -118,12 +125,48 @@ func (s *records) save(r *record) error {
 	return nil
 }
 
-func (s *records) remove(attempt snapshot.ID) error {
-	err := os.Remove(s.name(attempt))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// Marks are what happens once in a job's life and is in every runner's way: a byte
+// appended to a file beside the record. They survive our death, and need not survive the
+// machine's, which is the runner's too.
+const (
+	markGot   = 'g' // the runner has the job
+	markBegun = 'b' // it has sent something of the trace
+)
+
+const markExt = ".seen"
+
+func (s *records) mark(attempt snapshot.ID, mark byte) error {
+	name := filepath.Join(s.dir, string(attempt)+markExt)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("gitlab: mark: %w", err)
+	}
+	_, err = f.Write([]byte{mark})
+	if cerr := f.Close(); err == nil {
+		err = cerr
 	}
 	return err
+}
+
+// readMarks adds what the marks say.
+func (s *records) readMarks(r *record) {
+	b, err := os.ReadFile(filepath.Join(s.dir, string(r.Attempt)+markExt))
+	if err != nil {
+		return
+	}
+	if r.State == stateDelivering && bytes.IndexByte(b, markGot) >= 0 {
+		r.State = stateRunning
+	}
+	r.begun = bytes.IndexByte(b, markBegun) >= 0
+}
+
+func (s *records) remove(attempt snapshot.ID) error {
+	for _, name := range []string{s.name(attempt), filepath.Join(s.dir, string(attempt)+markExt)} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // load reads all records. One that can't be read is an error of its own beside the others:
@@ -139,11 +182,15 @@ func (s *records) load() (list []*record, bad []error) {
 			os.Remove(name) //nolint:errcheck // what a crash left; it is in nobody's way
 			continue
 		}
+		if strings.HasSuffix(name, markExt) {
+			continue
+		}
 		r, err := readRecord(name)
 		if err != nil {
 			bad = append(bad, err)
 			continue
 		}
+		s.readMarks(r)
 		list = append(list, r)
 	}
 	return list, bad

@@ -86,7 +86,7 @@ func (s *service) recover(ctx context.Context) {
 	for _, j := range orphans {
 		switch j.record().State {
 		case stateDelivering, stateRunning:
-			j.runnerDied("the agent of this host lost it")
+			j.end(final{Outcome: plugin.OutcomeSystem, Reason: "this host lost the job: the agent does not know it any more"})
 		case stateLost:
 			j.stopped("the agent has ended it")
 		default: // it has its end, and the agent gives the answer that it gave before

@@ -119,7 +119,7 @@ func (f *finishing) once(ctx context.Context) (*answer, error) {
 		if a != nil {
 			suffix = nil // it was refused: a trace that is full, say
 		}
-		j.count(&body, rec.Prefix, suffix)
+		j.count(&body, rec.Prefix, rec.Foreign, suffix)
 	}
 	if !rec.Final.Own || rec.Final.Success && rec.Final.Spoiled {
 		body.set("state", "failed")
@@ -138,9 +138,8 @@ func (f *finishing) sendSuffix(ctx context.Context, fin *final) (*answer, error)
 	j, t := f.j, &f.j.trace
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p := int64(len(t.prefix))
 	if fin.Counted && fin.Size == 0 {
-		if a, err := j.fill(ctx, t.prefix, 0); a != nil || err != nil {
+		if a, err := j.bring(ctx); a != nil || err != nil {
 			return a, err
 		}
 	}
@@ -150,7 +149,7 @@ func (f *finishing) sendSuffix(ctx context.Context, fin *final) (*answer, error)
 	case !fin.Counted || f.alone:
 		return j.sendTail(ctx, fin.Suffix)
 	}
-	return j.fill(ctx, fin.Suffix, p+fin.Size)
+	return j.fill(ctx, fin.Suffix, t.end()+fin.Size)
 }
 
 // sendTail puts lines at the trace's end, wherever that is: only GitLab knows how far a runner came
@@ -158,15 +157,15 @@ func (f *finishing) sendSuffix(ctx context.Context, fin *final) (*answer, error)
 func (j *job) sendTail(ctx context.Context, tail []byte) (*answer, error) {
 	t := &j.trace
 	for range 4 {
-		if t.size < int64(len(t.prefix)) {
-			if a, err := j.fill(ctx, t.prefix, 0); a != nil || err != nil {
+		if t.size < t.end() {
+			if a, err := j.bring(ctx); a != nil || err != nil {
 				return a, err
 			}
 		}
 		if t.tail > 0 && t.size == t.tail {
 			return nil, nil // an earlier try came through and its answer did not
 		}
-		at := max(t.size, int64(len(t.prefix)))
+		at := max(t.size, t.end())
 		t.tail = at + int64(len(tail))
 		a, err := j.patch(ctx, at, tail, "debug_trace=false", j.headers("text/plain"))
 		switch {

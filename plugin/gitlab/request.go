@@ -82,8 +82,9 @@ func (h *hand) deliver(w http.ResponseWriter, r *http.Request, wait *waiter) boo
 	}
 	payload, err := h.edit().apply(h.body, h.info)
 	if err == nil {
+		prefix, foreign, known := j.trace.lines()
 		err = j.change(func(rec *record) {
-			rec.Prefix, rec.Handed = j.trace.lines(), s.now()
+			rec.Prefix, rec.Foreign, rec.Logged, rec.Handed = prefix, foreign, known, s.now()
 			rec.Durable = promises(h.body, h.work.Env)
 		})
 	}

@@ -24,6 +24,9 @@ func (h *house) again(held ...snapshot.ID) {
 	}
 	h.agent.mu.Unlock()
 	h.start()
+	for _, forget := range h.idle {
+		forget()
+	}
 }
 
 // TestRestart: a running job goes on after a restart, to the byte.

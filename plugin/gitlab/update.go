@@ -128,7 +128,8 @@ func (s *service) update(w http.ResponseWriter, r *http.Request, j *job) {
 		return
 	}
 	first := j.first()
-	j.count(&body, j.trace.lines(), nil)
+	prefix, foreign, _ := j.trace.lines()
+	j.count(&body, prefix, foreign, nil)
 	a, err := s.up.do(j.ctx, http.MethodPut, "api/v4/jobs/"+j.id, "", cleanHeader(r.Header), body.bytes())
 	if err != nil {
 		s.failed(w, r, j, err)
@@ -138,6 +139,10 @@ func (s *service) update(w http.ResponseWriter, r *http.Request, j *job) {
 	if first && a.over() {
 		// The runner drops such a job without another word.
 		j.end(final{Quiet: true, Outcome: plugin.OutcomeCanceled, Reason: "canceled before it began", Answered: true, Status: a.status, JobStatus: a.jobStatus()})
+	}
+	if first && a.status == http.StatusOK {
+		// People see at once what their job starts from; its runner has nothing to say yet.
+		s.spawn(func(context.Context) { j.sendPrefix(j.ctx) }) //nolint:errcheck // before the runner's first byte it is tried again
 	}
 	a.write(w)
 }
@@ -165,9 +170,15 @@ func isFinal(body rawObject) bool {
 }
 
 // count makes the checksums and the size of the runner's part those of the whole trace.
-func (j *job) count(body *rawObject, prefix, suffix []byte) {
+// Without them GitLab takes the trace as it is.
+func (j *job) count(body *rawObject, prefix []byte, foreign int64, suffix []byte) {
 	size, crc, ok := counted(*body)
 	if !ok {
+		return
+	}
+	if foreign > 0 {
+		body.remove("checksum")
+		body.remove("output")
 		return
 	}
 	crc = crcJoin(crcOf(prefix), crc, size)
