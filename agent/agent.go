@@ -52,6 +52,8 @@ type Agent struct {
 	slots   []bool // in use
 	polling int    // requests for work under way
 	stuck   int    // views that could not be discarded, in the way of others
+	// anew says that the coordinator has to hear of the pool again: it has changed.
+	anew bool
 	// draining says that no more work is taken.
 	draining bool
 	// holdings are the changes that the coordinator has not heard of.

@@ -30,8 +30,8 @@ var errBudget = errors.New("the fetch stands still")
 // fetchBudget is how long the fetch for an external job may stand still.
 func (a *Agent) fetchBudget(x *api.External) time.Duration {
 	n := x.FetchBudgetMS
-	if n <= 0 && a.o.Pool != nil {
-		n = a.o.Pool.FetchBudgetMS
+	if p := a.pool(); n <= 0 && p != nil {
+		n = p.FetchBudgetMS
 	}
 	if n <= 0 {
 		return fetchBudget

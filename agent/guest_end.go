@@ -106,8 +106,8 @@ func (g *guest) seal(q plugin.SealRequest, begin time.Duration) {
 
 // durability is what the success of an external job means.
 func (a *Agent) durability(x *api.External) string {
-	if x.Durability == "" && a.o.Pool != nil {
-		return a.o.Pool.Durability
+	if p := a.pool(); x.Durability == "" && p != nil {
+		return p.Durability
 	}
 	return x.Durability
 }

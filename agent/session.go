@@ -34,7 +34,7 @@ func (a *Agent) register(ctx context.Context, attempts []api.AttemptRef) (map[sn
 			Name: a.o.Name, StoreID: a.o.Store.ID(), Session: a.session, BootID: a.o.BootID,
 			Slots: a.o.Slots, Tags: a.o.Tags, Driver: a.o.Store.Driver().Name(),
 			OS: runtime.GOOS, Arch: runtime.GOARCH, Fingerprint: a.fingerprint(), Version: a.o.Version,
-			Pool: a.o.Pool, Holdings: a.allHoldings(), Attempts: attempts,
+			Pool: a.pool(), Holdings: a.allHoldings(), Attempts: attempts,
 		}
 		sent = elapsed()
 		var err error
@@ -120,7 +120,8 @@ func (a *Agent) heartbeats(ctx context.Context, quit context.CancelCauseFunc) {
 // heartbeat renews the lease once and does what the coordinator asks for.
 func (a *Agent) heartbeat(ctx context.Context) error {
 	a.mu.Lock()
-	id, limit := a.id, a.lease/4
+	id, limit, anew := a.id, a.lease/4, a.anew
+	a.anew = false
 	h := api.Heartbeat{
 		Session: a.session, FreeSlots: a.freeLocked(), Holdings: a.holdings,
 		EncodeRate: a.encode.perSecond(), UploadRate: a.up.Rate(),
@@ -133,13 +134,16 @@ func (a *Agent) heartbeat(ctx context.Context) error {
 	h.DiskFree, h.DiskTotal = diskSpace(a.o.Store.Dir())
 	_, h.Queue = a.up.Pending()
 
+	if anew {
+		return a.again(ctx, "the pool has changed")
+	}
 	// A call that hangs must not keep the next one from trying.
 	call, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	sent := elapsed()
 	reply, err := a.o.Coordinator.Heartbeat(call, id, h)
 	if notFound(err) {
-		return a.again(ctx)
+		return a.again(ctx, "the coordinator does not know this agent")
 	}
 	if err != nil {
 		return err
@@ -168,10 +172,10 @@ func (a *Agent) heartbeat(ctx context.Context) error {
 	return nil
 }
 
-// again registers anew, with a coordinator that has forgotten this agent. What
-// runs goes on, unless it is over there.
-func (a *Agent) again(ctx context.Context) error {
-	a.log.Info("the coordinator does not know this agent: registering again")
+// again registers anew, with a coordinator that has forgotten this agent, or has to
+// know something new. What runs goes on, unless it is over there.
+func (a *Agent) again(ctx context.Context, why string) error {
+	a.log.Info("registering again", "why", why)
 	a.mu.Lock()
 	var now []api.AttemptRef
 	for _, r := range a.running {

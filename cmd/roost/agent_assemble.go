@@ -99,6 +99,11 @@ func (o *agentOptions) tuningOf(cfg configs.Config) (agent.Tuning, error) {
 	if t.Scrub, err = scrubOf(cfg.Store); err != nil {
 		return t, err
 	}
+	if cfg.GitLab.On() {
+		if t.Pool, err = poolOf(cfg.GitLab); err != nil {
+			return t, err
+		}
+	}
 	t.Room.Every, t.Scrub.Every = o.roomEvery, o.roomEvery
 	return t, nil
 }
