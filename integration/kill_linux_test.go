@@ -25,7 +25,7 @@ first:
   stage: one
   tags: [host-a]
   script:
-    - rm -rf d left.txt right.txt && mkdir -p d/sub && for i in $(seq 40); do echo "file $i" > d/f$i; done
+    - rm -rf d left.txt right.txt && mkdir -p d/sub && for i in $(seq 80); do echo "file $i" > d/f$i; done
     - head -c 300000 /dev/urandom > d/big && sha256sum d/big > d/big.sum
     - ln d/f1 d/sub/hard && ln -s f2 d/soft && echo gone > d/gone
 left:
@@ -53,7 +53,7 @@ away:
     - sha256sum --check d/big.sum
     - test "$(tail -n 1 d/f40)" = more && test "$(readlink d/soft)" = f2
     - test ! -e d/gone && test "$(cat d/moved/hard)" = "file 1"
-    - test "$(find d -type f | wc -l)" = 43
+    - test "$(find d -type f | wc -l)" = 83
 `
 
 // kills is how many deaths the test wants at the least; CI asks for 50.
@@ -100,15 +100,7 @@ var elsewhere = map[string]string{
 	"view.graph.created":         "snapshot/view: TestCrash of the containers-storage driver",
 	"view.graph.removed":         "snapshot/view: TestCrash of the containers-storage driver",
 	"view.start.written":         "snapshot/view: TestCrash of the erofs driver",
-	"view.gather.written":        "its jobs leave few files: snapshot/view, TestCrash of the erofs driver",
-	"view.gathered":              "snapshot/view: TestCrash of the erofs driver",
-	"view.prune.marked":          "snapshot/view: TestCrash of the erofs driver",
-	"view.pruned":                "snapshot/view: TestCrash of the erofs driver",
-	"store.gather.imaged":        "its jobs leave few files: snapshot/store, TestDeathInGathering",
-	"store.gather.written":       "snapshot/store: TestDeathInGathering",
-	"store.gathered":             "snapshot/store: TestDeathInGathering",
-	"store.leadon.imaged":        "snapshot/store: TestDeathInGathering",
-	"store.pruned":               "snapshot/store: TestDeathInGathering",
+	"store.leadon.imaged":        "a pipeline rarely has an image older than the bundle: snapshot/store, TestDeathInGathering",
 	"store.create.encoded":       "cmd/roost: TestSnapshotSurvivesKills",
 	"store.create.row":           "cmd/roost: TestSnapshotSurvivesKills",
 	"store.create.written":       "cmd/roost: TestSnapshotSurvivesKills",

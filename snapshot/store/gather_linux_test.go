@@ -264,6 +264,15 @@ func TestDeathInGathering(t *testing.T) {
 			_, err = b.db.Exec("DROP TRIGGER die")
 			require.NoError(t, err)
 		}},
+		{"after the image that leads on", func(t *testing.T, b *bench, g view.Gatherer, l *layer) {
+			require.NoError(t, b.gather(ctx, g, l))
+			o := b.layers[b.List()[1].ID]
+			m, err := b.Tree(ctx, o.info.ID)
+			require.NoError(t, err)
+			p, err := g.Image(ctx, o.place(), o.place(), m)
+			require.NoError(t, err)
+			require.Zero(t, p.SmallIn(l.place()))
+		}},
 		{"after the row", func(t *testing.T, b *bench, g view.Gatherer, l *layer) {
 			require.NoError(t, b.gather(ctx, g, l))
 		}},
