@@ -187,6 +187,27 @@ func TestDies(t *testing.T) {
 	}
 }
 
+// TestOrphan: the agent's connection breaks, and the plugin has nobody left to work for.
+func TestOrphan(t *testing.T) {
+	p := start(t, command(""))
+	began := make(chan struct{})
+	go func() {
+		<-began
+		rpc, err := p.client.Client()
+		if err == nil {
+			_ = rpc.(*goplugin.GRPCClient).Conn.Close()
+		}
+	}()
+	err := p.Plugin.Serve(t.Context(), plugin.Settings{}, &scripted{claim: func(ctx context.Context, _ plugin.Offer) (*plugin.Grant, error) {
+		close(began)
+		<-ctx.Done()
+		return nil, nil
+	}})
+	require.Error(t, err)
+	within(t, "it ends by itself", p.Done())
+	require.Equal(t, "exit status 1", p.Exit())
+}
+
 func TestNotAPlugin(t *testing.T) {
 	for mode, want := range map[string]string{
 		"garbage":        "does not begin as a plugin of Roost",
