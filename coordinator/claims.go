@@ -22,7 +22,8 @@ const (
 func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimRequest, base string) (api.Claims, error) {
 	out := api.Claims{Claims: []api.Claim{}}
 	host := ""
-	if err := s.do(ctx, func(t *txn) (err error) {
+	// Not cut off: a poll that began must be known to end.
+	if err := s.do(context.WithoutCancel(ctx), func(t *txn) (err error) {
 		host, err = t.poll(agent, r)
 		return err
 	}); err != nil {
@@ -42,18 +43,20 @@ func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimReque
 		var jobs []string
 		var again <-chan time.Time
 		changed, stop := s.hub.wait(claimsOf(host))
+		var got []api.Claim
+		var recent bool
 		err := s.do(ctx, func(t *txn) error {
 			if _, _, err := t.caller(agent, r.Session); err != nil {
 				return err
 			}
-			var recent bool
-			if out.Claims, jobs, recent = t.deliver(host, base, r.FreeSlots); recent {
-				again = time.After(redeliver)
-			}
+			got, jobs, recent = t.deliver(host, base, r.FreeSlots)
 			return nil
 		})
 		if err == nil {
-			out.Claims, err = s.addPayloads(ctx, out.Claims, jobs)
+			if recent {
+				again = time.After(redeliver)
+			}
+			out.Claims, err = s.addPayloads(ctx, got, jobs)
 		}
 		if err != nil || len(out.Claims) > 0 || over {
 			stop()

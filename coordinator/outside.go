@@ -55,8 +55,10 @@ func (b board) Token(ctx context.Context, id string) (gitlab.Secret, error) {
 }
 
 // Intend implements gitlab.Board.
-func (b board) Intend(ctx context.Context, id, text string) (log gitlab.Log, ok bool, err error) {
-	err = b.s.do(ctx, func(t *txn) error {
+func (b board) Intend(ctx context.Context, id, text string) (gitlab.Log, bool, error) {
+	var log gitlab.Log
+	ok := false
+	if err := b.s.do(ctx, func(t *txn) error {
 		j := t.jobs.get(id)
 		if ok = j != nil && j.Status == api.StatusQueued && len(j.Outside.Log) == j.Outside.Sent; !ok {
 			return nil
@@ -65,13 +67,16 @@ func (b board) Intend(ctx context.Context, id, text string) (log gitlab.Log, ok 
 		j.Outside.Log = append(slices.Clip(j.Outside.Log), text...)
 		log = logIn(j)
 		return nil
-	})
-	return log, ok && err == nil, err
+	}); err != nil {
+		return gitlab.Log{}, false, err // the others may still be written
+	}
+	return log, ok, nil
 }
 
 // Wrote implements gitlab.Board.
-func (b board) Wrote(ctx context.Context, id string, log gitlab.Log) (version int64, err error) {
-	err = b.s.do(ctx, func(t *txn) error {
+func (b board) Wrote(ctx context.Context, id string, log gitlab.Log) (int64, error) {
+	var version int64
+	if err := b.s.do(ctx, func(t *txn) error {
 		j := t.jobs.get(id)
 		if j == nil || j.Status != api.StatusQueued || len(log.Text) < j.Outside.Sent && !j.Outside.Unsure {
 			return nil
@@ -80,8 +85,10 @@ func (b board) Wrote(ctx context.Context, id string, log gitlab.Log) (version in
 		j.Outside.Log, j.Outside.Sent, j.Outside.Unsure = log.Text, log.Sent, log.Unsure
 		version, t.place = j.Version, true
 		return nil
-	})
-	return version, err
+	}); err != nil {
+		return 0, err // version may still be written
+	}
+	return version, nil
 }
 
 // logIn gives what is known of a job's log in its system.

@@ -277,14 +277,15 @@ func (s *Server) finish(ctx context.Context, ref api.AttemptRef, f api.Finish) (
 	if err != nil {
 		return out, err
 	}
-	err = s.do(ctx, func(t *txn) (err error) {
+	var got api.Finished
+	if err := s.do(ctx, func(t *txn) (err error) {
 		fail.Point("coordinator.finish")
 		adopt(t)
-		out, err = t.finish(ref, f)
+		got, err = t.finish(ref, f)
 		return err
-	})
-	if err == nil {
-		fail.Point("coordinator.finish.committed")
+	}); err != nil {
+		return out, err // got may still be written
 	}
-	return out, err
+	fail.Point("coordinator.finish.committed")
+	return got, nil
 }

@@ -125,6 +125,19 @@ func (c *client) update(ctx context.Context, job int64, token Secret, state, rea
 	return statusOf(resp), nil
 }
 
+// end tells that a job failed. One that nobody acknowledged can't fail: it has to run
+// first.
+func (c *client) end(ctx context.Context, job int64, token Secret, reason string) (status, error) {
+	st, err := c.update(ctx, job, token, "failed", reason)
+	if err != nil || st.code != http.StatusBadRequest || st.job != "" {
+		return st, err
+	}
+	if st, err = c.update(ctx, job, token, "running", ""); err != nil || st.code >= 300 {
+		return st, err
+	}
+	return c.update(ctx, job, token, "failed", reason)
+}
+
 // errOffset says that an answer to a PATCH makes no sense.
 var errOffset = errors.New("the answer names no size of the log")
 

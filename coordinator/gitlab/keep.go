@@ -210,7 +210,8 @@ func (k *keeper) settle(ctx context.Context, l Log) error {
 		switch {
 		case st.code < 300:
 			l.Sent = len(l.Text)
-		case st.code == http.StatusRequestedRangeNotSatisfiable && st.size == len(l.Text) && !l.Unsure:
+		case st.code == http.StatusRequestedRangeNotSatisfiable && st.size == len(l.Text):
+			// That others wrote just as much is not likely, and would harm nobody.
 			l.Sent = len(l.Text)
 		case st.code == http.StatusRequestedRangeNotSatisfiable:
 			l = l.rebase(st.size)
@@ -265,13 +266,7 @@ func (k *keeper) tell(ctx context.Context) (time.Duration, error) {
 	if k.job.Canceled {
 		reason = ""
 	}
-	st, err := k.c.update(ctx, k.job.Job, k.token, "failed", reason)
-	if err == nil && st.code == http.StatusBadRequest && st.job == "" {
-		// One that nobody acknowledged can't fail: it has to run first.
-		if st, err = k.c.update(ctx, k.job.Job, k.token, "running", ""); err == nil && !st.over() {
-			st, err = k.c.update(ctx, k.job.Job, k.token, "failed", reason)
-		}
-	}
+	st, err := k.c.end(ctx, k.job.Job, k.token, reason)
 	switch {
 	case err != nil:
 		return 0, err
