@@ -221,8 +221,12 @@ func TestNotAPlugin(t *testing.T) {
 		require.Less(t, len(err.Error()), 1000)
 		require.Equal(t, strings.Contains(want, ErrContract.Error()), errors.Is(err, ErrContract), mode)
 	}
-	_, err := Start(t.Context(), Command{Path: filepath.Join(t.TempDir(), "none"), Args: []string{"none"}})
+	dir := t.TempDir()
+	_, err := Start(t.Context(), Command{Path: filepath.Join(dir, "none"), Args: []string{"none"}, Sockets: dir})
 	require.ErrorIs(t, err, os.ErrNotExist)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }
 
 // TestStartIsStopped: ctx ends while a program says nothing.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -48,6 +49,7 @@ type Process struct {
 	Plugin      plugin.Plugin
 	Description plugin.Description
 	client      *goplugin.Client
+	sockets     string // made by go-plugin, which forgets it if the program can't be started
 	proc        *process
 }
 
@@ -74,7 +76,8 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	p.client = goplugin.NewClient(&goplugin.ClientConfig{
 		HandshakeConfig:  handshake(),
 		VersionedPlugins: map[int]goplugin.PluginSet{plugin.Contract: {pluginName: &glue{}}},
-		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
+		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, sockets string) (runner.Runner, error) {
+			p.sockets = sockets
 			cmd.Env = append(cmd.Env, spec.Env...)
 			return proc, nil
 		},
@@ -148,7 +151,12 @@ func (p *Process) Exit() string {
 
 // Kill lets a process that serves nothing any more end by itself for a moment, then
 // kills it, and waits until it is gone. What it started is not touched. It may be repeated.
-func (p *Process) Kill() { p.client.Kill() }
+func (p *Process) Kill() {
+	p.client.Kill()
+	if p.sockets != "" {
+		_ = os.RemoveAll(p.sockets) // it is gone already, or nobody will miss it
+	}
+}
 
 // KillNow kills it without a moment; Kill must still be called.
 func (p *Process) KillNow() { _ = p.proc.kill() }
