@@ -343,3 +343,36 @@ func TestTwoPhase(t *testing.T) {
 	eventually(t, func() bool { return h.gl.job("5").status == "failed" }, "never ended")
 	require.Contains(t, plain(h.gl.job("5").trace), "no room")
 }
+
+// TestForeignLines: a host that had the job before wrote lines that nobody here knows. What
+// the runner sends is whole all the same.
+func TestForeignLines(t *testing.T) {
+	for name, c := range map[string]struct{ theirs, log string }{
+		"unknown":         {"theirs, and long enough to be longer than anything that we would have written in their place\n", ""},
+		"short":           {"theirs\n", ""},
+		"told":            {"ours\ntheirs, too\n", "ours\n????????????"},
+		"after our own":   {"ours\ntheirs\n", "ours\n"},
+		"less than known": {"", "ours\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.gl.set(func() { h.gl.jobs["5"] = &upJob{token: jobToken + "5", status: "running", trace: []byte(c.theirs)} })
+			h.agent.queue <- &plugin.Grant{Attempt: attemptOf("5"), Payload: payload("5"), Log: []byte(c.log)}
+			r := h.runner(1)
+			status, _, err := r.request(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, 201, status)
+			r.must("5", "running")
+			h.again(attemptOf("5"))
+			for _, s := range []string{"one\n", "two\n"} {
+				require.Equal(t, 202, r.print("5", s))
+			}
+			h.again(attemptOf("5"))
+			resp, _ := r.must("5", "success")
+			require.Equal(t, 200, resp.StatusCode)
+			trace := plain(h.gl.job("5").trace)
+			require.Contains(t, trace, "FULL\none\ntwo\nroost: kept\n")
+			require.True(t, strings.HasPrefix(trace, c.theirs))
+		})
+	}
+}
