@@ -25,6 +25,7 @@ type lab struct {
 	gl     *gitlabtest.GitLab
 	token  string
 	builds string
+	conf   string // the coordinator's
 	hosts  map[string]*labHost
 	// scale is the runners': it divides their waits.
 	scale float64
@@ -63,8 +64,8 @@ func newLabWithoutHosts(t *testing.T, o gitlabtest.Options) *lab {
 	}
 	l.builds = filepath.Join(l.dir, "builds")
 	require.NoError(t, os.Mkdir(l.builds, 0o755))
-	conf := l.write("coordinator.toml", 0o600, fmt.Sprintf("[coordinator]\ngitlab_urls = [%q]\n", gl.URL()))
-	l.startCoordinator(nil, "--config", conf)
+	l.conf = l.write("coordinator.toml", 0o600, fmt.Sprintf("[coordinator]\ngitlab_urls = [%q]\n", gl.URL()))
+	l.startCoordinator(nil, "--config", l.conf)
 	t.Cleanup(l.close)
 	return l
 }
@@ -121,6 +122,10 @@ slots_dir = %q
 
 func (l *lab) slots(host string) string { return filepath.Join(l.dir, host+"-slots") }
 
+func (l *lab) slot(host string, slot int) string {
+	return filepath.Join(l.slots(host), fmt.Sprint(slot))
+}
+
 // startRunner starts the runner of a slot.
 func (l *lab) startRunner(host string, slot int) *runner.Process {
 	l.t.Helper()
@@ -134,12 +139,17 @@ func (l *lab) startRunner(host string, slot int) *runner.Process {
 	if l.edit != nil {
 		l.edit(host, slot, &e)
 	}
-	dir := filepath.Join(l.slots(host), fmt.Sprint(slot))
+	var wrap []string
+	if e.Executor == "shell" { // containers have a volume instead
+		wrap = []string{
+			"unshare", "--mount", "--propagation", "slave", "--", "sh", "-c",
+			`mount --rbind "$0" "$1" && shift && exec "$@"`, l.slot(host, slot), l.builds,
+		}
+	}
 	p := runner.Start(l.t, runner.Config{
 		Entries: []runner.Entry{e}, Scale: l.scale, SystemID: "s_" + e.Name,
 		LogFile: filepath.Join(l.dir, e.Name+".runner.log"),
-	}, "unshare", "--mount", "--propagation", "slave", "--", "sh", "-c",
-		`mount --rbind "$0" "$1" && shift && exec "$@"`, dir, l.builds)
+	}, wrap...)
 	h.runners = append(h.runners, p)
 	return p
 }
