@@ -242,5 +242,9 @@ func (h *hand) refuse(err error) {
 	h.sl.job = j
 	h.sl.mu.Unlock()
 	h.sl.s.enlist(j)
+	prefix, foreign, known := j.trace.lines()
+	j.mu.Lock()
+	j.rec.Prefix, j.rec.Foreign, j.rec.Logged, j.rec.Handed = prefix, foreign, known, j.s.now()
+	j.mu.Unlock()
 	j.end(final{Outcome: plugin.OutcomeSystem, Reason: err.Error(), Counted: true})
 }

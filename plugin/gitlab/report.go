@@ -110,6 +110,7 @@ func (f *finishing) once(ctx context.Context) (*answer, error) {
 	case a != nil && (a.over() || a.waits()):
 		return a, nil
 	}
+	rec = j.record() // where our lines stand may be known better now
 	body := rawObject{{"state", encode("failed")}}
 	if rec.Final.Own {
 		if body, err = parseObject(rec.Final.Body); err != nil {

@@ -19,17 +19,18 @@ func (j *job) sendPrefix(ctx context.Context) (*answer, error) {
 // trace.mu held.
 func (j *job) bring(ctx context.Context) (*answer, error) {
 	t := &j.trace
-	before := t.foreign
 	for range 6 { // GitLab tells its size once, perhaps twice if a call was answered late
 		from := t.size
 		if from < 0 {
 			from = t.known
 		}
-		if from < t.foreign { // it lost what nobody can send again
-			t.foreign = from
+		if t.size >= 0 && t.size < t.foreign { // it lost what nobody can send again
+			if err := j.setForeign(t.size, t.prefix); err != nil {
+				return nil, err
+			}
 		}
 		if from >= t.end() {
-			return nil, j.keepForeign(before)
+			return nil, nil
 		}
 		data := t.prefix[from-t.foreign:]
 		a, err := j.patch(ctx, from, data, "debug_trace=false", j.headers("text/plain"))
@@ -38,7 +39,9 @@ func (j *job) bring(ctx context.Context) (*answer, error) {
 			return nil, err
 		case a.status == http.StatusRequestedRangeNotSatisfiable:
 			if t.size > from && t.isForeign(t.size) {
-				t.foreign, t.prefix = t.size, data
+				if err := j.setForeign(t.size, data); err != nil {
+					return nil, err
+				}
 			}
 		case a.status != http.StatusAccepted:
 			return a, nil
@@ -50,14 +53,18 @@ func (j *job) bring(ctx context.Context) (*answer, error) {
 // isForeign reports whether a size that GitLab names is neither ours nor the runner's.
 func (t *trace) isForeign(size int64) bool { return !t.begun && !slices.Contains(t.doubts, size) }
 
-// keepForeign notes durably where the runner's part begins, if that has changed, before
-// anything of it is sent.
-func (j *job) keepForeign(before int64) error {
+// setForeign notes where our lines and the runner's part begin, durably if the job has a
+// record, before anything of them is sent there.
+func (j *job) setForeign(foreign int64, prefix []byte) error {
 	t := &j.trace
-	if rec := j.record(); t.foreign == before || rec.Handed.IsZero() {
-		return nil
+	if !j.record().Handed.IsZero() {
+		err := j.change(func(r *record) { r.Foreign, r.Prefix, r.Logged = foreign, prefix, foreign })
+		if err != nil {
+			return err
+		}
 	}
-	return j.change(func(r *record) { r.Foreign, r.Prefix = t.foreign, t.prefix })
+	t.foreign, t.prefix = foreign, prefix
+	return nil
 }
 
 // fill makes GitLab have data at base and returns nil when it has; what it has already
@@ -149,9 +156,7 @@ func (j *job) pass(ctx context.Context, start int64, data []byte, query string, 
 		case a.status == http.StatusRequestedRangeNotSatisfiable && t.size < t.end():
 			continue
 		case a.status == http.StatusRequestedRangeNotSatisfiable && start == 0 && t.size > t.end() && t.isForeign(t.size):
-			before := t.foreign
-			t.foreign, t.prefix = t.size, nil
-			if err := j.keepForeign(before); err != nil {
+			if err := j.setForeign(t.size, nil); err != nil {
 				return nil, err
 			}
 			continue
