@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ type build struct {
 	vars             Variables
 	root, dir, cache string
 	trace            *trace
+	out              io.Writer // into trace
 
 	stopAll  context.CancelCauseFunc // of the job
 	stopStep context.CancelCauseFunc // of its script alone
@@ -107,6 +109,12 @@ func (b *build) run(ctx context.Context) {
 		stopAll(*why)
 	}
 	b.trace = newTrace(b.cl, b.job)
+	b.out = b.trace
+	var lines *stamper
+	if b.stamped() {
+		lines = &stamper{w: b.trace}
+		b.out = lines
+	}
 	b.trace.cancel = func() {
 		if b.c.broken(CancelGraces) {
 			stopAll(errCanceled)
@@ -116,6 +124,9 @@ func (b *build) run(ctx context.Context) {
 	b.trace.abort = func() { stopAll(errAborted) }
 	go b.trace.watch(ctx)
 	r, finish := b.work(all, step)
+	if lines != nil {
+		lines.end()
+	}
 	if b.c.broken(CleanupFirst) {
 		defer finish()
 	} else {
@@ -130,9 +141,17 @@ func (b *build) run(ctx context.Context) {
 	}
 }
 
+// stamped says whether lines get their times: by the entry's flags, else the job's.
+func (b *build) stamped() bool {
+	if on, ok := b.cl.e.FeatureFlags["FF_TIMESTAMPS"]; ok {
+		return on
+	}
+	return b.job.Variables.Bool("FF_TIMESTAMPS")
+}
+
 // work does all of the job but its report. cleanup ends the executor.
 func (b *build) work(all, step context.Context) (r report, cleanup func()) {
-	fmt.Fprintf(b.trace, "\x1b[0KRunning with gitlab-runner 19.4.0 (d79f3e7b)\x1b[0;m\n\x1b[0K  on %s %s, system ID: %s\x1b[0;m\n", b.cl.e.Name, shortToken(b.cl.e.Token), b.c.SystemID)
+	fmt.Fprintf(b.out, "\x1b[0KRunning with gitlab-runner 19.4.0 (d79f3e7b)\x1b[0;m\n\x1b[0K  on %s %s, system ID: %s\x1b[0;m\n", b.cl.e.Name, shortToken(b.cl.e.Token), b.c.SystemID)
 	cleanup = func() {}
 	x, err := b.executor()
 	if err == nil {
@@ -156,7 +175,7 @@ func (b *build) work(all, step context.Context) (r report, cleanup func()) {
 // mapped.
 func (b *build) verdict(err error) report {
 	if err == nil {
-		fmt.Fprintf(b.trace, "\x1b[32;1mJob succeeded\x1b[0;m\n")
+		fmt.Fprintf(b.out, "\x1b[32;1mJob succeeded\x1b[0;m\n")
 		return report{State: "success"}
 	}
 	r := report{State: "failed", FailureReason: "runner_system_failure"}
@@ -175,7 +194,7 @@ func (b *build) verdict(err error) report {
 	if r.FailureReason == "runner_system_failure" {
 		kind = "failed (system failure)"
 	}
-	fmt.Fprintf(b.trace, "\x1b[31;1mERROR: Job %s: %v\x1b[0;m\n", kind, err)
+	fmt.Fprintf(b.out, "\x1b[31;1mERROR: Job %s: %v\x1b[0;m\n", kind, err)
 	switch {
 	case r.FailureReason == "runner_configuration_error":
 		r.FailureReason = "script_failure"

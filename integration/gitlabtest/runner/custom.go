@@ -71,7 +71,7 @@ func (x *custom) prepare(ctx context.Context) error {
 		return nil
 	}
 	for try := 1; ; try++ { // a system failure is tried three times
-		err := x.call(ctx, x.b.trace, x.b.trace, x.c.PrepareExec, x.c.PrepareArgs...)
+		err := x.call(ctx, x.b.out, x.b.out, x.c.PrepareExec, x.c.PrepareArgs...)
 		var be *buildError
 		if err == nil || ctx.Err() != nil || try == 3 || errors.As(err, &be) && be.reason == "script_failure" {
 			return err
@@ -88,7 +88,7 @@ func (x *custom) config(ctx context.Context) (customConfig, error) {
 	var out bytes.Buffer
 	ctx, cancel := context.WithTimeout(ctx, time.Hour)
 	defer cancel()
-	if err := x.call(ctx, &out, x.b.trace, x.c.ConfigExec, x.c.ConfigArgs...); err != nil {
+	if err := x.call(ctx, &out, x.b.out, x.c.ConfigExec, x.c.ConfigArgs...); err != nil {
 		return conf, err
 	}
 	if len(bytes.TrimSpace(out.Bytes())) == 0 {
@@ -99,7 +99,7 @@ func (x *custom) config(ctx context.Context) (customConfig, error) {
 	}
 	x.env = conf.JobEnv
 	if conf.Driver.Name != "" {
-		fmt.Fprintf(x.b.trace, "Using Custom executor with driver %s %s...\n", conf.Driver.Name, conf.Driver.Version)
+		fmt.Fprintf(x.b.out, "Using Custom executor with driver %s %s...\n", conf.Driver.Name, conf.Driver.Version)
 	}
 	return conf, nil
 }
@@ -110,7 +110,7 @@ func (x *custom) run(ctx context.Context, s script) error {
 	if err := os.WriteFile(file, []byte("#!/usr/bin/env bash\n"+s.text), 0o700); err != nil { //nolint:gosec // it is run
 		return systemError(err)
 	}
-	return x.call(ctx, x.b.trace, x.b.trace, x.c.RunExec, append(append([]string{}, x.c.RunArgs...), file, s.stage)...)
+	return x.call(ctx, x.b.out, x.b.out, x.c.RunExec, append(append([]string{}, x.c.RunArgs...), file, s.stage)...)
 }
 
 func (x *custom) cleanup() {

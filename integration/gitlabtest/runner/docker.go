@@ -63,7 +63,7 @@ func (x *docker) prepare(ctx context.Context) error {
 	if err := x.b.prepareDirs(root, def(e.CacheDir, "/cache"), shared, true); err != nil {
 		return err
 	}
-	fmt.Fprintf(x.b.trace, "Using Docker executor with image %s ...\n", x.image(false))
+	fmt.Fprintf(x.b.out, "Using Docker executor with image %s ...\n", x.image(false))
 	x.volumes = append(x.volumes, x.d.Volumes...)
 	if !shared {
 		volume := x.name + "-builds"

@@ -30,7 +30,7 @@ func (s *shell) prepare(context.Context) error {
 	if err := s.b.prepareDirs(root, cache, true, false); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.b.trace, "\x1b[36;1mUsing Shell (bash) executor...\x1b[0;m\n")
+	fmt.Fprintf(s.b.out, "\x1b[36;1mUsing Shell (bash) executor...\x1b[0;m\n")
 	return nil
 }
 
@@ -51,7 +51,7 @@ func (s *shell) cleanup() {}
 // runCommand runs a program whose exit code is the script's.
 func runCommand(ctx context.Context, b *build, args, env []string, stdin string) error {
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), b.trace, b.trace
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), b.out, b.out
 	cmd.Env = env
 	err := runGroup(ctx, b, cmd)
 	var exit *exec.ExitError

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -136,6 +137,19 @@ func TestArtifactTries(t *testing.T) {
 			pl.MustWait(t, want, time.Minute)
 		})
 	}
+}
+
+// Lines with their times, by a flag.
+func TestTimestamps(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, setup{entry: func(e *runner.Entry) { e.FeatureFlags = map[string]bool{"FF_TIMESTAMPS": true} }})
+	j := l.one(t, job{Script: []string{"echo one", "head -c 9000 /dev/zero | tr '\\0' x; echo y", "printf end"}}, gitlabtest.Success, "GIT_STRATEGY", "none")
+	stamp := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z 00O[ +]`)
+	for line := range strings.SplitSeq(strings.TrimSuffix(string(j.Trace), "\n"), "\n") {
+		require.Regexp(t, stamp, line)
+	}
+	require.Contains(t, string(j.Trace), "00O+")
+	require.Contains(t, string(j.Trace), "00O one\n")
 }
 
 // Call 10: a redirect is followed, with the path that it has.

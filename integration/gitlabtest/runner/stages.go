@@ -66,7 +66,7 @@ func (b *build) stages(all, step context.Context, x executor) error {
 	}
 	if all.Err() == nil {
 		if cerr := x.run(all, script{"cleanup_file_variables", b.cleanupScript(), true}); cerr != nil {
-			fmt.Fprintf(b.trace, "WARNING: cleanup: %v\n", cerr)
+			fmt.Fprintf(b.out, "WARNING: cleanup: %v\n", cerr)
 		}
 	}
 	return err
@@ -118,9 +118,9 @@ func (b *build) steps(all, step context.Context, x executor) error {
 	}
 	ctx, cancel := context.WithTimeout(all, 5*time.Minute)
 	defer cancel()
-	fmt.Fprintf(b.trace, "\x1b[0KRunning after_script\x1b[0;m\n")
+	fmt.Fprintf(b.out, "\x1b[0KRunning after_script\x1b[0;m\n")
 	if aerr := x.run(ctx, script{"after_script", b.userScript(after.Script, status), false}); aerr != nil {
-		fmt.Fprintf(b.trace, "WARNING: after_script failed, but job will continue unaffected: %v\n", aerr)
+		fmt.Fprintf(b.out, "WARNING: after_script failed, but job will continue unaffected: %v\n", aerr)
 	}
 	return err
 }
