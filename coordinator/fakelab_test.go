@@ -57,7 +57,7 @@ type lab struct {
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, jobs: map[int64]*labJob{}, twoPhase: true}
+	l := &lab{t: t, jobs: map[int64]*labJob{}}
 	l.http = httptest.NewServer(l)
 	t.Cleanup(l.http.Close)
 	return l
@@ -209,7 +209,13 @@ func (l *lab) job(w http.ResponseWriter, r *http.Request) *labJob {
 		w.Header().Set("Job-Status", j.state)
 		w.WriteHeader(403)
 		return nil
-	case "canceling":
+	case "held":
+		w.Header().Set("Job-Status", "pending")
+		if strings.HasSuffix(r.URL.Path, "/trace") {
+			w.WriteHeader(403) // nobody acknowledged it: it has no log
+			return nil
+		}
+	default:
 		w.Header().Set("Job-Status", j.state)
 	}
 	return j

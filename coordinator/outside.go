@@ -261,10 +261,14 @@ func (t *txn) external(j *state.Job) *api.External {
 	if e == nil {
 		return nil
 	}
+	notes := j.Outside.Notes
+	if s := (j.StartMS - e.ReceivedMS) / 1000; s >= 2 && len(j.Outside.Log) == 0 && j.Outside.Waited != "" {
+		notes = append(slices.Clip(notes), fmt.Sprintf("waited %d s for a host: %s", s, j.Outside.Waited))
+	}
 	return &api.External{
 		System: e.System, ID: fmt.Sprint(e.ID), Slot: e.Slot, AgeMS: max(0, t.ms()-e.ReceivedMS), Log: j.Outside.Log,
 		Name: e.Name, Off: e.Off, Parents: j.Outside.Rule, Contained: t.contained(j), Durability: e.Durability,
-		FetchBudgetMS: e.FetchBudgetMS, Notes: j.Outside.Notes,
+		FetchBudgetMS: e.FetchBudgetMS, Notes: notes,
 	}
 }
 

@@ -49,7 +49,6 @@ func TestGitLabWaits(t *testing.T) {
 		return len(j.updates) > 2 && len(j.trace) > 0
 	})
 	j := l.get(11)
-	require.NotContains(t, j.updates, "running", "it stays pending where the server can do that")
 	require.Equal(t, "roost: waiting: no host of pool linux of "+strings.TrimPrefix(l.http.URL, "http://")+" is there\n", string(j.trace))
 	time.Sleep(500 * time.Millisecond)
 	require.Equal(t, 1, bytes.Count(l.get(11).trace, []byte("\n")), "once for each reason")
@@ -65,10 +64,36 @@ func TestGitLabWaits(t *testing.T) {
 	require.Equal(t, string(c.External.Log), string(l.get(11).trace))
 }
 
+// Where the server can do that a job stays pending until its runner has it. It has no
+// log then: what would be said there is said when it begins.
+func TestGitLabTwoPhase(t *testing.T) {
+	l := newLab(t)
+	l.twoPhase = true
+	b := newLabBench(t, l)
+	queueOne(t, l, b, 11)
+	eventually(t, "kept alive", func() bool { return len(l.get(11).updates) > 3 })
+	time.Sleep(1500 * time.Millisecond) // it has to wait for two seconds in all
+	j := l.get(11)
+	require.NotContains(t, j.updates, "running")
+	require.Empty(t, j.trace)
+	h := b.newLabHost(l, "host-a", 1)
+	c := h.takes()
+	require.Empty(t, c.External.Log)
+	require.Len(t, c.External.Notes, 1)
+	require.Regexp(t, `^waited [0-9]+ s for a host: no host of pool linux of .* is there$`, c.External.Notes[0])
+	require.NoError(t, h.c.Accept(t.Context(), ref(c)))
+	_, err := h.c.Finish(t.Context(), ref(c), api.Finish{Status: api.StatusFailed, Infrastructure: true, Undelivered: true, Reason: "x"})
+	require.NoError(t, err)
+	c = h.takes()
+	require.NoError(t, h.c.Accept(t.Context(), ref(c)))
+	h.gone()
+	eventually(t, "ended", func() bool { return l.get(11).ends == 1 })
+	require.Equal(t, "failed", l.get(11).state)
+}
+
 // Where the server knows no jobs that wait, they are kept alive as running ones.
 func TestGitLabOnePhase(t *testing.T) {
 	l := newLab(t)
-	l.twoPhase = false
 	b := newLabBench(t, l)
 	queueOne(t, l, b, 11)
 	eventually(t, "kept alive", func() bool { return len(l.get(11).updates) > 3 })

@@ -128,6 +128,9 @@ func (t *txn) assign(a affinity.Assignment, g given) error {
 		g.reason = "cold: " + g.reason
 	}
 	t.fix(j, g)
+	if w := t.w.waits[j.ID]; w != nil && j.Def.External != nil {
+		j.Outside.Waited = w.reason
+	}
 	j.Epoch++
 	j.Attempts++
 	j.AttemptID, j.Host, j.Status, j.Code, j.StartMS = id, a.Host, api.StatusAssigned, "", t.ms()

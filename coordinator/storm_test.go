@@ -144,6 +144,7 @@ func TestGitLabStorm(t *testing.T) {
 	l := newLab(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
+	l.twoPhase = seed%2 == 0
 	s := &storm{t: t, l: l, rng: rand.New(rand.NewPCG(seed, 1)), ended: map[string]int{}}
 	var log lockedBuffer
 	s.b = newLabBench(t, l, func(o *Options) {

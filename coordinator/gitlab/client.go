@@ -47,13 +47,16 @@ type status struct {
 	after time.Duration // Retry-After
 }
 
-// over reports whether the job is not ours to run any more.
+// over reports whether the job is not ours to run any more. What is refused for a job
+// that is said to live is no end of it.
 func (s status) over() bool {
 	switch s.job {
 	case "canceled", "failed", "success", "skipped":
 		return true
+	case "":
+		return s.code == http.StatusForbidden || s.code == http.StatusNotFound
 	}
-	return s.code == http.StatusForbidden || s.code == http.StatusNotFound
+	return false
 }
 
 // canceling reports whether somebody asked for the job's end.
@@ -129,7 +132,7 @@ func (c *client) update(ctx context.Context, job int64, token Secret, state, rea
 // first.
 func (c *client) end(ctx context.Context, job int64, token Secret, reason string) (status, error) {
 	st, err := c.update(ctx, job, token, "failed", reason)
-	if err != nil || st.code != http.StatusBadRequest || st.job != "" {
+	if err != nil || st.code != http.StatusBadRequest || st.over() {
 		return st, err
 	}
 	if st, err = c.update(ctx, job, token, "running", ""); err != nil || st.code >= 300 {

@@ -34,6 +34,8 @@ type keeper struct {
 	alive   time.Time
 	running bool
 	asked   bool // what it needs
+	// noLog says that the server takes no log of a job that nobody acknowledged.
+	noLog bool
 	// line is the last reason that was written, without its numbers, and lined when.
 	line  string
 	lined time.Time
@@ -144,7 +146,7 @@ func (k *keeper) keepAlive(ctx context.Context) error {
 			// It runs on: only an end is an end.
 			return nil
 		}
-		k.running = true
+		k.running, k.noLog = true, false
 	}
 }
 
@@ -174,11 +176,12 @@ func (k *keeper) write(ctx context.Context, now time.Time) (time.Duration, error
 	}
 	text := k.job.Waiting
 	if k.job.Log.Unsure {
+		k.noLog = false
 		text = "its host gave it back"
 		k.lined = time.Time{}
 	}
 	same := withoutNumbers(text)
-	if text == "" || (same == k.line && !k.job.Log.Unsure) || len(k.job.Log.Text) > maxLog {
+	if text == "" || k.noLog || (same == k.line && !k.job.Log.Unsure) || len(k.job.Log.Text) > maxLog {
 		return time.Hour, nil
 	}
 	due := k.job.Received.Add(k.s.o.FirstLine)
@@ -220,6 +223,7 @@ func (k *keeper) settle(ctx context.Context, l Log) error {
 		default:
 			// It is refused, so it is not there.
 			l.Text = l.Text[:l.Sent]
+			k.noLog = k.noLog || st.code == http.StatusForbidden
 		}
 		l.Unsure = l.Unsure && l.Sent < len(l.Text) && st.code != http.StatusRequestedRangeNotSatisfiable
 		v, err := k.s.o.Board.Wrote(ctx, k.id, l)

@@ -98,6 +98,8 @@ type Outside struct {
 	// answers, and OwedMS from when on.
 	Owed   string `json:"owed,omitempty"`
 	OwedMS int64  `json:"owed_ms,omitempty"`
+	// Waited is what it waited for when it got its host.
+	Waited string `json:"waited,omitempty"`
 	// Quiet says that somebody else writes the end of its log.
 	Quiet bool `json:"quiet,omitempty"`
 	// Stopped says that the system asked for its end itself.
