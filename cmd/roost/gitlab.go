@@ -21,6 +21,7 @@ import (
 	"github.com/roost-ci/roost/internal/slots"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/gitlab"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // gitlabAdapter wires the agent to its host's GitLab runners.
@@ -70,7 +71,11 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 	}
 	opts.Pool, opts.SlotsDir = pool, slotsDir(all)
 	// Before a runner starts: its mount namespace gets the directories as they are then.
-	if err := slots.Prepare(opts.SlotsDir, len(conf.Slots)); err != nil {
+	prepare := slots.Prepare
+	if opts.Store != nil && (opts.Store.Driver().Name() == view.NameCopy || opts.Store.Driver().Name() == view.NameReflink) {
+		prepare = slots.Make
+	}
+	if err := prepare(opts.SlotsDir, len(conf.Slots)); err != nil {
 		return fmt.Errorf("gitlab.slots_dir: %w", err)
 	}
 	opts.Plugin = func(a plugin.Agent) (agent.Plugin, error) {

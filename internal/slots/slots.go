@@ -14,10 +14,19 @@ import (
 // Prepare makes dir with a directory for each slot from 1 to n, and makes it a shared
 // mount where that can be done: on Linux, as root. It may be called again.
 func Prepare(dir string, n int) error {
+	if err := Make(dir, n); err != nil {
+		return err
+	}
+	return share(dir)
+}
+
+// Make makes the directories alone. Where views are no mounts but trees that are moved
+// there it has to do: nothing can be moved into another mount.
+func Make(dir string, n int) error {
 	for slot := range n {
 		if err := durable.MkdirAll(filepath.Join(dir, strconv.Itoa(slot+1)), 0o755); err != nil {
 			return err
 		}
 	}
-	return share(dir)
+	return nil
 }

@@ -48,6 +48,9 @@ func (o Options) reconcileMounts(ctx context.Context, root string, keep kept, re
 		if (!inside(m.point, root) || m.point == root) && len(dirs) == 0 { // at root itself is what the store lies on
 			continue
 		}
+		if len(dirs) == 0 && slices.Contains(m.dirs, m.point) {
+			continue // a directory mounted on itself hides nothing: slots are shared that way
+		}
 		if o.Keep[m.point] || keep.has(m) {
 			mark(busy, dirs)
 			continue
@@ -109,6 +112,7 @@ func (m mountEntry) shows(upper string) bool {
 // has reports whether m is a view that is kept, or is mounted in one.
 func (k kept) has(m mountEntry) bool {
 	return slices.ContainsFunc(k, func(v keptView) bool {
-		return m.shows(v.upper) || m.point != v.target && inside(m.point, v.target)
+		// What a view is mounted in can't be unmounted without it.
+		return m.shows(v.upper) || m.point != v.target && (inside(m.point, v.target) || inside(v.target, m.point))
 	})
 }

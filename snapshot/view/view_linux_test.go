@@ -1,13 +1,17 @@
 package view_test
 
 import (
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/testenv"
+	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/view"
 	"github.com/roost-ci/roost/snapshot/view/containers"
 	"github.com/roost-ci/roost/snapshot/view/viewtest"
@@ -102,6 +106,47 @@ func TestReconcileKeepsTheStore(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, report)
 			require.DirExists(t, filepath.Join(dir, "views"))
+		})
+	}
+}
+
+// TestReconcileKeepsSlots: the directory of slots is a shared mount of itself below the
+// root. It stays, with a view in it that is taken over; another view goes.
+func TestReconcileKeepsSlots(t *testing.T) {
+	testenv.Require(t, testenv.Overlay)
+	for _, name := range []string{view.NameOverlay, view.NameErofs} { // who copies can't move a tree into a mount
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			slots := filepath.Join(root, "slots")
+			require.NoError(t, os.Mkdir(slots, 0o755))
+			require.NoError(t, unix.Mount(slots, slots, "", unix.MS_BIND, ""))
+			require.NoError(t, unix.Mount("", slots, "", unix.MS_SHARED, ""))
+			t.Cleanup(func() { require.NoError(t, unix.Unmount(slots, 0)) })
+			open := func() view.Driver {
+				d, err := view.Open(name, root, view.Options{Owners: true, ReconcileWait: time.Millisecond})
+				require.NoError(t, err)
+				return d
+			}
+			d := open()
+			var made []*view.View
+			for _, n := range []string{"1", "2"} {
+				id := snapshot.ID(strings.Repeat(n, 26))
+				v, err := d.Prepare(t.Context(), view.Spec{ID: id, Target: filepath.Join(slots, n, "v")})
+				require.NoError(t, err)
+				require.NoError(t, os.WriteFile(filepath.Join(v.Target, "f"), nil, 0o644))
+				made = append(made, v)
+			}
+			d = open()
+			require.NoError(t, d.(view.Resumer).Resume(t.Context(), made[0]))
+			_, err := d.Reconcile(t.Context(), nil, []snapshot.ID{made[0].ID, made[1].ID})
+			require.NoError(t, err)
+			require.FileExists(t, filepath.Join(made[0].Target, "f"))
+			require.NoFileExists(t, filepath.Join(made[1].Target, "f"))
+			b, err := os.ReadFile("/proc/self/mountinfo")
+			require.NoError(t, err)
+			require.Equal(t, 1, strings.Count(string(b), " "+slots+" "))
+			require.NoError(t, d.Seal(t.Context(), made[0]))
+			require.NoError(t, d.Discard(t.Context(), made[1]))
 		})
 	}
 }
