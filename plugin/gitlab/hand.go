@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roost-ci/roost/internal/gitlablog"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -39,6 +40,7 @@ type hand struct {
 var (
 	errGone     = errors.New("its runner has gone")
 	errOver     = errors.New("it was canceled")
+	errAwaited  = errors.New("it was canceled, and GitLab waits for its end")
 	errRequired = errors.New("its workspace can't be had")
 
 	errUnreadable = errors.New("the job can't be read")
@@ -136,10 +138,20 @@ func (h *hand) open() error {
 	h.job = s.newJob(record{
 		Version: recordVersion, Attempt: h.grant.Attempt, Slot: h.sl.cfg.Number, Job: info.ID,
 		Token: info.Token, TokenHash: hashToken(info.Token), Deps: info.Deps,
-		State: stateDelivering, Announces: announces(h.offer.Runner), Prefix: log, Foreign: foreign,
+		State: stateDelivering, Announces: announces(h.offer.Runner), Plain: !gitlablog.HasTimes(h.offer.Runner, timesFlag(body)), Prefix: log, Foreign: foreign,
 		Deadline: s.now().Add(info.Timeout + 5*time.Minute - h.grant.Age),
 	})
 	return nil
+}
+
+// timesFlag is the job's FF_TIMESTAMPS, "" if it does not set it.
+func timesFlag(body rawObject) string {
+	v, err := readVariables(body.get("variables"))
+	if err != nil {
+		return ""
+	}
+	flag, _ := v.value("FF_TIMESTAMPS")
+	return flag
 }
 
 // prepare makes the workspace. Meanwhile GitLab hears that somebody has the job, and
@@ -214,9 +226,17 @@ func (h *hand) keep() {
 		case <-ctx.Done():
 		}
 	}()
-	if h.job.keepAlive(ctx, "pending") {
-		h.drop(errOver)
+	if !h.job.keepAlive(ctx, "pending") {
+		return
 	}
+	h.job.mu.Lock()
+	canceling := h.job.canceled == "canceling"
+	h.job.mu.Unlock()
+	if canceling {
+		h.drop(errAwaited)
+		return
+	}
+	h.drop(errOver)
 }
 
 // giveUp ends a job that no runner has seen.
@@ -226,7 +246,10 @@ func (h *hand) giveUp(err error) {
 	case errors.Is(err, errOver) || errors.Is(err, errLost):
 		d.Outcome = plugin.OutcomeCanceled
 	case errors.Is(err, errRequired) || errors.Is(err, errUnreadable):
-		h.refuse(err)
+		h.refuse(err, plugin.OutcomeSystem)
+		return
+	case errors.Is(err, errAwaited):
+		h.refuse(err, plugin.OutcomeCanceled)
 		return
 	default:
 		d.Outcome = plugin.OutcomeUndelivered
@@ -234,9 +257,9 @@ func (h *hand) giveUp(err error) {
 	s.discard(s.life, d)
 }
 
-// refuse ends a job that needs a workspace and can't have it: GitLab is told why, and that it
-// is no fault of the script's.
-func (h *hand) refuse(err error) {
+// refuse ends a job that needs a workspace and can't have it, or that is to end before it
+// begins: GitLab is told why, and that it is no fault of the script's.
+func (h *hand) refuse(err error, out plugin.Outcome) {
 	j := h.job
 	h.sl.mu.Lock()
 	h.sl.job = j
@@ -246,5 +269,5 @@ func (h *hand) refuse(err error) {
 	j.mu.Lock()
 	j.rec.Prefix, j.rec.Foreign, j.rec.Logged, j.rec.Handed = prefix, foreign, known, j.s.now()
 	j.mu.Unlock()
-	j.end(final{Outcome: plugin.OutcomeSystem, Reason: err.Error(), Counted: true})
+	j.end(final{Outcome: out, Reason: err.Error(), Counted: true})
 }

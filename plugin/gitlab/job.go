@@ -42,7 +42,7 @@ var errLost = errors.New("the job is not this host's any more")
 
 func (s *service) newJob(rec record) *job {
 	j := &job{s: s, id: rec.Job, rec: rec, heard: s.now(), freed: make(chan struct{})}
-	j.trace = trace{now: s.now, prefix: rec.Prefix, foreign: rec.Foreign, size: -1, begun: rec.begun, marked: rec.begun}
+	j.trace = trace{now: s.now, plain: rec.Plain, prefix: rec.Prefix, foreign: rec.Foreign, size: -1, begun: rec.begun, marked: rec.begun}
 	j.trace.known = j.trace.end()
 	if !rec.Handed.IsZero() && !rec.begun { // the prefix may have been on its way when we died
 		j.trace.known, j.trace.doubts = max(rec.Logged, rec.Foreign), []int64{j.trace.end()}
@@ -206,8 +206,10 @@ func (j *job) acknowledge(ctx context.Context) error {
 // keepAlive tells GitLab each interval that somebody has the job, and hears from it whether it
 // still wants it. state is "pending" as long as no runner has it: a GitLab with two-phase
 // commit keeps it for us then, one without refuses and is told "running".
-// It returns when ctx ends, or when the job is over.
+// It returns when ctx ends, or when the job is over; one that no runner has is over, too, when
+// GitLab wants it to end.
 func (j *job) keepAlive(ctx context.Context, state string) (over bool) {
+	waits := state == "pending"
 	for {
 		if !sleep(ctx, ms(j.s.cfg.KeepAliveMS)) {
 			return false
@@ -217,7 +219,7 @@ func (j *job) keepAlive(ctx context.Context, state string) (over bool) {
 		cancel()
 		switch {
 		case err != nil:
-		case a.over():
+		case a.over(), waits && a.jobStatus() == "canceling":
 			return true
 		case state == "pending" && (a.status == http.StatusBadRequest || a.status == http.StatusConflict):
 			state = "running"

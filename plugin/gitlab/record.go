@@ -47,6 +47,8 @@ type record struct {
 	Announces bool `json:"announces,omitempty"`
 	// Durable says that the job's success promises more than a seal.
 	Durable bool `json:"durable,omitempty"`
+	// Plain says that the runner's lines have no times before them.
+	Plain bool `json:"plain,omitempty"`
 	// Prefix are our own lines at the trace's beginning, whether GitLab has them yet or not.
 	// Foreign is how much of somebody else's stands before them, Logged how much of
 	// the trace GitLab had when the job was handed out.

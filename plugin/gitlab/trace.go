@@ -6,7 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
+
+	"github.com/roost-ci/roost/internal/gitlablog"
 )
 
 // trace is a job's log in GitLab. It is one row of bytes:
@@ -21,6 +22,7 @@ import (
 // is held over a call, so that there is one writer.
 type trace struct {
 	now    func() time.Time
+	plain  bool // lines have no times, as the runner's have none
 	mu     sync.Mutex
 	prefix []byte
 	// foreign is how much stands before that: lines of a host that had the job
@@ -73,21 +75,8 @@ func (t *trace) lines() (prefix []byte, foreign, known int64) {
 	return t.prefix, t.foreign, t.known
 }
 
-// line is one line as it stands in a trace. It begins with the time in the very form
-// that the runner uses: GitLab looks at a trace's first line, which is ours, to know whether
-// all have it, and shows the runner's as text if not.
-func (t *trace) line(s string) []byte {
-	s = strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || (r < ' ' && r != '\t' && r != '\x1b') {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > 4096 {
-		s = strings.ToValidUTF8(s[:4096], "") + " …"
-	}
-	return []byte(t.now().UTC().Format("2006-01-02T15:04:05.000000Z") + " 00O " + s + "\n")
-}
+// line is one line as it stands in a trace.
+func (t *trace) line(s string) []byte { return gitlablog.Line(t.now(), !t.plain, s) }
 
 // shift rewrites an answer's Range from GitLab's offsets to the runner's. limit, if
 // not negative, is all that the runner has: our lines after it are none of its.
