@@ -139,7 +139,7 @@ func (t *txn) fleetJob(j *state.Job) (affinity.Job, given, bool) {
 	aj := affinity.Job{
 		ID: j.ID, Project: p.Project, Pipeline: p.Number, Index: j.Index, Tags: j.Def.Tags, Avoid: j.Avoid,
 	}
-	if limit := t.queueLimit(j); t.now.Sub(time.UnixMilli(j.QueuedMS)) > limit {
+	if since, limit := t.queueLimit(j); t.now.Sub(time.UnixMilli(since)) > limit {
 		t.failQueued(j, api.FailTimeout, fmt.Sprintf("no host could run it for %s: %s", limit, j.Reason))
 		return aj, given{}, false
 	}

@@ -246,12 +246,13 @@ func outsideBound(j *state.Job) float64 {
 	return min(maxOutsideWait.Seconds(), max(outsideShare*float64(j.Def.Spec.TimeoutMS)/1e3, 0.1))
 }
 
-// queueLimit is how long a job may be in the queue.
-func (t *txn) queueLimit(j *state.Job) time.Duration {
+// queueLimit is how long a job may wait for a host, and since when it does. One of
+// another system has no more than its own time: then its token is worth nothing.
+func (t *txn) queueLimit(j *state.Job) (since int64, limit time.Duration) {
 	if j.Def.External == nil {
-		return t.s.o.QueueTimeout
+		return j.QueuedMS, t.s.o.QueueTimeout
 	}
-	return min(t.s.o.QueueTimeout, time.Duration(j.Def.Spec.TimeoutMS)*time.Millisecond)
+	return j.Def.External.ReceivedMS, min(t.s.o.QueueTimeout, time.Duration(j.Def.Spec.TimeoutMS)*time.Millisecond)
 }
 
 // external makes the part of a claim that comes from another system, without the

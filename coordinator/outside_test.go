@@ -442,3 +442,17 @@ func TestOutsideBound(t *testing.T) {
 		require.InDelta(t, want, outsideBound(&state.Job{Def: &state.Def{Spec: api.JobSpec{TimeoutMS: minutes * 60_000}}}), 1e-9)
 	}
 }
+
+// A job can't wait for longer than its own time: its token ends with that.
+func TestGitLabWaitsNoLongerThanItsTime(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	h := b.newLabHost(l, "host-x", 1)
+	l.add(11, "build", "one", func(p map[string]any) { p["runner_info"] = map[string]any{"timeout": 1} })
+	h.takes()
+	h.gone()
+	p := onlyPipeline(t, b)
+	eventually(t, "given up", func() bool { return b.job(p, "build").Code == api.FailTimeout })
+	eventually(t, "told", func() bool { return l.get(11).ends == 1 })
+	require.Contains(t, string(l.get(11).trace), "no host could run it for 1s")
+}

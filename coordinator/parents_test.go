@@ -233,6 +233,9 @@ func TestGitLabBrokenParent(t *testing.T) {
 	require.Equal(t, api.WorkspaceLost, c.Code)
 	h.begin(c)
 	h.succeed(c)
+	l.mu.Lock()
+	l.twoPhase = true // it has no log before it runs
+	l.mu.Unlock()
 	l.add(13, "required", "two", deps(11), variables("ROOST_WORKSPACE", "required"))
 	require.Empty(t, h.offer(200*time.Millisecond))
 	eventually(t, "failed", func() bool { return l.get(13).ends == 1 })

@@ -206,8 +206,15 @@ func (s *Server) Run(ctx context.Context) error {
 
 // drain waits for the requests that may bring jobs. Everything else goes on meanwhile.
 func (s *Server) drain(asked <-chan struct{}) {
-	t := time.NewTimer(s.o.GitLabDrain)
+	t, soon := time.NewTimer(s.o.GitLabDrain), time.NewTimer(time.Second)
 	defer t.Stop()
+	defer soon.Stop()
+	select {
+	case <-asked:
+		return
+	case <-soon.C:
+		s.log.Info("waiting for requests to GitLab that may bring a job", "limit", s.o.GitLabDrain)
+	}
 	select {
 	case <-asked:
 	case <-t.C:

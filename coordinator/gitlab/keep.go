@@ -264,7 +264,12 @@ func (k *keeper) tell(ctx context.Context) (time.Duration, error) {
 	}
 	if !k.job.Canceled && !k.job.Quiet && !k.closing {
 		k.closing = true
-		k.lastLine(ctx)
+		if k.lastLine(ctx) {
+			// Nobody acknowledged it: it has no log, and can't fail, before it runs.
+			if st, err := k.c.update(ctx, k.job.Job, k.token, "running", ""); err == nil && st.code < 300 {
+				k.lastLine(ctx)
+			}
+		}
 	}
 	reason := systemFailure
 	if k.job.Canceled {
@@ -285,17 +290,18 @@ func (k *keeper) tell(ctx context.Context) (time.Duration, error) {
 }
 
 // lastLine writes why the job failed at the end of its log, wherever that is. It is
-// tried, not promised.
-func (k *keeper) lastLine(ctx context.Context) {
+// tried, not promised. It reports whether the job has no log yet.
+func (k *keeper) lastLine(ctx context.Context) (noLog bool) {
 	text := []byte("\nroost: " + k.job.Owed + "\n")
 	at := k.job.Log.Sent
 	for range 3 {
 		st, err := k.c.patch(ctx, k.job.Job, k.token, at, text)
 		if err != nil || st.code != http.StatusRequestedRangeNotSatisfiable || st.size == at+len(text) {
-			return
+			return err == nil && st.code == http.StatusForbidden && !st.over()
 		}
 		at = st.size
 	}
+	return false
 }
 
 // withoutNumbers makes two reasons equal that differ only in how much or how long.
