@@ -136,7 +136,7 @@ func artifactServer(size int64) http.Handler {
 }
 
 // move moves an archive and says how long it took.
-func move(b *testing.B, c *http.Client, method, base string, size int64) time.Duration {
+func move(b testing.TB, c *http.Client, method, base string, size int64) time.Duration {
 	begin := time.Now()
 	job, body := "11", io.Reader(nil)
 	if method == http.MethodPost {

@@ -19,10 +19,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
+
+// TestMain looks for goroutines that outlive their plugin.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	realToken = "glrt-CANARYreal0123456789"

@@ -196,6 +196,28 @@ func TestCancelWhileAttaching(t *testing.T) {
 	require.Zero(t, h.gl.count("PUT /api/v4/jobs/5 failed"))
 }
 
+// TestCancelingWhileAttaching: GitLab wants a job to end that no runner has, and waits for
+// that.
+func TestCancelingWhileAttaching(t *testing.T) {
+	h := newHouse(t)
+	h.agent.attach = func(ctx context.Context, id snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
+		if id[25] == '6' {
+			return workspace(), nil
+		}
+		h.gl.set(func() { h.gl.jobs["5"].status = "canceling" })
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	h.grant("5")
+	h.grant("6")
+	status, job, err := h.runner(1).request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	require.EqualValues(t, 6, job["id"])
+	require.Equal(t, []plugin.Outcome{plugin.OutcomeCanceled}, h.agent.outcomes())
+	require.Equal(t, 1, h.gl.job("5").ends)
+}
+
 // TestLostWhileAttaching: so does the agent.
 func TestLostWhileAttaching(t *testing.T) {
 	h := newHouse(t)

@@ -146,44 +146,62 @@ func FuzzPayload(f *testing.F) {
 	f.Add(payload("5"), "FULL", int64(5))
 	f.Add([]byte(`{"id":1,"token":"t","variables":[{"key":"GIT_CONFIG_COUNT","value":"3"}],"Variables":null}`), "FRESH", int64(0))
 	f.Add([]byte(`{"id":1,"token":"t","ID":2,"a":"\ud800","a":{"b":[]}}`), "OFF", int64(-1))
-	f.Fuzz(func(t *testing.T, text []byte, state string, late int64) {
-		info, body, err := readJob(text)
-		if err != nil {
-			return
+	f.Fuzz(func(t *testing.T, text []byte, state string, late int64) { checkEdit(t, text, state, late) })
+}
+
+// FuzzPayloadParts has most of its inputs be JSON.
+func FuzzPayloadParts(f *testing.F) {
+	f.Add(`{"key":"GIT_CONFIG_COUNT","value":"2"},{"key":"GIT_CONFIG_KEY_1","value":"safe.directory"}`, `{"id":11,"token":"x","artifacts_file":{}}`, `"timeout":7`, `"image":null`, uint8(0), int64(9))
+	f.Add(`{"Key":"GIT_STRATEGY","VALUE":"clone","key":"x"},null,[],1`, `{"ID":11},{"id":"11"},{"id":11,"id":12}`, `"Timeout":"x"`, `"Variables":{},"token":"u"`, uint8(1), int64(-9))
+	f.Fuzz(func(t *testing.T, vars, deps, runner, more string, state uint8, late int64) {
+		text := `{"id":1,"token":"t","variables":[` + vars + `],"dependencies":[` + deps + `],"runner_info":{` + runner + `}`
+		if more != "" {
+			text += "," + more
 		}
-		if !isNumber(info.ID) {
-			t.Fatalf("id %q", info.ID)
-		}
-		w := workspace()
-		w.State = state
-		out, err := edit{work: w, buildsDir: "/builds", late: time.Duration(late)}.apply(body, info)
-		if err != nil {
-			return
-		}
-		again, o, err := readJob(out)
-		if err != nil {
-			t.Fatalf("not a job any more: %v", err)
-		}
-		if again.ID != info.ID || again.Token != info.Token {
-			t.Fatalf("another job")
-		}
-		for _, m := range body {
-			if !slices.Contains([]string{"variables", "dependencies", "runner_info"}, strings.ToLower(m.name)) && string(o.get(m.name)) != string(body.get(m.name)) {
-				t.Fatalf("%q was %s and is %s", m.name, body.get(m.name), o.get(m.name))
-			}
-		}
-		if state == plugin.StateOff {
-			return
-		}
-		v, err := readVariables(o.get("variables"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if dir, _ := v.value("GIT_CLONE_PATH"); dir != "/builds/"+viewName {
-			t.Fatalf("clone path %q", dir)
-		}
-		if s, _ := v.value("GIT_STRATEGY"); s != "fetch" {
-			t.Fatalf("strategy %q", s)
-		}
+		checkEdit(t, []byte(text+"}"), []string{plugin.StateFull, plugin.StateFresh, plugin.StateOff}[state%3], late)
 	})
+}
+
+func checkEdit(t *testing.T, text []byte, state string, late int64) {
+	info, body, err := readJob(text)
+	if err != nil {
+		return
+	}
+	if !isNumber(info.ID) {
+		t.Fatalf("id %q", info.ID)
+	}
+	w := workspace()
+	w.State = state
+	out, err := edit{work: w, buildsDir: "/builds", late: time.Duration(late)}.apply(body, info)
+	if err != nil {
+		return
+	}
+	again, o, err := readJob(out)
+	if err != nil {
+		t.Fatalf("not a job any more: %v", err)
+	}
+	if again.ID != info.ID || again.Token != info.Token {
+		t.Fatalf("another job")
+	}
+	for _, m := range body {
+		ours := slices.ContainsFunc([]string{"variables", "dependencies", "runner_info"}, func(s string) bool { return strings.EqualFold(s, m.name) })
+		if !ours && string(o.get(m.name)) != string(body.get(m.name)) {
+			t.Fatalf("%q was %s and is %s", m.name, body.get(m.name), o.get(m.name))
+		}
+	}
+	if state == plugin.StateOff {
+		return
+	}
+	// As the runner reads it.
+	var job struct{ Variables []struct{ Key, Value string } }
+	if json.Unmarshal(out, &job) != nil {
+		return // a list that no runner can read
+	}
+	last := map[string]string{}
+	for _, v := range job.Variables {
+		last[v.Key] = v.Value
+	}
+	if last["GIT_CLONE_PATH"] != "/builds/"+viewName || last["GIT_STRATEGY"] != "fetch" || last["GET_SOURCES_ATTEMPTS"] != "1" {
+		t.Fatalf("%q", last)
+	}
 }

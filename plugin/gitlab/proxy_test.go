@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -283,4 +284,24 @@ func TestConfig(t *testing.T) {
 	}
 	p := New(Options{})
 	require.Error(t, p.Serve(t.Context(), plugin.Settings{Dir: t.TempDir(), Slots: []int{2}, Config: []byte(`{` + good + `}`)}, newFakeAgent()))
+}
+
+// TestStreamsInLittleMemory: an archive is never held, whatever its size.
+func TestStreamsInLittleMemory(t *testing.T) {
+	const size = 128 << 20
+	h := newHouse(t)
+	began(t, h, "5")
+	up := httptest.NewServer(artifactServer(size))
+	defer up.Close()
+	h.aim.at(t, up.URL)
+	c := &http.Client{Transport: &http.Transport{}}
+	defer c.CloseIdleConnections()
+	for _, method := range []string{http.MethodPost, http.MethodGet} {
+		move(t, c, method, "http://"+h.addr+"/slot1", size)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		move(t, c, method, "http://"+h.addr+"/slot1", size)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(8<<20), "%s: with client and server", method)
+	}
 }

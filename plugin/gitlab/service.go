@@ -65,7 +65,7 @@ func newService(ctx context.Context, o Options, set plugin.Settings, a plugin.Ag
 		if !slices.Contains(set.Slots, c.Number) {
 			return nil, fmt.Errorf("gitlab: slot %d: the agent gave %v", c.Number, set.Slots)
 		}
-		s.slots[c.Number] = &slot{s: s, cfg: c}
+		s.slots[c.Number] = &slot{s: s, cfg: c, asking: make(chan struct{}, 1)}
 	}
 	if s.up, err = newUpstream(cfg, o.Transport); err != nil {
 		return nil, err

@@ -14,6 +14,9 @@ type slot struct {
 	s   *service
 	cfg Slot
 
+	// asking has a place for the one call of Claim that a slot may have.
+	asking chan struct{}
+
 	// mu guards what follows; it is not held across I/O.
 	mu     sync.Mutex
 	closed bool
@@ -115,6 +118,12 @@ func (sl *slot) next(w *waiter, offer plugin.Offer) *hand {
 
 // claim is the slot's job in the making, or a new one from the agent.
 func (sl *slot) claim(ctx context.Context, w *waiter, offer plugin.Offer) *hand {
+	select {
+	case sl.asking <- struct{}{}: // the request before has let go
+		defer func() { <-sl.asking }()
+	case <-ctx.Done():
+		return nil
+	}
 	sl.mu.Lock()
 	h := sl.hand
 	sl.mu.Unlock()
