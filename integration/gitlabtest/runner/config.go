@@ -65,6 +65,9 @@ type Entry struct {
 
 	Docker *Docker `json:"docker"`
 	Custom *Custom `json:"custom"`
+
+	// Break are rules not to keep, in all of the process.
+	Break []Rule `json:"break"`
 }
 
 // Docker is [runners.docker].

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -38,6 +39,9 @@ func New(c Config) (*Runner, error) {
 	}
 	if c.Log == nil {
 		c.Log = io.Discard
+	}
+	for _, e := range c.Entries {
+		c.Break = append(slices.Clone(c.Break), e.Break...)
 	}
 	c.SystemID = def(c.SystemID, "s_0123456789ab")
 	return &Runner{
