@@ -322,7 +322,7 @@ func (h *host) offers(wait time.Duration) api.ClaimRequest {
 	r := api.ClaimRequest{Session: h.reg.Session, FreeSlots: h.free, WaitMS: wait.Milliseconds()}
 	for i := range h.free {
 		r.Offers = append(r.Offers, api.SlotOffer{Slot: i + 1, Runner: json.RawMessage(
-			`{"info":{"name":"gitlab-runner","executor":"shell","platform":"linux","features":{"artifacts":true}},"token":"local","system_id":"s_` + h.reg.Name + `","session":{"url":"x"}}`)})
+			`{"info":{"name":"gitlab-runner","version":"17.11.0","executor":"shell","platform":"linux","features":{"artifacts":true}},"token":"local","system_id":"s_` + h.reg.Name + `","session":{"url":"x"}}`)})
 	}
 	return r
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/roost-ci/roost/coordinator/pipeline"
 	"github.com/roost-ci/roost/coordinator/state"
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/gitlablog"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -220,6 +221,7 @@ func (t *txn) defineOutside(from gitlab.Pool, g *gitlab.Job) *state.Def {
 		System: api.SystemGitLab, Pool: from.Name, URL: from.URL, Instance: g.Instance, ID: g.ID, Pipeline: g.PipelineID,
 		Name: g.Name, Off: g.Off, Durability: first(set.Durability, pool.Durability, gitlab.DurabilityLocal),
 		FetchBudgetMS: pool.FetchBudgetMS, Path: g.Path, ReceivedMS: t.ms(),
+		Plain: !gitlablog.HasTimes(from.Runner, g.TimesFlag),
 	}
 	e.Web = webPage(from.URL, g)
 	if e.Off == "" && platformOf(from.Runner) == "windows" {

@@ -94,6 +94,8 @@ type Kept struct {
 	Canceled  bool
 	Quiet     bool
 	Timeout   time.Duration
+	// Plain says that the lines of its log have no times.
+	Plain bool
 }
 
 // ErrOver says that a job is not kept any more.

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/roost-ci/roost/internal/gitlablog"
 )
 
 const (
@@ -191,12 +193,17 @@ func (k *keeper) write(ctx context.Context, now time.Time) (time.Duration, error
 	if wait := due.Sub(now); wait > 0 && !k.job.Log.Unsure {
 		return wait, nil
 	}
-	l, ok, err := k.s.o.Board.Intend(ctx, k.id, "roost: "+text+"\n")
+	l, ok, err := k.s.o.Board.Intend(ctx, k.id, string(k.ours(now, text)))
 	if err != nil || !ok {
 		return time.Hour, err
 	}
 	k.line, k.lined = same, now
 	return 0, k.settle(ctx, l)
+}
+
+// ours is a line of ours in the job's log.
+func (k *keeper) ours(now time.Time, text string) []byte {
+	return gitlablog.Line(now, !k.job.Plain, "roost: "+text)
 }
 
 // settle sends what is not surely in the job's log. Sent again, the same bytes at the
@@ -292,7 +299,7 @@ func (k *keeper) tell(ctx context.Context) (time.Duration, error) {
 // lastLine writes why the job failed at the end of its log, wherever that is. It is
 // tried, not promised. It reports whether the job has no log yet.
 func (k *keeper) lastLine(ctx context.Context) (noLog bool) {
-	text := []byte("\nroost: " + k.job.Owed + "\n")
+	text := append([]byte("\n"), k.ours(k.s.o.Now(), k.job.Owed)...)
 	at := k.job.Log.Sent
 	for range 3 {
 		st, err := k.c.patch(ctx, k.job.Job, k.token, at, text)

@@ -49,6 +49,8 @@ type Job struct {
 	// not say.
 	Dependencies []int64
 	Settings     Settings
+	// TimesFlag is the job's FF_TIMESTAMPS, "" if it does not say.
+	TimesFlag string
 	// Off says why it must not get a workspace, "" if it may.
 	Off string
 }
@@ -182,6 +184,7 @@ func (p *payload) job(instance string) *Job {
 	j.Name = Dir(instance, j.ProjectID)
 	j.Zone = p.zone()
 	j.Settings = p.settings()
+	j.TimesFlag, _ = p.last("FF_TIMESTAMPS")
 	j.Off = p.off()
 	return j
 }

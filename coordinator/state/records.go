@@ -69,6 +69,8 @@ type External struct {
 	Name     string `json:"name"`           // of the workspace's directory
 	Off      string `json:"off,omitempty"`  // why it has no workspace
 	Path     string `json:"path,omitempty"` // of its project there
+	// Plain says that the runner's lines in the job's log have no times before them.
+	Plain bool `json:"plain,omitempty"`
 	// Host and Slot are set if a runner had the job already: it starts there.
 	Host          string `json:"host,omitempty"`
 	Slot          int    `json:"slot,omitempty"`
