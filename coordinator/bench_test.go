@@ -3,12 +3,15 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/gitlab"
 )
 
 // BenchmarkJobs measures whole lives of jobs, from the claim to the durable end,
@@ -67,4 +70,43 @@ func benchJobs(b *testing.B, hosts int) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
 	cancel()
 	wg.Wait()
+}
+
+// One GitLab job after the other through one host: asked for, stored, placed, claimed,
+// run and ended.
+func BenchmarkGitLabJob(b *testing.B) {
+	l := &lab{jobs: map[int64]*labJob{}}
+	l.http = httptest.NewServer(l)
+	defer l.http.Close()
+	s, err := Open(b.Context(), Options{
+		Dir: b.TempDir(), AgentToken: agentToken, UserToken: userToken, GitLabURLs: []string{l.http.URL},
+		tune: func(o *gitlab.Options) { o.Interval = 5 * time.Millisecond },
+	})
+	require.NoError(b, err)
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	c, err := api.NewClient(s.URL(), agentToken, nil)
+	require.NoError(b, err)
+	h := &host{c: c, free: 1, reg: api.Register{
+		Name: "host-a", StoreID: newID(b), Session: newID(b), Slots: 1, Driver: "copy", Fingerprint: "f", Pool: l.pool(),
+	}}
+	r, err := c.Register(ctx, h.reg)
+	require.NoError(b, err)
+	b.ResetTimer()
+	for i := range b.N {
+		l.add(int64(i+1), "job", "one", func(p map[string]any) {
+			p["job_info"].(map[string]any)["pipeline_id"] = i / 20
+			p["dependencies"] = []any{}
+		})
+		cs, err := c.Claims(ctx, r.Agent, h.offers(20*time.Second))
+		require.NoError(b, err)
+		require.Len(b, cs.Claims, 1)
+		require.NoError(b, c.Accept(ctx, ref(cs.Claims[0])))
+		_, err = c.Finish(ctx, ref(cs.Claims[0]), api.Finish{Status: api.StatusSuccess, Code: api.SealNever})
+		require.NoError(b, err)
+	}
+	b.StopTimer()
+	cancel()
+	require.NoError(b, <-done)
 }
