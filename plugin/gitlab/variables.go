@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // variables edits a payload's list of variables. The last entry of a name wins.
@@ -98,12 +99,15 @@ func (v *variables) gitConfig(settings [][2]string) {
 		}
 	}
 	set := map[string]bool{}
-	for i := range n {
-		name, _ := v.value("GIT_CONFIG_KEY_" + strconv.Itoa(i))
-		set[name] = true
+	for _, l := range v.list {
+		if i, ok := strings.CutPrefix(l.key, "GIT_CONFIG_KEY_"); ok {
+			if i, err := strconv.Atoi(i); err == nil && i < n {
+				set[strings.ToLower(l.value)] = true
+			}
+		}
 	}
 	for _, s := range settings {
-		if set[s[0]] && s[0] != "safe.directory" { // that one is a list
+		if set[strings.ToLower(s[0])] && s[0] != "safe.directory" { // that one is a list
 			continue
 		}
 		v.force("GIT_CONFIG_KEY_"+strconv.Itoa(n), s[0])
