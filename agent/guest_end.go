@@ -247,7 +247,7 @@ func (g *guest) tell(ctx context.Context, f api.Finish, sealed bool, t *told) {
 	g.noteEnd(f)
 	a.free(g.r)
 	answered := make(chan *api.Finished, 1)
-	if !a.spawn(func() { answered <- g.report(f, sealed) }) {
+	if !a.spawn(func() { g.report(f, sealed, answered) }) {
 		answered <- nil
 	}
 	timer := time.NewTimer(a.tellWait)
@@ -288,14 +288,15 @@ func (g *guest) answerSeal(f api.Finish, got *api.Finished, known bool, t *told)
 	g.mu.Unlock()
 }
 
-// report tells the coordinator until it has answered. nil: it could not be told, or the
-// attempt was somebody else's.
-func (g *guest) report(f api.Finish, sealed bool) *api.Finished {
+// report tells the coordinator until it has answered, hands that on at once, and then
+// lets go of the attempt. nil: it could not be told, or the attempt was somebody else's.
+func (g *guest) report(f api.Finish, sealed bool, answered chan<- *api.Finished) {
 	a := g.a
 	g.endLog()
 	got, told := a.report(a.out, g.r.ref, f)
+	answered <- got // there is room for it
 	if !told {
-		return nil
+		return
 	}
 	if sealed {
 		a.letGo(a.out, g.r.ref.Attempt, true)
@@ -307,5 +308,4 @@ func (g *guest) report(f api.Finish, sealed bool) *api.Finished {
 	}
 	g.release()
 	a.release(g.r)
-	return got
 }

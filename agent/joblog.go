@@ -48,6 +48,7 @@ type jobLog struct {
 	closed  bool  // nothing comes any more
 	changed chan struct{}
 
+	ends chan struct{} // closed with closed
 	done chan struct{} // closed when run has returned
 }
 
@@ -57,7 +58,7 @@ func (a *Agent) logPath(id snapshot.ID) string { return filepath.Join(a.logDir()
 // left. One that should have been left and was not is not begun anew: nobody knows
 // what of it was sent.
 func (a *Agent) openLog(ref api.AttemptRef, left bool) *jobLog {
-	l := &jobLog{a: a, ref: ref, limit: a.o.LogLimit, changed: make(chan struct{}, 1), done: make(chan struct{})}
+	l := &jobLog{a: a, ref: ref, limit: a.o.LogLimit, changed: make(chan struct{}, 1), ends: make(chan struct{}), done: make(chan struct{})}
 	how := os.O_RDWR | os.O_APPEND
 	if !left {
 		how |= os.O_CREATE
@@ -142,7 +143,7 @@ func (l *jobLog) run(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			}
-			if !l.isClosed() && !sleep(ctx, logPause) {
+			if !l.pause(ctx) {
 				return
 			}
 			continue
@@ -195,10 +196,18 @@ func (l *jobLog) send(ctx context.Context, off int64, p []byte) int64 {
 	return -1
 }
 
-func (l *jobLog) isClosed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
+// pause waits for more, unless nothing comes any more, and reports whether ctx has not
+// ended.
+func (l *jobLog) pause(ctx context.Context) bool {
+	t := time.NewTimer(logPause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-l.ends:
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }
 
 // close ends the log and waits until it is sent, or until nothing of it could be
@@ -206,6 +215,9 @@ func (l *jobLog) isClosed() bool {
 // attempt must not wait for a log that is not taken.
 func (l *jobLog) close(giveUp func()) {
 	l.mu.Lock()
+	if !l.closed {
+		close(l.ends)
+	}
 	l.closed = true
 	l.mu.Unlock()
 	select {
