@@ -81,10 +81,10 @@ func TestGitLabCanceled(t *testing.T) {
 
 // canceling is a pipeline whose job long is to be canceled.
 type canceling struct {
-	t    *testing.T
-	l    *lab
-	p    *gitlabtest.Project
-	pl   *gitlabtest.Pipeline
+	t  *testing.T
+	l  *lab
+	p  *gitlabtest.Project
+	pl *gitlabtest.Pipeline
 	// spared says that GitLab canceled it after its host had called it a success: its
 	// workspace is that of a job that succeeded, and stays.
 	spared bool
