@@ -1,29 +1,14 @@
 package gitlab
 
 import (
-	"crypto/sha256"
-	"encoding/base32"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 )
-
-// Secret is a text that never shows itself in a log or a message.
-type Secret string
-
-// String hides it.
-func (Secret) String() string { return "***" }
-
-// GoString hides it.
-func (Secret) GoString() string { return "***" }
-
-// MarshalText hides it.
-func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
 // Job is what a payload says that the coordinator has to know. Which project, pipeline
 // and zone it belongs to comes from what the server says alone; a variable of that
@@ -202,104 +187,6 @@ func number(s string) int64 {
 		return 0
 	}
 	return n
-}
-
-// Dir is the name of a project's directory on every host.
-func Dir(instance string, project int64) string {
-	sum := sha256.Sum256([]byte("roost workspace\x00" + instance + "\x00" + strconv.FormatInt(project, 10)))
-	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:]))[:26]
-}
-
-// zone is the trust domain of the job in its project. What can't be told apart is
-// trusted less: a merge request whose source is not known counts as a fork's.
-func (p *payload) zone() string {
-	if iid, ok := p.mergeRequest(); ok {
-		source, own := p.first("CI_MERGE_REQUEST_SOURCE_PROJECT_ID"), p.first("CI_PROJECT_ID")
-		if p.JobInfo.ProjectID > 0 {
-			own = strconv.FormatInt(p.JobInfo.ProjectID, 10)
-		}
-		if source == "" || source != own {
-			if iid == 0 {
-				// Nobody says which: its pipeline shares with nobody.
-				return zoneFork + "0-" + strconv.FormatInt(max(p.JobInfo.PipelineID, 0), 10)
-			}
-			return zoneFork + strconv.FormatInt(iid, 10)
-		}
-	}
-	protected := p.first("CI_COMMIT_REF_PROTECTED") == "true"
-	if p.GitInfo.Protected != nil {
-		protected = *p.GitInfo.Protected
-	}
-	if protected {
-		return ZoneProtected
-	}
-	return ZoneBranch
-}
-
-// mergeRequest gives the number of the merge request that the job runs for.
-func (p *payload) mergeRequest() (int64, bool) {
-	if rest, ok := strings.CutPrefix(p.GitInfo.Ref, "refs/merge-requests/"); ok {
-		iid, _, _ := strings.Cut(rest, "/")
-		return number(iid), true
-	}
-	if p.first("CI_PIPELINE_SOURCE") == "merge_request_event" {
-		return number(p.first("CI_MERGE_REQUEST_IID")), true
-	}
-	return 0, false
-}
-
-// off says why a job must be left as it is.
-func (p *payload) off() string {
-	if p.Policy != nil && p.Policy.Job {
-		return "it comes from a security policy"
-	}
-	if v, ok := p.last("GIT_STRATEGY"); ok && v != "" && v != "fetch" {
-		return "its GIT_STRATEGY is " + tidy(v, 40)
-	}
-	if v, ok := p.last("GIT_CLONE_PATH"); ok && v != "" {
-		return "it sets GIT_CLONE_PATH"
-	}
-	if v, ok := p.last("GIT_STRATEGY"); p.AllowGitFetch != nil && !*p.AllowGitFetch && (!ok || v == "") {
-		return "its project's git strategy is clone"
-	}
-	return ""
-}
-
-// Instance is how a server is named in keys and projects: host, port and path of its
-// address, without what says nothing. Two spellings of one address give one name.
-func Instance(address string) (string, error) {
-	u, err := parseURL(address)
-	if err != nil {
-		return "", err
-	}
-	return u.Host + u.Path, nil
-}
-
-// Normal is the one spelling of a server's address: no trailing / or /ci, as runners
-// do it, and no port that goes without saying.
-func Normal(address string) (string, error) {
-	u, err := parseURL(address)
-	if err != nil {
-		return "", err
-	}
-	return u.String(), nil
-}
-
-func parseURL(address string) (*url.URL, error) {
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("%.200q is not the address of a GitLab: want https://HOST or http://HOST", address)
-	}
-	host, port := strings.ToLower(u.Hostname()), u.Port()
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	if port != "" && (u.Scheme != "http" || port != "80") && (u.Scheme != "https" || port != "443") {
-		host += ":" + port
-	}
-	path := strings.TrimRight(u.Path, "/")
-	path = strings.TrimRight(strings.TrimSuffix(path, "/ci"), "/")
-	return &url.URL{Scheme: u.Scheme, Host: host, Path: path}, nil
 }
 
 // tidy makes one line of at most n bytes of a text from elsewhere.
