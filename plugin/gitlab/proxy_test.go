@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -304,4 +305,29 @@ func TestStreamsInLittleMemory(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(8<<20), "%s: with client and server", method)
 	}
+}
+
+// TestPrivateCA: a GitLab with certificates of its own is trusted by ca_file, and nobody else.
+func TestPrivateCA(t *testing.T) {
+	up := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"token":"` + realToken + `"}`)) }))
+	defer up.Close()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: up.Certificate().Raw})
+	require.NoError(t, os.WriteFile(file, cert, 0o600))
+	for ca, want := range map[string]int{file: 200, "": 502} {
+		h := newHouse(t, func(h *house) { h.cfg.URL, h.cfg.CAFile, h.o.Transport = up.URL, ca, nil })
+		r := h.runner(1)
+		resp, body, err := r.do(t.Context(), "POST", "runners/verify", "", []byte(`{"token":"`+slotToken+`"}`))
+		require.NoError(t, err)
+		require.Equal(t, want, resp.StatusCode, string(body))
+		h.stop()
+		h.p.s.up.rt.(*http.Transport).CloseIdleConnections()
+	}
+	for _, bad := range []string{"/nowhere", filepath.Join(t.TempDir())} {
+		_, err := newTransport(bad)
+		require.Error(t, err)
+	}
+	require.NoError(t, os.WriteFile(file, []byte("no certificate"), 0o600))
+	_, err := newTransport(file)
+	require.ErrorContains(t, err, "no certificate")
 }

@@ -29,6 +29,7 @@ type stormAgent struct {
 	ended    map[snapshot.ID]bool
 	sealed   map[string]int
 	serial   int
+	lines    int
 	rng      *rand.Rand
 	failures int
 }
@@ -77,7 +78,10 @@ func (a *stormAgent) Attach(_ context.Context, id snapshot.ID, progress func(str
 	if a.held[id] == "" {
 		return nil, snapshot.ErrNotFound
 	}
-	progress("roost: working on it")
+	// No two attempts write equally much: a piece whose answer was lost could not be told
+	// from one that another attempt wrote.
+	a.lines++
+	progress("roost: working on it " + strings.Repeat(".", a.lines))
 	return workspace(), nil
 }
 
