@@ -20,6 +20,7 @@ const (
 	granted = "granted" // the agent gave it; nothing has run
 	started = "started" // its script runs, or is about to
 	over    = "over"    // the agent knows its end; the spool may not
+	told    = "told"    // the spool does, too; what is left is to be removed
 	lost    = "lost"    // another host has it
 )
 
@@ -75,7 +76,7 @@ var errLost = errors.New("the attempt is lost")
 func (j *job) lose(why string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.record.Phase == lost || j.record.Phase == over {
+	if j.record.Phase == lost || j.record.Phase == over || j.record.Phase == told {
 		return nil
 	}
 	j.record.Phase, j.record.Reason = lost, why
@@ -102,6 +103,8 @@ func (j *job) run(ctx context.Context) error {
 		}
 	case over:
 		return j.publish()
+	case told:
+		return j.clean()
 	case lost:
 		err = errLost
 	}
@@ -232,7 +235,8 @@ func (j *job) giveUp(ctx context.Context) error {
 
 func (j *job) new() string { return filepath.Join(j.s.spool, "new", j.record.Name+".json") }
 
-// publish puts log and end into the spool; it may be done twice, to the same effect.
+// publish puts log and end into the spool; until the record says that this is done it may be
+// done again, to the same effect.
 func (j *job) publish() error {
 	done := filepath.Join(j.s.spool, "done", j.record.Name)
 	log, err := os.ReadFile(j.path(".log"))
@@ -255,6 +259,9 @@ func (j *job) publish() error {
 		return err
 	}
 	if err := remove(j.new()); err != nil {
+		return err
+	}
+	if err := j.advance(func(r *record) { r.Phase = told }); err != nil {
 		return err
 	}
 	return j.clean()

@@ -109,13 +109,19 @@ func (a *agent) begin() {
 	a.asked = false
 }
 
-func (a *agent) submit(j *work) {
+// expect is before a job is submitted: a plugin that brings it may be quick.
+func (a *agent) expect(j *work) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.known[j.Name] = j
-	if !j.brought {
-		a.put(j)
-	}
+}
+
+// submit is for a job that the agent brings.
+func (a *agent) submit(j *work, payload []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	j.payload, j.brought = payload, false
+	a.put(j)
 }
 
 func (a *agent) put(j *work) {

@@ -140,12 +140,13 @@ func (s *stage) submit(j TestJob) string {
 	s.t.Helper()
 	id := string(NewID(s.t))
 	j.Name, j.Secret = "job"+id[:10], "canary"+id
-	payload := s.d.Submit(s.t, j)
-	if payload != nil {
+	w := &work{TestJob: j, brought: true}
+	s.a.expect(w)
+	if payload := s.d.Submit(s.t, j); payload != nil {
 		require.Contains(s.t, string(payload), j.Name, "the driver's payload names the job")
 		require.Contains(s.t, string(payload), j.Secret, "and holds its secret")
+		s.a.submit(w, payload)
 	}
-	s.a.submit(&work{TestJob: j, payload: payload, brought: payload == nil})
 	return j.Name
 }
 
