@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -36,6 +37,8 @@ type guest struct {
 	attached, ended               chan struct{}
 	// idle is closed when nothing is being attached any more.
 	idle chan struct{}
+	// accepted says that the attempt is ours, and log, release and endLog are there.
+	accepted atomic.Bool
 	// stopAttach breaks an attach off.
 	attachCtx  context.Context //nolint:containedctx // it outlives the call that began the attach
 	stopAttach context.CancelCauseFunc
@@ -73,7 +76,7 @@ func (a *Agent) guest(id snapshot.ID) (*guest, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	g := a.guests[id]
-	if g == nil {
+	if g == nil || !g.accepted.Load() {
 		return nil, fmt.Errorf("attempt %.40q: %w", id, errNoAttempt)
 	}
 	return g, nil
@@ -107,7 +110,7 @@ func (s served) Held(context.Context) ([]plugin.Held, error) {
 		default:
 		}
 		g.mu.Lock()
-		if !g.ends {
+		if !g.ends && g.accepted.Load() {
 			out = append(out, plugin.Held{Attempt: g.note.Ref.Attempt, Slot: g.note.Slot, Attached: g.note.Answer != nil})
 		}
 		g.mu.Unlock()
@@ -135,7 +138,7 @@ func (g *guest) stop(why error) {
 		g.stopAttach(why)
 		return
 	}
-	if why == nil || errors.Is(why, errLease) {
+	if why == nil || errors.Is(why, errLease) || !g.accepted.Load() { // else it is said again
 		return
 	}
 	g.lostOnce.Do(func() {

@@ -194,6 +194,7 @@ func (g *guest) accept(out context.Context, of *offer) {
 	g.log = a.openLog(g.r.ref, false)
 	g.endLog = g.log.start(out)
 	g.log.say("job %q on %s, slot %d, attempt %d", c.Job.Name, a.o.Name, g.r.slot, c.Number)
+	g.accepted.Store(true)
 	a.mu.Lock()
 	gone := of.gone
 	if !gone {

@@ -67,8 +67,16 @@ func (g *guest) endBy(ctx context.Context, end func()) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-g.a.quitting.Done():
 	}
+	if g.over(ctx, endWait) && ctx.Err() == nil {
+		return nil
+	}
+	return errStopping // the next process answers
 }
+
+// endWait is how long an agent that is about to end waits for the end of an attempt.
+const endWait = 2 * time.Second
 
 // settled waits for an attach that is under way, which it breaks off, and makes sure
 // that none begins.
@@ -96,7 +104,13 @@ func (g *guest) seal(q plugin.SealRequest, begin time.Duration) {
 		f, sealed = a.commit(ctx, c, p, f, t, g.quiet(t, true))
 	}
 	fail.Point("agent.guest.sealed")
-	f = a.promise(ctx, c, f, t)
+	if !sealed && a.out.Err() != nil {
+		return // it was cut short; the next process goes on with it
+	}
+	f, err := a.promise(ctx, c, f, t)
+	if err != nil {
+		return // same
+	}
 	if !sealed {
 		g.noteEnd(f)
 		g.drop(t)
@@ -113,11 +127,11 @@ func (a *Agent) durability(x *api.External) string {
 }
 
 // promise holds the job to the durability that its success means. What fails here is
-// no success of the job's.
-func (a *Agent) promise(ctx context.Context, c *api.Claim, f api.Finish, log sayer) api.Finish {
+// no success of the job's. errStopping says that it is not known yet.
+func (a *Agent) promise(ctx context.Context, c *api.Claim, f api.Finish, log sayer) (api.Finish, error) {
 	want := a.durability(c.External)
 	if want != durabilitySynced && want != durabilityDurable {
-		return f
+		return f, nil
 	}
 	var err error
 	switch {
@@ -125,17 +139,20 @@ func (a *Agent) promise(ctx context.Context, c *api.Claim, f api.Finish, log say
 		begin := elapsed()
 		if err = a.waitDurable(ctx, f.Output, want); err == nil {
 			log.say("the output is %s, after %s", want, short(elapsed()-begin))
-			return f
+			return f, nil
+		}
+		if errors.Is(err, errStopping) {
+			return f, err
 		}
 	case f.Code == api.SealFailed || f.Code == api.SealUnsupported:
 		err = errors.New(f.Reason)
 	default:
-		return f // there is nothing to be kept
+		return f, nil // there is nothing to be kept
 	}
 	f = noOutput(f, api.FailDurable, fmt.Sprintf("its output was to be %s, and is not: %v", want, err))
 	f.Status, f.Infrastructure = api.StatusFailed, true
 	log.say("JOB FAILED: %s", f.Reason)
-	return f
+	return f, nil
 }
 
 // waitDurable waits until a sealed snapshot is as durable as want says.
@@ -156,6 +173,9 @@ func (a *Agent) waitDurable(ctx context.Context, id snapshot.ID, want string) er
 			return nil
 		}
 		a.up.Urgent(id)
+		if a.quitting.Err() != nil {
+			return errStopping
+		}
 		if !sleep(ctx, 10*time.Millisecond) {
 			if in.Err != "" {
 				return fmt.Errorf("not in time: %s", in.Err)

@@ -194,3 +194,48 @@ func TestGuestSlotIsEmptied(t *testing.T) {
 	h.end()
 	requireNoViews(t, h)
 }
+
+// TestGuestDurableOverRestart: an agent that ends while a job's durability is waited for
+// decides nothing; the next process waits on, and fails the job only when it may.
+func TestGuestDurableOverRestart(t *testing.T) {
+	for _, works := range []bool{true, false} {
+		t.Run(fmt.Sprint(works), func(t *testing.T) {
+			f := newFake(t)
+			h := guestHost(t, f)
+			h.edit = func(o *Options) { o.DrainTimeout = 500 * time.Millisecond }
+			h.start()
+			c := ext("job")
+			c.External.Durability = "durable"
+			at, w := h.open(1, c)
+			require.NoError(t, os.WriteFile(filepath.Join(w.View, "out"), []byte("out"), 0o644))
+			noUpload := func(m, p string) bool { return m == "PUT" && strings.HasPrefix(p, "/v1/blobs") }
+			f.edit(func() { f.down = noUpload })
+			done := make(chan error, 1)
+			ag := h.ag()
+			go func() {
+				_, err := ag.Seal(t.Context(), plugin.SealRequest{Attempt: at.claim.Attempt, Within: time.Minute})
+				done <- err
+			}()
+			require.Eventually(t, func() bool { return f.called("PUT", "/v1/blobs") > 0 }, 20*time.Second, 5*time.Millisecond)
+			h.end()
+			require.ErrorIs(t, <-done, plugin.ErrUnavailable)
+			require.Nil(t, at.finish)
+			if works {
+				f.edit(func() { f.down = nil })
+			}
+			h.start()
+			require.Len(t, h.held(), 1)
+			s, err := h.ag().Seal(t.Context(), plugin.SealRequest{Attempt: at.claim.Attempt, Within: 3 * time.Second})
+			require.NoError(t, err)
+			require.Equal(t, !works, s.Failed, "%+v", s)
+			fin := f.finished(at)
+			require.Equal(t, works, fin.Output != "")
+			if works {
+				require.True(t, f.layers[fin.Output].Durable)
+			}
+			f.edit(func() { f.down = nil })
+			h.end()
+			requireNoViews(t, h)
+		})
+	}
+}

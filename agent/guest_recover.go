@@ -112,8 +112,12 @@ func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenV
 		close(g.attached)
 	}
 	if n.Told {
+		g.accepted.Store(true)
 		g.endOnce.Do(func() { close(g.ended) })
-		return func() {}
+		if view == nil {
+			return func() {}
+		}
+		return func() { a.letGo(out, n.Ref.Attempt, sealed) } // somebody held it open
 	}
 	g.release = func() {}
 	if n.Answer != nil && view == nil || !sealed {
@@ -123,6 +127,7 @@ func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenV
 	g.log = a.openLog(n.Ref, true)
 	g.endLog = g.log.start(out)
 	g.log.say("the agent was started anew")
+	g.accepted.Store(true)
 	end := func(how func()) func() { // whoever asks for its end from now on waits for this one
 		g.ends = true
 		g.endOnce.Do(func() {})
