@@ -94,6 +94,17 @@ func (l *lab) get(id int64) labJob {
 	return j
 }
 
+// renew makes a job's token another one and puts it back into the queue, as if nobody
+// had acknowledged it.
+func (l *lab) renew(id int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	j := l.jobs[id]
+	j.token += "-2"
+	j.payload["token"], j.state = j.token, "pending"
+	l.queue = append(l.queue, id)
+}
+
 // asked gives the requests for jobs so far.
 func (l *lab) asked() []map[string]any {
 	l.mu.Lock()

@@ -117,7 +117,7 @@ func (s *Server) kept() []gitlab.Kept {
 		e := j.Def.External
 		k := gitlab.Kept{
 			ID: id, URL: e.URL, Job: e.ID, Received: time.UnixMilli(e.ReceivedMS), Plain: e.Plain,
-			Log:  logIn(j),
+			Given: j.Outside.Given, Log: logIn(j),
 			Owed: j.Outside.Owed, OwedSince: time.UnixMilli(j.Outside.OwedMS), Canceled: j.Outside.Stopped, Quiet: j.Outside.Quiet,
 			Timeout: time.Duration(j.Def.Spec.TimeoutMS) * time.Millisecond,
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/gitlab"
 	"github.com/roost-ci/roost/coordinator/state"
 )
 
@@ -358,6 +359,34 @@ func TestGitLabLostKey(t *testing.T) {
 	p := onlyPipeline(t, b)
 	eventually(t, "ended", func() bool { return b.job(p, "build").Status == api.StatusFailed })
 	require.Contains(t, b.job(p, "build").Reason, "key")
+}
+
+// A job that GitLab gives again while it waits here is here once, with its new token.
+func TestGitLabGivenAgain(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l, func(o *Options) {
+		tune := o.tune
+		o.tune = func(g *gitlab.Options) { tune(g); g.KeepAlive = time.Hour }
+	})
+	queueOne(t, l, b, 11)
+	eventually(t, "a line", func() bool { return len(l.get(11).trace) > 0 })
+	h := b.newLabHost(l, "host-y", 2)
+	c := h.takes()
+	l.renew(11)
+	eventually(t, "given again", func() bool {
+		h.offer(100 * time.Millisecond) // the claim that it has not accepted, told again
+		return l.get(11).given == 2
+	})
+	h.gone()
+	h = b.newLabHost(l, "host-a", 1)
+	again := h.takes()
+	require.Equal(t, c.Job.Name, again.Job.Name)
+	require.Contains(t, string(again.External.Payload), "canary-11-2")
+	h.begin(again)
+	h.succeed(again)
+	p, err := b.user.Pipeline(t.Context(), onlyPipeline(t, b).ID)
+	require.NoError(t, err)
+	require.Len(t, p.Jobs, 1)
 }
 
 // Only the servers of the configuration are asked.

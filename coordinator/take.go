@@ -36,6 +36,7 @@ func (t *txn) take(from gitlab.Pool, g *gitlab.Job, payload []byte, host string,
 			t.s.log.Warn("GitLab gave a job again that runs already", "job", g.ID, "host", a.Host)
 			return nil
 		}
+		t.editJob(old.ID).Outside.Given++
 		return t.seal(old.ID, payload) // it may have another token now
 	}
 	p, err := t.openPipeline(g)

@@ -77,6 +77,8 @@ type Kept struct {
 	URL      string // normal
 	Job      int64
 	Received time.Time
+	// Given counts how often GitLab gave it: each time it may have another token.
+	Given int
 	// APIToken is set as long as GitLab has to be asked what the job of project Path
 	// needs.
 	APIToken Secret

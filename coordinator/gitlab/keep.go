@@ -15,6 +15,8 @@ const (
 	systemFailure = "runner_system_failure"
 	// maxLog bounds what the coordinator writes into one job's log.
 	maxLog = 32 << 10
+	// maxForeign bounds what others may have written there before a runner had the job.
+	maxForeign = 4 << 20
 	// oweFor is how much longer than the job's time GitLab is told of its end.
 	oweFor = 24 * time.Hour
 )
@@ -29,6 +31,7 @@ type keeper struct {
 
 	job   Kept
 	token Secret
+	given int // the hand-out that the token is of
 	// alive is when it was kept alive last. running says that the server does not
 	// know of jobs that wait.
 	alive   time.Time
@@ -92,12 +95,12 @@ func (k *keeper) run(ctx context.Context) {
 
 // step does what is due and gives the time until something else is.
 func (k *keeper) step(ctx context.Context) (time.Duration, error) {
-	if k.token == "" {
+	if k.token == "" || k.given != k.job.Given {
 		t, err := k.s.o.Board.Token(ctx, k.id)
 		if err != nil {
 			return 0, err
 		}
-		k.token = t
+		k.token, k.given = t, k.job.Given
 	}
 	if k.job.Owed != "" {
 		return k.tell(ctx)

@@ -25,7 +25,7 @@ func (k *keeper) write(ctx context.Context, now time.Time) (time.Duration, error
 		k.lined = time.Time{}
 	}
 	same := withoutNumbers(text)
-	if text == "" || k.noLog || (same == k.line && !k.job.Log.Unsure) || len(k.job.Log.Text) > maxLog {
+	if text == "" || k.noLog || (!k.job.Log.Unsure && (same == k.line || len(k.job.Log.Text) > maxLog)) {
 		return time.Hour, nil
 	}
 	due := k.job.Received.Add(k.s.o.FirstLine)
@@ -91,9 +91,11 @@ func (l Log) rebase(size int) Log {
 		return Log{Text: l.Text, Sent: size}
 	}
 	text := bytes.Clone(l.Text[:min(size, l.Sent)])
-	if n := size - len(text); n > 0 && n < 64<<20 {
-		text = append(text, bytes.Repeat([]byte{'?'}, n)...)
+	n := size - len(text)
+	if n > maxForeign {
+		return Log{Text: text, Sent: len(text)} // nobody can follow on that
 	}
+	text = append(text, bytes.Repeat([]byte{'?'}, max(n, 0))...)
 	return Log{Text: append(text, rest...), Sent: len(text)}
 }
 

@@ -100,6 +100,8 @@ type Outside struct {
 	// answers, and OwedMS from when on.
 	Owed   string `json:"owed,omitempty"`
 	OwedMS int64  `json:"owed_ms,omitempty"`
+	// Given is how often the system gave it again.
+	Given int `json:"given,omitempty"`
 	// Waited is what it waited for when it got its host.
 	Waited string `json:"waited,omitempty"`
 	// Quiet says that somebody else writes the end of its log.
