@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,6 +109,27 @@ func (h *stockHost) runners() {
 	}
 }
 
+// changeMode edits the file and has the agent read it again.
+func (h *stockHost) changeMode(agent *proc) {
+	h.t.Helper()
+	text, err := os.ReadFile(h.conf())
+	require.NoError(h.t, err)
+	edited := strings.Replace(string(text), `mode = "optional"`, `mode = "required"`, 1)
+	require.NotEqual(h.t, string(text), edited)
+	for _, c := range []struct{ text, log string }{
+		{"nonsense = 1\n" + edited, "THE CONFIGURATION IS NOT TAKEN OVER"},
+		{edited, `registering again: why="the pool has changed"`},
+	} {
+		require.NoError(h.t, os.WriteFile(h.conf(), []byte(c.text), 0o644))
+		agent.mu.Lock()
+		require.NoError(h.t, agent.cmd.Process.Signal(syscall.SIGHUP))
+		agent.mu.Unlock()
+		require.Eventually(h.t, func() bool {
+			return strings.Contains(tailFile(filepath.Join(h.dir, "agent.log"), 200), c.log)
+		}, 20*time.Second, 50*time.Millisecond, c.log)
+	}
+}
+
 // TestInstalledHosts: two stock hosts are installed on, the second with the line of the
 // first; a pipeline is sticky on both, over TLS between them; and then they are stock
 // hosts again.
@@ -126,7 +148,7 @@ func TestInstalledHosts(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, line, 0o600))
 	// Another token with other tags: another pool, so that a job can be made to run there.
 	b.roost("install", "gitlab", "--config", b.config, "--join", "@"+file, "--port", b.port, "--pool", "b", "--no-start")
-	b.daemon("agent")
+	agentB := b.daemon("agent")
 	for _, h := range []*stockHost{a, b} {
 		out := h.roost("install", "gitlab")
 		require.Contains(t, out, "nothing to change")
@@ -163,6 +185,7 @@ func TestInstalledHosts(t *testing.T) {
 	require.Equal(t, "FULL", away["state"], string(pl.Job("away").Trace))
 	require.Equal(t, filepath.Base(build["dir"]), filepath.Base(away["dir"]))
 
+	b.changeMode(agentB)
 	for _, h := range []*stockHost{a, b} {
 		out := h.roost("uninstall", "gitlab", "--wait", "20s")
 		require.Contains(t, out, "restore "+h.config)

@@ -20,13 +20,13 @@ import (
 
 // runnerHost is a host with a GitLab runner that roost is installed on.
 type runnerHost struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	config string
 	log    string // what systemctl was asked
 }
 
-func newRunnerHost(t *testing.T, text string, systemd bool) *runnerHost {
+func newRunnerHost(t testing.TB, text string, systemd bool) *runnerHost {
 	h := &runnerHost{t: t, dir: t.TempDir()}
 	h.config = filepath.Join(h.dir, "gitlab-runner", "config.toml")
 	h.log = filepath.Join(h.dir, "systemctl.log")
@@ -41,6 +41,8 @@ ExecStart=/usr/bin/gitlab-runner "run" "--config" "/etc/gitlab-runner/config.tom
 		fake := filepath.Join(h.dir, "systemctl")
 		require.NoError(t, os.WriteFile(fake, []byte("#!/bin/sh\necho \"$*\" >> "+h.log+"\n"), 0o755))
 		t.Setenv("ROOST_TEST_SYSTEMCTL", fake)
+	} else {
+		t.Setenv("ROOST_TEST_SYSTEMCTL", "")
 	}
 	return h
 }
@@ -135,6 +137,37 @@ func TestInstallAndUninstallGitLab(t *testing.T) {
 			})
 		}
 	}
+}
+
+// FuzzInstall: a file is refused and nothing changes, or it is installed on, a second time
+// without a change, and comes back byte for byte.
+func FuzzInstall(f *testing.F) {
+	ins, err := filepath.Glob("../../internal/runnerconf/testdata/*.in.toml")
+	require.NoError(f, err)
+	for _, in := range ins {
+		text, err := os.ReadFile(in)
+		require.NoError(f, err)
+		f.Add(text, true)
+		f.Add(text, false)
+	}
+	f.Fuzz(func(t *testing.T, text []byte, systemd bool) {
+		if len(text) > 4096 {
+			return
+		}
+		h := newRunnerHost(t, string(text), systemd)
+		before := h.tree()
+		code, _, errs := h.roost("install", "gitlab", "--config", h.config, "--join", testJoin, "--docker-address", "172.17.0.1", "--no-start", "--slots", "2")
+		if code != 0 {
+			require.NotEmpty(t, errs)
+			require.Equal(t, before, h.tree())
+			return
+		}
+		after := h.tree()
+		require.Contains(t, h.must("install", "gitlab", "--no-start"), "nothing to change")
+		require.Equal(t, after, h.tree())
+		h.must("uninstall", "gitlab")
+		require.Equal(t, before, h.tree())
+	})
 }
 
 // With systemd a shell runner becomes a process for each slot.

@@ -61,7 +61,7 @@ func (o *installOptions) plan(old *install.Journal, line *joinLine) (*installPla
 	if err := o.settle(p); err != nil {
 		return nil, err
 	}
-	tokens, err := o.slotTokens(old, p.wish.Slots)
+	tokens, err := o.slotTokens(old, p.wish.Slots, p.found.Token)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +145,9 @@ func (o *installOptions) settleRunner(p *installPlan) error {
 	return nil
 }
 
+// createdPrefix begins the tokens of runners that were created in GitLab, not registered.
+const createdPrefix = "glrt-"
+
 // dockerAddress is the address of docker's bridge.
 func dockerAddress() (string, error) {
 	i, err := net.InterfaceByName("docker0")
@@ -163,9 +166,15 @@ func dockerAddress() (string, error) {
 	return "", errors.New("docker0 has no address")
 }
 
-// slotTokens are the slots' local tokens: those from before, and new ones.
-func (o *installOptions) slotTokens(old *install.Journal, n int) ([]string, error) {
+// slotTokens are the slots' local tokens: those from before, and new ones. They are of the
+// kind of the real one: gitlab-runner treats runners that were created in GitLab in other
+// ways than registered ones, and knows them by the prefix.
+func (o *installOptions) slotTokens(old *install.Journal, n int, real string) ([]string, error) {
 	var tokens []string
+	prefix := ""
+	if strings.HasPrefix(real, createdPrefix) {
+		prefix = createdPrefix
+	}
 	if old != nil {
 		var err error
 		if tokens, err = secretLines(o.path("slot.tokens")); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -177,7 +186,7 @@ func (o *installOptions) slotTokens(old *install.Journal, n int) ([]string, erro
 		if _, err := rand.Read(b[:]); err != nil {
 			return nil, err
 		}
-		tokens = append(tokens, hex.EncodeToString(b[:]))
+		tokens = append(tokens, prefix+hex.EncodeToString(b[:]))
 	}
 	return tokens[:n], nil
 }
