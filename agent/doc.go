@@ -11,7 +11,15 @@
 // keep the tree of a failed job for a person to look at, and fetch from other
 // hosts.
 //
+// A host has either an adapter, which runs jobs in this process, or a plugin whose
+// runners ask for them (guest.go). Both go the same way through attach, commit and
+// report. A runner's job is a guest: the agent lends it a workspace and does not
+// decide about its life. It goes on when the coordinator can't be reached, when the
+// plugin dies, and when the agent does; the next process finds it in its view.
+//
 // Goroutines: Run starts all of them and waits for all of them. The session
 // (session.go) owns the lease; every running attempt is a goroutine of its own
-// that nobody else touches but through the cancel function in Agent.running.
+// that nobody else touches but through the cancel function in Agent.running. What a
+// plugin's call began (attach, seal, discard) goes on when the call ends, in a goroutine
+// of Agent.jobs.
 package agent

@@ -78,6 +78,9 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 	if err := prepare(opts.SlotsDir, len(conf.Slots)); err != nil {
 		return fmt.Errorf("gitlab.slots_dir: %w", err)
 	}
+	if conf.Executor == gitlab.ExecutorShell {
+		opts.Cgroups = runnerCgroups(cgroupRoot)
+	}
 	opts.Plugin = func(a plugin.Agent) (agent.Plugin, error) {
 		host.Agent = a
 		return pluginhost.New(host)

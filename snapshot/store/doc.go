@@ -6,8 +6,8 @@
 // the sealed layer to disk for good, scans it and packs it: from then on it is
 // known by digests and can be read by other hosts. Import is the other direction.
 //
-// The promises of each state are CONTRACT 1.2. In short: an OPEN view never
-// outlives its process; a SEALED layer outlives the process but not the machine; a
+// The promises of each state are CONTRACT 1.2. In short: an OPEN view outlives its
+// process only if it was asked to, and never the machine; a SEALED layer outlives the process but not the machine; a
 // synced one outlives the machine; a PACKED one is fixed by its digest.
 //
 // One process owns a store directory. Everything in it can be rebuilt from the
@@ -15,6 +15,7 @@
 //
 //	store.db            SQLite, WAL: views, layers, intents
 //	redo                what makes a commit durable (redo.go)
+//	open/<id>           what the next process needs of a view whose job may outlive this one
 //	views/<id>/         the driver's: one directory per view or layer
 //	packs/ indexes/     blobs by digest, as they are sent
 //	manifests/          <digest>: whole trees; <id>.src, <id>.fanin: where files lie
