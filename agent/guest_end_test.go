@@ -239,3 +239,17 @@ func TestGuestDurableOverRestart(t *testing.T) {
 		})
 	}
 }
+
+// TestDown: a blob store that answers is not down, also if it has nothing.
+func TestDown(t *testing.T) {
+	f := newFake(t)
+	h := guestHost(t, f)
+	var a *Agent
+	h.tune = func(made *Agent) { a = made }
+	h.start()
+	h.ag() // it is registered
+	require.False(t, a.down(t.Context()))
+	f.edit(func() { f.down = func(_, p string) bool { return strings.HasPrefix(p, "/v1/blobs/") } })
+	require.True(t, a.down(t.Context()))
+	f.edit(func() { f.down = nil })
+}
