@@ -87,6 +87,7 @@ func (t *txn) poll(agent snapshot.ID, r api.ClaimRequest) (string, error) {
 	p.polls++
 	p.seen = t.now
 	p.withheld = t.withheld(h, r.FreeSlots-busyOffers(r.Offers))
+	p.back = p.back[max(0, len(p.back)-p.withheld):]
 	p.offers = r.Offers
 	t.place, t.poke = true, true
 	return h.Name, nil

@@ -73,7 +73,14 @@ func (t *txn) fleetHosts() []affinity.Host {
 			Free: max(0, h.Slots-len(live)-p.withheld), Rate: p.fetch,
 			Has: make(map[snapshot.ID]bool, len(p.holds)), Coming: map[snapshot.ID]float64{},
 		}
+		back := t.runnersBack(p)
+		if back > 0 && p.polls == 0 && !t.now.Before(p.expect) {
+			ah.Free = 0 // none of its runners asks now, but one is about to
+		}
 		ah.Off = t.off(h, p, ah.Free)
+		for range min(back, h.Slots-len(live)-ah.Free) {
+			ah.Residual = append(ah.Residual, 0)
+		}
 		for id := range p.holds {
 			ah.Has[id] = true
 		}
@@ -84,6 +91,18 @@ func (t *txn) fleetHosts() []affinity.Host {
 	}
 	slices.SortFunc(out, func(a, b affinity.Host) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// runnersBack counts the runners of a host that have ended a job just now: a job that is
+// complete there does better to wait for one of them than to move.
+func (t *txn) runnersBack(p *presence) int {
+	n := 0
+	for _, at := range p.back {
+		if t.now.Sub(at) < runnerBack {
+			n++
+		}
+	}
+	return n
 }
 
 // off says why no job may start on a host with so many free slots now. One that is

@@ -14,6 +14,11 @@ import (
 // as one that asks for work: it is about to ask again.
 const pollGap = 2 * time.Second
 
+// runnerBack is how long after a job of another system its runner is expected to ask
+// again. It has to end the job there first, which may be put off for a while, and
+// looks for the next one every three seconds.
+const runnerBack = 15 * time.Second
+
 // register takes a host in, or back.
 func (t *txn) register(r api.Register, told map[snapshot.ID]bool) (*api.Registered, error) {
 	h := t.hosts.get(r.Name)

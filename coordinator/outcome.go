@@ -87,10 +87,14 @@ func (t *txn) learn(project, job string, ms float64) {
 // endAttempt ends an attempt and frees its slot.
 func (t *txn) endAttempt(id snapshot.ID, status api.Status, code api.Code, reason string) *state.Attempt {
 	a := t.editAttempt(id)
+	ran := a.Stage != state.AttemptAssigned
 	a.Stage, a.Status, a.Code, a.Reason, a.EndMS = state.AttemptEnded, status, code, reason, t.ms()
 	if p := t.w.fleet[a.Host]; p != nil {
 		// Its host will ask for more now.
 		p.expect = t.now.Add(pollGap)
+		if ran && p.pool != nil {
+			p.back = append(p.back, t.now)
+		}
 	}
 	t.place = true
 	return a

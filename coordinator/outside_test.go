@@ -15,6 +15,7 @@ import (
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/coordinator/gitlab"
 	"github.com/roost-ci/roost/coordinator/state"
+	"github.com/roost-ci/roost/snapshot"
 )
 
 // eventually waits for something that the service does by itself.
@@ -292,6 +293,25 @@ func TestGitLabForeignLog(t *testing.T) {
 	require.True(t, strings.HasPrefix(string(l.get(11).trace), "attaching...\nroost: "))
 }
 
+// A log that GitLab lost begins anew.
+func TestGitLabLogGone(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	queueOne(t, l, b, 11)
+	eventually(t, "a line", func() bool { return len(l.get(11).trace) > 0 })
+	l.mu.Lock()
+	l.jobs[11].trace = nil
+	l.mu.Unlock()
+	a := b.newLabHost(l, "host-b", 1)
+	c := a.takes()
+	require.NoError(t, a.c.Accept(t.Context(), ref(c)))
+	_, err := a.c.Finish(t.Context(), ref(c), api.Finish{Status: api.StatusFailed, Infrastructure: true, Undelivered: true, Reason: "x"})
+	require.NoError(t, err)
+	c = a.takes()
+	require.Equal(t, string(l.get(11).trace), string(c.External.Log))
+	require.NotEmpty(t, c.External.Log)
+}
+
 // An infrastructure failure of a job that its runner has ends it.
 func TestGitLabInfrastructure(t *testing.T) {
 	l := newLab(t)
@@ -464,6 +484,44 @@ func TestGitLabWaitsForHolder(t *testing.T) {
 	c = h.takes()
 	require.Equal(t, "test", c.Job.Name)
 	require.Equal(t, string(l.get(13).trace), string(c.External.Log))
+}
+
+// A runner that has ended a job asks again after a moment, whatever its host says
+// meanwhile: the next job of the line does not move for that moment, however little
+// would have to.
+func TestGitLabWaitsForRunner(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	h := b.newLabHost(l, "host-b", 1)
+	_, build := h.one(l, 11, "build", "one", deps())
+	h.upload(build, "", 1000)
+	h.beat(func(hb *api.Heartbeat) { hb.FreeSlots = 0 })
+	a := b.newLabHost(l, "host-a", 1)
+	l.add(12, "test", "two", deps(11))
+	require.Empty(t, a.offer(pollGap+time.Second))
+	h.beat(func(hb *api.Heartbeat) { hb.FreeSlots = 0 })
+	c := h.takes()
+	require.Equal(t, "test", c.Job.Name)
+	h.begin(c)
+	h.succeed(c)
+
+	// One that does not come back is not waited for longer than that.
+	l.add(13, "deploy", "three", deps(12))
+	h.beat(func(hb *api.Heartbeat) { hb.FreeSlots = 0 })
+	h.upload(newestOutput(t, b, "test"), build, 1000)
+	b.s.mu.Lock()
+	p := b.s.world.fleet["host-b"]
+	for i := range p.back {
+		p.back[i] = p.back[i].Add(-runnerBack)
+	}
+	p.expect = time.Time{}
+	b.s.mu.Unlock()
+	require.Equal(t, "deploy", a.takes().Job.Name)
+}
+
+func newestOutput(t *testing.T, b *bench, name string) snapshot.ID {
+	t.Helper()
+	return b.job(onlyPipeline(t, b), name).Workspace.Output
 }
 
 func TestOutsideBound(t *testing.T) {

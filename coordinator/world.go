@@ -70,6 +70,8 @@ type presence struct {
 	withheld int
 	polls    int
 	expect   time.Time
+	// back has, for each slot whose runner is about to ask again, when its job ended.
+	back []time.Time
 	// pool is what the host brought, nil for none; offers are the slots whose runners
 	// asked at its newest poll.
 	pool    *api.Pool
