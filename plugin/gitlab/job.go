@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,7 +46,7 @@ func (s *service) newJob(rec record) *job {
 	j.trace = trace{now: s.now, plain: rec.Plain, prefix: rec.Prefix, foreign: rec.Foreign, size: -1, begun: rec.begun, marked: rec.begun}
 	j.trace.known = j.trace.end()
 	if !rec.Handed.IsZero() && !rec.begun { // the prefix may have been on its way when we died
-		j.trace.known, j.trace.doubts = max(rec.Logged, rec.Foreign), []int64{j.trace.end()}
+		j.trace.known, j.trace.doubts = max(rec.Logged, rec.Foreign), append(slices.Clone(rec.Doubts), j.trace.end())
 	}
 	j.ctx, j.lose = context.WithCancelCause(s.life)
 	return j

@@ -51,16 +51,21 @@ type record struct {
 	Plain bool `json:"plain,omitempty"`
 	// Prefix are our own lines at the trace's beginning, whether GitLab has them yet or not.
 	// Foreign is how much of somebody else's stands before them, Logged how much of
-	// the trace GitLab had when the job was handed out.
-	Prefix  []byte `json:"prefix,omitempty"`
-	Foreign int64  `json:"foreign,omitempty"`
-	Logged  int64  `json:"logged,omitempty"`
+	// the trace GitLab had when the job was handed out, as far as it answered; Doubts are
+	// what it may have had.
+	Prefix  []byte  `json:"prefix,omitempty"`
+	Foreign int64   `json:"foreign,omitempty"`
+	Logged  int64   `json:"logged,omitempty"`
+	Doubts  []int64 `json:"doubts,omitempty"`
 	// Handed is when the runner got the job, Deadline when its token ends.
 	Handed   time.Time `json:"handed"`
 	Deadline time.Time `json:"deadline"`
 	Final    *final    `json:"final,omitempty"`
 	// begun: some of the runner's part of the trace is in GitLab, or may be. It is a mark.
 	begun bool
+	// doubtful: it was written to the runner, and then we died: it may have spoken while
+	// nobody was there, so that its silence says nothing. It is a mark too.
+	doubtful bool
 	// Done is when GitLab had answered and the agent too.
 	Done time.Time `json:"done,omitzero"`
 }
@@ -131,7 +136,8 @@ func (s *records) save(r *record) error {
 // appended to a file beside the record. They survive our death, and need not survive the
 // machine's, which is the runner's too.
 const (
-	markGot   = 'g' // the runner has the job
+	markSent  = 's' // the job was written to the runner's connection
+	markGot   = 'g' // the runner has said that it has it
 	markBegun = 'b' // it has sent something of the trace
 )
 
@@ -160,6 +166,7 @@ func (s *records) readMarks(r *record) {
 		r.State = stateRunning
 	}
 	r.begun = bytes.IndexByte(b, markBegun) >= 0
+	r.doubtful = r.State == stateDelivering && bytes.IndexByte(b, markSent) >= 0
 }
 
 func (s *records) remove(attempt snapshot.ID) error {

@@ -107,7 +107,7 @@ func (f *finishing) once(ctx context.Context) (*answer, error) {
 		return &answer{status: http.StatusPreconditionFailed, header: http.Header{}}, nil
 	case err != nil:
 		return nil, err
-	case a != nil && (a.over() || a.waits()):
+	case a != nil && (a.over() || a.waits() || a.later()):
 		return a, nil
 	}
 	rec = j.record() // where our lines stand may be known better now
@@ -120,7 +120,11 @@ func (f *finishing) once(ctx context.Context) (*answer, error) {
 		if a != nil {
 			suffix = nil // it was refused: a trace that is full, say
 		}
-		j.count(&body, rec.Prefix, rec.Foreign, suffix)
+		foreign := rec.Foreign
+		if a != nil && len(j.trace.unsure()) > 0 {
+			foreign = 1 // whether it has it nobody knows
+		}
+		j.count(&body, rec.Prefix, foreign, suffix)
 	}
 	if !rec.Final.Own || rec.Final.Success && rec.Final.Spoiled {
 		body.set("state", "failed")

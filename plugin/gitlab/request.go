@@ -84,7 +84,7 @@ func (h *hand) deliver(w http.ResponseWriter, r *http.Request, wait *waiter) boo
 	if err == nil {
 		prefix, foreign, known := j.trace.lines()
 		err = j.change(func(rec *record) {
-			rec.Prefix, rec.Foreign, rec.Logged, rec.Handed = prefix, foreign, known, s.now()
+			rec.Prefix, rec.Foreign, rec.Logged, rec.Doubts, rec.Handed = prefix, foreign, known, j.trace.unsure(), s.now()
 			rec.Durable = promises(h.body, h.work.Env)
 		})
 	}
@@ -111,6 +111,10 @@ func (h *hand) deliver(w http.ResponseWriter, r *http.Request, wait *waiter) boo
 	}
 	if err != nil {
 		j.undelivered("the answer could not be written: " + err.Error())
+		return true
+	}
+	if err := s.recs.mark(h.grant.Attempt, markSent); err != nil {
+		s.log.Warn("a job's record can't be written", "job", j.id, "error", err)
 	}
 	return true
 }

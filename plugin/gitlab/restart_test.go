@@ -230,3 +230,22 @@ func TestFlushing(t *testing.T) {
 		require.Eventually(t, func() bool { return h.gl.job("5").status == "success" }, 20*time.Second, 10*time.Millisecond)
 	}
 }
+
+// TestRestartUnheard: a runner that got its job just before we died may have begun it while nobody
+// was there to hear. If it is gone too, the job is not given to somebody else.
+func TestRestartUnheard(t *testing.T) {
+	h := newHouse(t)
+	attempt := h.grant("5")
+	r := h.runner(1)
+	status, _, err := r.request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	h.again(attempt)
+	h.grant("6")
+	status, job, err := r.request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	require.EqualValues(t, 6, job["id"])
+	eventually(t, func() bool { return h.gl.job("5").status == "failed" }, "never ended")
+	require.Equal(t, []plugin.Outcome{plugin.OutcomeSystem}, h.agent.outcomes())
+}

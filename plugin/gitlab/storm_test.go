@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/plugin"
@@ -218,6 +219,17 @@ func (r *stormRunner) flush(ctx context.Context, id string, at int) (int, bool) 
 	return at, false
 }
 
+type lockedLog struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Builder.Write(p)
+}
+
 // TestStorm: jobs, with the agent, GitLab, the runners and ourselves failing at random. Every job ends in
 // GitLab exactly once, its trace is whole, and none runs twice.
 func TestStorm(t *testing.T) {
@@ -225,14 +237,26 @@ func TestStorm(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, n)) }
+	var log lockedLog
+	var suspect string
 	agent := &stormAgent{
 		t: t, held: map[snapshot.ID]string{}, slots: map[int]snapshot.ID{}, ended: map[snapshot.ID]bool{}, sealed: map[string]int{}, rng: rng(1),
 	}
 	h := newHouse(t, func(h *house) {
-		h.as, h.cfg.HoldMS, h.cfg.AckMS, h.cfg.GoneMS, h.cfg.FinalMS = agent, 300, 300, 150, 500
+		h.as, h.cfg.HoldMS, h.cfg.AckMS, h.cfg.GoneMS, h.cfg.FinalMS = agent, 300, 3000, 150, 500
+		h.o.Log = hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Trace})
 		h.o.Rand = func() float64 { return 0 }
 	})
 	faults := rng(2)
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, line := range strings.Split(log.String(), "\n") {
+				if strings.Contains(line, "job="+suspect) {
+					t.Log(line)
+				}
+			}
+		}
+	})
 	h.gl.set(func() {
 		for i := range jobs {
 			id := strconv.Itoa(100 + i)
@@ -277,6 +301,7 @@ func TestStorm(t *testing.T) {
 		id := strconv.Itoa(100 + i)
 		j := h.gl.job(id)
 		outcomes[j.status]++
+		suspect = id
 		require.Equal(t, 1, j.ends, "job %s", id)
 		require.LessOrEqual(t, ran[id], 1, "job %s", id)
 		if j.status == "success" {
@@ -284,6 +309,8 @@ func TestStorm(t *testing.T) {
 			require.Equal(t, 6, strings.Count(string(j.trace), "job "+id+" line"), "job %s:\n%s", id, j.trace)
 		}
 	}
+	agent.mu.Lock()
+	defer agent.mu.Unlock()
 	t.Logf("%v; %d of the agent's calls refused", outcomes, agent.failures)
 	require.Greater(t, outcomes["success"], jobs/2)
 }

@@ -2,6 +2,7 @@ package gitlab
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,6 +67,13 @@ func (t *trace) add(lines ...string) {
 			t.prefix = append(t.prefix[:len(t.prefix):len(t.prefix)], b...)
 		}
 	}
+}
+
+// unsure are sizes that GitLab may have by us.
+func (t *trace) unsure() []int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.doubts)
 }
 
 // lines is the prefix as it is now, what stands before it, and what GitLab has.

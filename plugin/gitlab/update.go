@@ -125,6 +125,7 @@ func (s *service) update(w http.ResponseWriter, r *http.Request, j *job) {
 		return
 	}
 	first := j.first()
+	_, _, touch := counted(body) // the runner's first word knows of no log yet
 	prefix, foreign, _ := j.trace.lines()
 	j.count(&body, prefix, foreign, nil)
 	a, err := s.up.do(j.ctx, http.MethodPut, "api/v4/jobs/"+j.id, "", cleanHeader(r.Header), body.bytes())
@@ -136,6 +137,14 @@ func (s *service) update(w http.ResponseWriter, r *http.Request, j *job) {
 	if first && a.over() {
 		// The runner drops such a job without another word.
 		j.end(final{Quiet: true, Outcome: plugin.OutcomeCanceled, Reason: "canceled before it began", Answered: true, Status: a.status, JobStatus: a.jobStatus()})
+	}
+	if first && !touch && a.jobStatus() == "canceling" {
+		// Runners of 18 drop such a job without another word, those after them report it.
+		// So no runner begins it, and GitLab hears of its end from us.
+		j.end(final{Outcome: plugin.OutcomeCanceled, Reason: "canceled before it began"})
+		w.Header().Set("Job-Status", "canceled")
+		refuse(w, http.StatusForbidden, "the job is canceled")
+		return
 	}
 	if first && a.status == http.StatusOK {
 		// People see at once what their job starts from; its runner has nothing to say yet.

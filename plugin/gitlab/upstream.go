@@ -49,6 +49,11 @@ func (a *answer) over() bool {
 	return false
 }
 
+// later reports whether the same call may be answered otherwise in a while.
+func (a *answer) later() bool {
+	return a.status >= 500 || a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout
+}
+
 // waits reports whether GitLab waits for the word that the job runs (two-phase
 // commit), and refuses everything else until then.
 func (a *answer) waits() bool {

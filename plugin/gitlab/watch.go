@@ -95,7 +95,7 @@ func (s *service) follow(r *http.Request, j *job) {
 // silence ends a job of which its runner never spoke. A runner that would have spoken has
 // not got it, and somebody else may have it. Of another one nobody knows.
 func (j *job) silence(why string) {
-	if j.record().Announces {
+	if rec := j.record(); rec.Announces && !rec.doubtful {
 		j.undelivered(why)
 		return
 	}
@@ -113,7 +113,7 @@ func (j *job) undelivered(why string) {
 
 // runnerDied ends a job whose runner is no more.
 func (j *job) runnerDied(why string) {
-	if rec := j.record(); rec.State == stateDelivering && rec.Announces {
+	if rec := j.record(); rec.State == stateDelivering && rec.Announces && !rec.doubtful {
 		j.undelivered(why)
 		return
 	}
