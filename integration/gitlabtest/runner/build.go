@@ -85,6 +85,8 @@ func (b *build) run(ctx context.Context) {
 		switch {
 		case a.outcome == abort: // 1.0: dropped without a word
 			return
+		case a.canceled && b.c.broken(CancelingSaid):
+			return
 		case a.canceled:
 			b.early.Store(&errCanceled)
 		}

@@ -90,7 +90,9 @@ type Rule string
 
 // The rules that can be broken.
 const (
-	CallSix       Rule = "1.0 state=running is sent at once, always"
+	CallSix Rule = "1.0 state=running is sent at once, always"
+	// Runners of 18 break this one: they drop the job as if it had been canceled at once.
+	CancelingSaid Rule = "1.0 a job that is canceled gracefully at its first word is reported"
 	RetryStatus   Rule = "1.0 some statuses are tried again within a call"
 	BodyToken     Rule = "1.0 the token stands in body and header"
 	JSONOnly      Rule = "1.0 a job must come as application/json"

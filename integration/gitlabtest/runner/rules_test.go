@@ -84,6 +84,16 @@ var rules = []rule{
 		},
 	},
 	{
+		rule: runner.CancelingSaid, never: true,
+		before: func(l *lab) {
+			l.Fault(gitlabtest.Fault{Route: routeUpdate, State: "running", Header: map[string]string{"Job-Status": "canceling"}})
+		},
+		kept: func(_ *testing.T, l *lab, pl *gitlabtest.Pipeline) bool {
+			eventually(time.Minute, func() bool { return len(l.Calls(routeUpdate)) > 0 })
+			return idle(l, time.Minute) && len(pl.Job("a").Log.Finals) == 1
+		},
+	},
+	{
 		rule: runner.RetryStatus, setup: setup{config: func(c *runner.Config) { c.CheckInterval = time.Hour }},
 		before: func(l *lab) { l.Fault(gitlabtest.Fault{Route: routeRequest, Status: 502, Times: 4}) }, kept: ends(gitlabtest.Success),
 	},
