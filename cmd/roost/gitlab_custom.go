@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,8 +13,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/gitlab/custom"
 )
+
+// defaultSocket is gitlab.socket's default.
+const defaultSocket = "/run/roost/gitlab.sock"
 
 // newGitLabCustom is the executable of GitLab Runner's custom executor.
 func newGitLabCustom() *cobra.Command {
@@ -29,7 +34,7 @@ func newGitLabCustom() *cobra.Command {
 to Roost: a job gets its workspace where it happens to run, and leaves it there for
 the next. roost install gitlab --executor custom writes the configuration.`,
 	}
-	c.PersistentFlags().StringVar(&client.Socket, "socket", "/run/roost/gitlab.sock", "the agent's socket (gitlab.socket)")
+	c.PersistentFlags().StringVar(&client.Socket, "socket", defaultSocket, "the agent's socket (gitlab.socket)")
 	c.PersistentFlags().IntVar(&client.Slot, "slot", 0, "the slot to use; 0: any")
 	stage := func(use string, args cobra.PositionalArgs, run func(ctx context.Context, args []string) error) *cobra.Command {
 		s := &cobra.Command{Use: use, Args: args, RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,10 +56,49 @@ the next. roost install gitlab --executor custom writes the configuration.`,
 	stage("config", cobra.NoArgs, func(ctx context.Context, _ []string) error { return client.Config(ctx) })
 	stage("prepare", cobra.NoArgs, func(ctx context.Context, _ []string) error { return client.Prepare(ctx) })
 	stage("run SCRIPT STAGE", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		return client.Run(ctx, args[0], args[1])
+		if err := client.Run(ctx, args[0], args[1]); err != nil || args[1] != "get_sources" {
+			return err
+		}
+		return cleanSources(ctx, &client)
 	}).Flags().StringVar(&user, "user", "", "run scripts as this user")
 	stage("cleanup", cobra.NoArgs, func(ctx context.Context, _ []string) error { return client.Cleanup(ctx) })
 	return c
+}
+
+// cleanSources does for a job without a workspace what its runner was told to leave out
+// for the sake of those that have one: git clean.
+func cleanSources(ctx context.Context, client *custom.Client) error {
+	dir := os.Getenv("CUSTOM_ENV_CI_PROJECT_DIR")
+	if s := os.Getenv("ROOST_WORKSPACE_STATE"); s == plugin.StateFull || s == plugin.StateFresh || dir == "" || !wantsClean(os.Getenv("JOB_RESPONSE_FILE")) {
+		return nil
+	}
+	f, err := os.CreateTemp("", "clean-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // in the runner's own directory, which goes
+	_, err = fmt.Fprintf(f, "cd '%s' && git clean -ffdx\n", strings.ReplaceAll(dir, "'", `'\''`))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return client.Run(ctx, f.Name(), "get_sources")
+}
+
+// wantsClean reports whether a stock runner would have cleaned the job's directory, by what
+// the job itself says.
+func wantsClean(payload string) bool {
+	var job struct {
+		Variables []struct{ Key, Value string } `json:"variables"`
+	}
+	b, err := os.ReadFile(payload)
+	if err != nil || json.Unmarshal(b, &job) != nil {
+		return false
+	}
+	last := map[string]string{}
+	for _, v := range job.Variables {
+		last[v.Key] = v.Value
+	}
+	return last["GIT_CLEAN_FLAGS"] == "" && last["GIT_STRATEGY"] != "none" && last["GIT_CHECKOUT"] != "false"
 }
 
 // shellAs runs scripts in another user's login shell. The runner's directory with the script

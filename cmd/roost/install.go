@@ -19,7 +19,7 @@ import (
 type installOptions struct {
 	wish
 	// Where things are; only tests say it.
-	etc, lib, units string
+	etc, lib, units, socket string
 
 	join                     string
 	dryRun, json, noStart    bool
@@ -120,7 +120,8 @@ func (o *installOptions) commonFlags(c *cobra.Command) {
 	f.StringVar(&o.etc, "etc", "/etc/roost", "Roost's configuration")
 	f.StringVar(&o.lib, "lib", "/var/lib/roost", "Roost's state")
 	f.StringVar(&o.units, "systemd-units", "/etc/systemd/system", "where units go")
-	for _, name := range []string{"etc", "lib", "systemd-units"} {
+	f.StringVar(&o.socket, "socket", defaultSocket, "the agent's socket for the custom executor")
+	for _, name := range []string{"etc", "lib", "systemd-units", "socket"} {
 		f.MarkHidden(name) //nolint:errcheck // the flag exists, some lines above
 	}
 }

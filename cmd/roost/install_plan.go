@@ -33,6 +33,7 @@ type installPlan struct {
 	// verify is where the runner's token is asked for, with which token.
 	verifyURL, verifyToken string
 	notes                  []string
+	home                   string // the jobs' user's, where the runner worked
 }
 
 // plan works out what an installation puts in place. old is the journal of the one before.
@@ -125,6 +126,7 @@ func (o *installOptions) settle(p *installPlan) error {
 // settleRunner finds out how the runner is started here.
 func (o *installOptions) settleRunner(p *installPlan) error {
 	w, s := &p.wish, runnerService(o.units)
+	defer func() { p.home = homeOf(s, w.User) }()
 	if w.Program == "" {
 		w.Program = s.program
 	}
@@ -143,6 +145,17 @@ func (o *installOptions) settleRunner(p *installPlan) error {
 		}
 	}
 	return nil
+}
+
+// homeOf is where the runner worked: as its service says, else its user's home.
+func homeOf(s runnerUnit, user string) string {
+	if s.workDir != "" {
+		return s.workDir
+	}
+	if u, err := osuser.Lookup(user); err == nil {
+		return u.HomeDir
+	}
+	return ""
 }
 
 // createdPrefix begins the tokens of runners that were created in GitLab, not registered.
@@ -263,6 +276,7 @@ func (o *installOptions) roostFiles(p *installPlan, tokens []string, line *joinL
 	}
 	set(builds, "gitlab", "builds_dir")
 	set(slots, "gitlab", "slots_dir")
+	set(o.socket, "gitlab", "socket")
 	set(g.User, "gitlab", "run_as")
 	if _, lookup := osuser.Lookup("roost"); lookup == nil && p.layout != runnerconf.Called {
 		set("roost", "gitlab", "plugin_user")
@@ -341,6 +355,7 @@ func (o *installOptions) runnerFiles(p *installPlan, f *runnerconf.File, tokens 
 	out, err := f.Make(p.found, runnerconf.Plan{
 		Layout: p.layout, Address: address, Tokens: tokens, BuildsDir: o.buildsDir(p),
 		SlotsDir: filepath.Join(o.lib, "slots"), Program: self, User: p.wish.User, Dir: dir,
+		Args: customArgs(o.socket), Home: p.home,
 	})
 	if err != nil {
 		return usageError(fmt.Errorf("%s: %w", p.wish.Config, err), "nothing was changed; write the entry in the usual way, as gitlab-runner register does, and try again")
@@ -356,6 +371,14 @@ func (o *installOptions) runnerFiles(p *installPlan, f *runnerconf.File, tokens 
 		p.verifyURL, p.verifyToken = address+"/slot1/api/v4/runners/verify", tokens[0]
 	}
 	return nil
+}
+
+// customArgs are what the custom executor's calls need besides.
+func customArgs(socket string) []string {
+	if socket == defaultSocket {
+		return nil
+	}
+	return []string{"--socket", socket}
 }
 
 // roostProgram is this program, as services call it.
@@ -393,12 +416,9 @@ func (o *installOptions) unitFiles(p *installPlan) error {
 	if p.layout != runnerconf.Apart {
 		return nil
 	}
-	s := runnerService(o.units)
 	args := ""
-	if s.workDir != "" {
-		args += " --working-directory " + s.workDir
-	} else if u, err := osuser.Lookup(p.wish.User); err == nil {
-		args += " --working-directory " + u.HomeDir
+	if p.home != "" {
+		args += " --working-directory " + p.home
 	}
 	if p.wish.User != "" {
 		args += " --user " + p.wish.User

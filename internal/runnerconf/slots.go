@@ -36,6 +36,9 @@ type Plan struct {
 	BuildsDir, SlotsDir string
 	// Program is roost, for Called; User is whom it runs scripts as, "" for the runner's own.
 	Program, User string
+	Args          []string // for each of its calls
+	// Home is where builds and caches of jobs without a workspace go, if the entry does not say.
+	Home string
 	// Dir is where the files of Apart go, for the comment that stands for the entry.
 	Dir string
 }
@@ -308,9 +311,24 @@ func (f *File) makeCalled(found *Found, p Plan) (*File, error) {
 	}
 	set(Custom, "executor")
 	set(len(p.Tokens), "limit")
+	for _, dir := range []string{"builds", "cache"} {
+		if key := dir + "_dir"; p.Home != "" && e.Text(key) == "" {
+			set(filepath.Join(p.Home, dir), key)
+		}
+	}
+	if e.Get("feature_flags", "FF_ENABLE_JOB_CLEANUP") == true {
+		set(false, "feature_flags", "FF_ENABLE_JOB_CLEANUP")
+	}
+	// Nobody edits the job on its way here, and git clean would empty the workspace. Jobs
+	// without one are cleaned by roost gitlab-custom. A job's own setting wins.
+	if err == nil {
+		if g, err = e.Insert("GIT_CLEAN_FLAGS=none", "environment"); err == nil {
+			e, err = g.entry(found.index)
+		}
+	}
 	for _, stage := range []string{"config", "prepare", "run", "cleanup"} {
 		set(p.Program, "custom", stage+"_exec")
-		args := []string{"gitlab-custom", stage}
+		args := append([]string{"gitlab-custom", stage}, p.Args...)
 		if stage == "run" && p.User != "" {
 			args = append(args, "--user", p.User)
 		}
