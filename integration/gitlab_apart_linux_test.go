@@ -50,7 +50,7 @@ func TestGitLabTwoProjects(t *testing.T) {
 		jobs = append(jobs, gitlabtest.JobDef{Name: fmt.Sprint("look", i), Stage: "look", Script: []string{
 			fmt.Sprintf("touch %s%d", l.mark("in"), i), wait("in" + other), // one in each slot
 			fmt.Sprintf(`echo leaked=$(grep -rl glcbt-%d- .. 2>/dev/null)`, j.ID),
-			fmt.Sprintf(`echo own=$(grep -rl glcbt-$CI_JOB_ID- .. 2>/dev/null | wc -l)`),
+			`echo own=$(grep -rl glcbt-$CI_JOB_ID- .. 2>/dev/null | wc -l)`,
 		}})
 	}
 	look := l.run(two, chain(jobs...))

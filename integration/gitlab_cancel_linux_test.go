@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,15 +29,31 @@ func longJob() gitlabtest.PipelineDef {
 	)
 }
 
+// played is that with a job that is started by hand.
+func played() gitlabtest.PipelineDef {
+	def := longJob()
+	def.Jobs[1].When = gitlabtest.Manual
+	return def
+}
+
 // TestGitLabCanceled: a job that GitLab cancels leaves no view, no mount, no layer, no
 // process and no file in its slot, and the slot has its next job at once; whenever it
 // was canceled.
 func TestGitLabCanceled(t *testing.T) {
 	testenv.Require(t, testenv.Git)
 	t.Parallel()
-	l := newLab(t, held, 1, 1)
-	p := l.gl.AddProject(t, "group/app", map[string]string{"README": "x\n"})
+	for _, twoPhase := range []bool{false, true} {
+		t.Run(fmt.Sprintf("two-phase %v", twoPhase), func(t *testing.T) {
+			t.Parallel()
+			o := held
+			o.TwoPhase = twoPhase
+			testCanceled(t, newLab(t, o, 1, 1))
+		})
+	}
+}
 
+func testCanceled(t *testing.T, l *lab) {
+	p := l.gl.AddProject(t, "group/app", map[string]string{"README": "x\n"})
 	t.Run("running", func(t *testing.T) {
 		c := l.beginCancel(t, p, longJob())
 		j := l.said(c.pl.Job("long"), "running=yes")
@@ -51,17 +68,19 @@ func TestGitLabCanceled(t *testing.T) {
 		c.leavesNothing("")
 	})
 	t.Run("assigned, not accepted", func(t *testing.T) {
-		c := l.beginCancel(t, p, longJob())
+		c := l.beginCancel(t, p, played())
 		free := l.freeze(t, c.pl.Job("build"), l.agents["host-a"].cmd.Process.Pid)
-		l.status(c.pl.Job("long"), gitlabtest.Running)
+		c.pl.Job("long").Play()
+		l.given(c.pl.Job("long"))
 		c.pl.Job("long").Cancel()
 		free()
 		c.leavesNothing("running=yes")
 	})
 	t.Run("granted, not handed out", func(t *testing.T) {
-		c := l.beginCancel(t, p, longJob())
+		c := l.beginCancel(t, p, played())
 		free := l.freeze(t, c.pl.Job("build"), l.pluginOf(t, "host-a"))
-		l.status(c.pl.Job("long"), gitlabtest.Running)
+		c.pl.Job("long").Play()
+		l.given(c.pl.Job("long"))
 		c.pl.Job("long").ForceCancel()
 		free()
 		c.leavesNothing("running=yes")
@@ -130,7 +149,9 @@ func (c *canceling) leavesNothing(never string) {
 	slot := filepath.Join(l.slots("host-a"), "1")
 	require.Eventually(c.t, func() bool { return len(names(c.t, slot)) == 0 }, 10*time.Second, 50*time.Millisecond, "left in the slot: %v", names(c.t, slot))
 	require.Empty(c.t, mountsBelow(c.t, slot))
-	require.Empty(c.t, processesOf(c.t, "CI_JOB_ID="+strconv.FormatInt(c.pl.Job("long").ID, 10)))
+	for _, p := range processesOf(c.t, "CI_BUILDS_DIR="+l.builds) {
+		require.NotContains(c.t, p, "sleep")
+	}
 }
 
 func names(t testing.TB, dir string) []string {
@@ -166,11 +187,18 @@ func (l *lab) status(j gitlabtest.Job, want ...gitlabtest.Status) {
 	}, time.Minute, 5*time.Millisecond, "job %s is never %v", j.Name, want)
 }
 
-// freeze stops a process as soon as a job has begun to say its end, and gives what lets it
-// go on.
+// given waits until GitLab has given a job to somebody.
+func (l *lab) given(j gitlabtest.Job) {
+	l.t.Helper()
+	require.Eventually(l.t, func() bool { return len(j.Now().Log.Assigned) > 0 }, time.Minute, 5*time.Millisecond, "nobody takes job %s", j.Name)
+}
+
+// freeze stops a process when a job has ended and the slot is offered again, and gives
+// what lets it go on.
 func (l *lab) freeze(t *testing.T, after gitlabtest.Job, pid int) (free func()) {
 	t.Helper()
 	l.status(after, gitlabtest.Success)
+	time.Sleep(time.Second)
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	free = func() { syscall.Kill(pid, syscall.SIGCONT) } //nolint:errcheck // it may have ended
 	t.Cleanup(free)

@@ -152,7 +152,7 @@ func TestGitLabCanceledFetching(t *testing.T) {
 	hold.Store(true)
 	j := pl.Job("optional")
 	j.Play()
-	l.status(j, gitlabtest.Running)
+	l.given(j)
 	begin := time.Now()
 	time.Sleep(500 * time.Millisecond)
 	j.Cancel()

@@ -84,15 +84,15 @@ var odd = []string{
 // TestGitLabPinned: a job that one host alone may run finds there exactly the tree that
 // the job before it left on another one.
 func TestGitLabPinned(t *testing.T) {
-	testenv.Require(t, testenv.Git)
+	testenv.Require(t, testenv.Git, "make")
 	t.Parallel()
 	l := newPinnedLab(t, held, 3, 1)
-	p := l.gl.AddProject(t, "group/app", map[string]string{"src/a.txt": "one\n", "run.sh": "#!/bin/sh\necho\n"})
+	p := l.gl.AddProject(t, "group/app", sources)
 	copyTo := func(name string) string { return "cp -a . " + l.mark(name) }
 	pl := l.run(p, chain(
-		gitlabtest.JobDef{Name: "build", Script: append(odd, copyTo("left"))},
-		gitlabtest.JobDef{Name: "far", Tags: []string{"host-c"}, Script: []string{copyTo("found"), "echo more > t/more"}},
-		gitlabtest.JobDef{Name: "back", Script: []string{"test $(cat t/more) = more", "rm t/more", copyTo("again")}},
+		gitlabtest.JobDef{Name: "build", Script: append(odd, "make -s", copyTo("left"))},
+		gitlabtest.JobDef{Name: "far", Tags: []string{"host-c"}, Script: []string{copyTo("found"), "make -q", "echo more > t/more"}},
+		gitlabtest.JobDef{Name: "back", Script: []string{"test $(cat t/more) = more", "rm t/more", copyTo("again"), "make -q"}},
 	))
 	rec := l.record(pl)
 	for _, name := range []string{"far", "back"} {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -73,6 +74,26 @@ func TestGitLabSixInALine(t *testing.T) {
 	require.Equal(t, "b", trim(says(next.Job("build"))["made"]))
 	require.Equal(t, "example.test/app/z", trim(says(next.Job("build"))["compiled"]))
 	l.madeNothing(next.Jobs()[1:])
+	l.gl.MustBeRight(t)
+}
+
+// TestGitLabPace: a runner that takes its time, as real ones do, gets the next job of its
+// line nevertheless: to end one when GitLab says that it isn't done with its log, and to
+// ask for another.
+func TestGitLabPace(t *testing.T) {
+	testenv.Require(t, testenv.Git)
+	t.Parallel()
+	l := newLabWithoutHosts(t, gitlabtest.Options{LongPoll: 20 * time.Second, Flush: 1, UpdateInterval: 3 * time.Second})
+	l.scale = 1
+	for i := range 2 {
+		l.addHost(hostName(i), 1)
+	}
+	p := l.gl.AddProject(t, "group/app", map[string]string{"README": "x\n"})
+	var jobs []gitlabtest.JobDef
+	for _, name := range []string{"build", "unit", "deploy"} {
+		jobs = append(jobs, gitlabtest.JobDef{Name: name, Script: []string{"date > last", "echo state=$ROOST_WORKSPACE_STATE"}})
+	}
+	l.inOnePlace(l.run(p, chain(jobs...)), "", api.OriginNone)
 	l.gl.MustBeRight(t)
 }
 
