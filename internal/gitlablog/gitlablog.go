@@ -1,7 +1,7 @@
 // Package gitlablog makes lines that look like those of a runner in a GitLab job's
 // log.
 //
-// Since 18 runners put the time before each line, unless FF_TIMESTAMPS says
+// Since 19 runners put the time before each line, unless FF_TIMESTAMPS says
 // otherwise. GitLab decides by the first line of a log whether all of it has
 // times: where the first ones are ours they must be of the runner's kind.
 package gitlablog
@@ -15,7 +15,7 @@ import (
 )
 
 // timesSince is the first major version of the runner that writes times by default.
-const timesSince = 18
+const timesSince = 19
 
 // mostLine bounds one line, in bytes.
 const mostLine = 4096

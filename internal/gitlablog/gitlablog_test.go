@@ -18,7 +18,8 @@ func TestHasTimes(t *testing.T) {
 	}{
 		{of("17.5.1"), "", false},
 		{of("16.0.0"), "", false},
-		{of("18.0.0"), "", true},
+		{of("18.6.6"), "", false},
+		{of("19.0.0"), "", true},
 		{of("19.4.0~pre.12.gd79f3e7b"), "", true},
 		{of("development version"), "", true},
 		{nil, "", true},
