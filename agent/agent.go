@@ -68,6 +68,7 @@ type Agent struct {
 	offers   map[int]*offer
 	offerSeq int
 	guests   map[snapshot.ID]*guest
+	swept    time.Duration // when guests were last looked through, by elapsed
 	// closing says that no plugin's call may begin anything any more.
 	closing bool
 }

@@ -70,6 +70,9 @@ func (s served) Attach(ctx context.Context, id snapshot.ID, progress func(line s
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.note.Over > 0 {
+		return nil, fmt.Errorf("attempt %s is over: %w", id, snapshot.ErrNotFound)
+	}
 	if g.note.Answer == nil {
 		return nil, &plugin.Error{Code: string(g.note.RefusedCode), Text: g.note.Refused}
 	}

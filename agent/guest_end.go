@@ -304,8 +304,10 @@ func (g *guest) answerSeal(f api.Finish, got *api.Finished, known bool, t *told)
 	}
 	s.Lines = t.list()
 	g.mu.Lock()
-	g.note.Sealed = s
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	if g.note.Sealed == nil { // else the plugin was answered by an earlier process
+		g.note.Sealed = s
+	}
 }
 
 // report tells the coordinator until it has answered, hands that on at once, and then

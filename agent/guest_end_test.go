@@ -15,6 +15,7 @@ import (
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/plugin"
+	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -92,6 +93,22 @@ func TestGuestToken(t *testing.T) {
 	require.Equal(t, "[remote \"origin\"]\n\turl = https://example.org/p.git\n", string(b))
 	out, err := osexec.Command("grep", "-rl", "CANARY", h.dir).Output()
 	require.Error(t, err, "%s", out) // grep finds nothing
+
+	// The note of what has ended is small, and goes one day.
+	h.end()
+	note := filepath.Join(h.dir, "store", "attempts", string(at.claim.Attempt)+".json")
+	fi, err := os.Stat(note)
+	require.NoError(t, err)
+	require.Less(t, fi.Size(), int64(1500))
+	h.edit = func(o *Options) { o.Now = func() time.Time { return time.Now().Add(47 * time.Hour) } }
+	h.start()
+	require.Equal(t, at.claim.Attempt, h.seal(at).Output)
+	h.end()
+	h.edit = func(o *Options) { o.Now = func() time.Time { return time.Now().Add(49 * time.Hour) } }
+	h.start()
+	_, err = h.ag().Seal(t.Context(), plugin.SealRequest{Attempt: at.claim.Attempt})
+	require.ErrorIs(t, err, snapshot.ErrNotFound)
+	require.NoFileExists(t, note)
 
 	// Nor is the payload anywhere, while the job runs or later.
 	out, err = osexec.Command("grep", "-rl", "SECRET", h.dir).Output()

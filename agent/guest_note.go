@@ -39,6 +39,20 @@ type notedPlace struct {
 	Note      note          `json:"note"`
 }
 
+// ended reports whether plugin and coordinator both know how it ended.
+func (n *guestNote) ended() bool { return n.Told && n.Over > 0 }
+
+// shrink drops what nobody asks for once the attempt has ended and the coordinator knows:
+// the note stays for a while, and there may be many.
+func (n *guestNote) shrink() {
+	if n.ended() {
+		*n = guestNote{
+			Ref: n.Ref, Slot: n.Slot, Boot: n.Boot, Claim: api.Claim{External: &api.External{}},
+			Told: true, Sealed: n.Sealed, Over: n.Over,
+		}
+	}
+}
+
 // withoutSecrets is what of a claim may be written down.
 func withoutSecrets(c *api.Claim) api.Claim {
 	out := *c
@@ -77,6 +91,7 @@ func (g *guest) change(edit func(n *guestNote)) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	edit(&g.note)
+	g.note.shrink()
 	return g.saveLocked()
 }
 

@@ -85,7 +85,7 @@ func (a *Agent) readGuestNote(e os.DirEntry) (*guestNote, error) {
 	if _, err := snapshot.ParseID(name); err != nil || string(n.Ref.Attempt) != name || n.Claim.External == nil || n.Slot < 1 {
 		return nil, errors.New("it tells of another attempt")
 	}
-	if n.Told && a.o.Now().Sub(time.UnixMilli(n.Over)) > guestNotes {
+	if n.ended() && a.o.Now().Sub(time.UnixMilli(n.Over)) > guestNotes {
 		return nil, os.Remove(path)
 	}
 	return n, nil
@@ -100,10 +100,10 @@ func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenV
 	lost := a.lostGuest(n, view)
 	a.mu.Lock()
 	a.guests[n.Ref.Attempt] = g
-	if !n.Told {
+	if !n.ended() {
 		a.running[n.Ref.Attempt] = r
 	}
-	if !sealed && n.Finish == nil && n.Slot <= len(a.slots) { // it is still in its slot
+	if !sealed && n.Finish == nil && !n.ended() && n.Slot <= len(a.slots) { // it is still in its slot
 		r.freed, a.slots[n.Slot-1] = false, true
 	}
 	a.mu.Unlock()
@@ -111,7 +111,7 @@ func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenV
 	if n.Answer != nil || n.Refused != "" {
 		close(g.attached)
 	}
-	if n.Told {
+	if n.ended() {
 		g.accepted.Store(true)
 		g.endOnce.Do(func() { close(g.ended) })
 		if view == nil {
@@ -209,9 +209,14 @@ func (g *guest) sealedBefore() (api.Finish, bool) {
 	return api.Finish{}, false
 }
 
-// sweepGuests forgets those that ended long ago.
+// sweepGuests forgets those that ended long ago, now and then.
 func (a *Agent) sweepGuests() {
 	a.mu.Lock()
+	if a.swept != 0 && elapsed()-a.swept < 10*time.Minute {
+		a.mu.Unlock()
+		return
+	}
+	a.swept = elapsed()
 	var all []*guest
 	for _, g := range a.guests {
 		all = append(all, g)
@@ -219,7 +224,7 @@ func (a *Agent) sweepGuests() {
 	a.mu.Unlock()
 	for _, g := range all {
 		g.mu.Lock()
-		old := g.note.Told && g.note.Over > 0 && a.o.Now().Sub(time.UnixMilli(g.note.Over)) > guestNotes
+		old := g.note.ended() && a.o.Now().Sub(time.UnixMilli(g.note.Over)) > guestNotes
 		g.mu.Unlock()
 		if old {
 			g.remove()
