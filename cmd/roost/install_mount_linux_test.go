@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -101,12 +102,18 @@ func TestUnitSeesLaterWorkspaces(t *testing.T) {
 
 	// The agent's next process prepares again: those that run must not lose sight.
 	require.NoError(t, slots.Prepare(dir, 2))
-	require.NoError(t, unix.Unmount(view, 0))
+	unmountSoon(t, view)
 	require.Equal(t, "nothing", one.see(name))
 	require.NoError(t, unix.Mount("tmpfs", view, "tmpfs", 0, ""))
 	require.NoError(t, os.WriteFile(filepath.Join(view, "file"), []byte("the next one\n"), 0o644))
 	require.Equal(t, "the next one", one.see(name))
-	require.NoError(t, unix.Unmount(view, 0))
+	unmountSoon(t, view)
+}
+
+// unmountSoon unmounts what a process in a namespace may be about to close.
+func unmountSoon(t *testing.T, path string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return unix.Unmount(path, 0) == nil }, 20*time.Second, 5*time.Millisecond)
 }
 
 // unmountAll unmounts what the test mounted.

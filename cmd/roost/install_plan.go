@@ -327,6 +327,8 @@ func (o *installOptions) coordinatorKeys(p *installPlan, set func(value any, sec
 		pin = got
 	} else if !o.dryRun {
 		return err
+	} else {
+		p.notes = append(p.notes, "agent.coordinator_pin is known once the coordinator's certificate is made")
 	}
 	set("https://127.0.0.1:"+port, "agent", "coordinator")
 	set(pin, "agent", "coordinator_pin")
