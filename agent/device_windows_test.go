@@ -1,0 +1,5 @@
+package agent
+
+import "errors"
+
+func makeDevice(string) error { return errors.ErrUnsupported }
