@@ -275,7 +275,7 @@ func TestDegradationAfter(t *testing.T) {
 		},
 		{
 			name: "what can't be sealed", code: api.SealUnsupported,
-			leave: func(t *testing.T, v string) { require.NoError(t, makeDevice(filepath.Join(v, "dev"))) },
+			leave:  func(t *testing.T, v string) { require.NoError(t, makeDevice(filepath.Join(v, "dev"))) },
 			failed: map[string]bool{"synced": true, "durable": true},
 		},
 		{
