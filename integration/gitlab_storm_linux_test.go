@@ -132,8 +132,11 @@ func (l *lab) killPlugin(host string) {
 func (l *lab) stormFaults(seed uint64) {
 	for i, route := range []string{"POST /api/v4/jobs/request", "PUT /api/v4/jobs/{id}", "PATCH /api/v4/jobs/{id}/trace"} {
 		for k, f := range []gitlabtest.Fault{
-			{Chance: 0.03, Status: 502}, {Chance: 0.03, LoseReply: true}, {Chance: 0.03, Reset: true},
-			{Chance: 0.03, After: 300 * time.Millisecond}, {Chance: 0.02, Status: 429, Header: map[string]string{"Retry-After": "1"}},
+			{Chance: 0.03, Status: 502},
+			{Chance: 0.03, LoseReply: true},
+			{Chance: 0.03, Reset: true},
+			{Chance: 0.03, After: 300 * time.Millisecond},
+			{Chance: 0.02, Status: 429, Header: map[string]string{"Retry-After": "1"}},
 		} {
 			f.Route, f.Times, f.Rand = route, -1, rand.New(rand.NewPCG(seed, uint64(10*i+k)+2))
 			l.gl.Fault(f)

@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"errors"
 	"archive/tar"
 	"bytes"
 	"io"
@@ -45,7 +46,7 @@ func TestDebianPackage(t *testing.T) {
 	texts := map[string]string{}
 	for r := tar.NewReader(bytes.NewReader(raw)); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		require.NoError(t, err)
