@@ -1,9 +1,9 @@
 package packaging
 
 import (
-	"errors"
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
