@@ -31,7 +31,7 @@ type GitLab struct {
 	Durability     string   `mapstructure:"durability" default:"local" reload:"yes" doc:"What a job's success means if it does not say it: local, its files are sealed on this host; synced, on its disk; durable, in the blob store."`
 	FetchBudget    string   `mapstructure:"fetch_budget" default:"60s" reload:"yes" doc:"How long an optional job waits for its workspace without progress before it starts on an empty directory. Duration, 1s to 1h."`
 	Plugin         string   `mapstructure:"plugin" default:"" doc:"Program of the adapter, an absolute path. Empty: roost's own."`
-	PluginUser     string   `mapstructure:"plugin_user" default:"" doc:"User that the adapter's process runs as: a name or a number, of whom nothing else runs. Empty: the agent's own."`
+	PluginUser     string   `mapstructure:"plugin_user" default:"" doc:"User that the adapter's process runs as: a name or a number, of whom nothing else runs; it must be able to get to STORE_DIR.gitlab, where the adapter keeps its records then. Empty: the agent's own."`
 	PluginChecksum string   `mapstructure:"plugin_checksum" default:"" doc:"SHA-256 that the adapter's program must have. Needs plugin."`
 }
 

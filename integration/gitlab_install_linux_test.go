@@ -26,6 +26,7 @@ type stockHost struct {
 	name                     string
 	before                   []byte
 	port                     string
+	env                      []string
 }
 
 func newStockHost(t *testing.T, name, url, token string) *stockHost {
@@ -65,7 +66,7 @@ func (h *stockHost) conf() string { return filepath.Join(h.dir, "etc", "config.t
 
 // daemon starts what a unit would start.
 func (h *stockHost) daemon(what string) *proc {
-	p := launch(h.t, h.bin, h.dir, what, []string{"ROOST_AGENT_NAME=" + h.name}, what, "--config", h.conf())
+	p := launch(h.t, h.bin, h.dir, what, append(h.env, "ROOST_AGENT_NAME="+h.name), what, "--config", h.conf())
 	h.t.Cleanup(func() {
 		p.stop()
 		if h.t.Failed() {
@@ -148,6 +149,8 @@ func TestInstalledHosts(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, line, 0o600))
 	// Another token with other tags: another pool, so that a job can be made to run there.
 	b.roost("install", "gitlab", "--config", b.config, "--join", "@"+file, "--port", b.port, "--pool", "b", "--no-start")
+	b.env = []string{"ROOST_GITLAB_PLUGIN_USER=nobody"} // who gets to the plugin's directory, and to nothing else
+	require.NoError(t, os.Chmod(filepath.Dir(b.dir), 0o711))
 	agentB := b.daemon("agent")
 	for _, h := range []*stockHost{a, b} {
 		out := h.roost("install", "gitlab")

@@ -59,7 +59,7 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 		Name:    gitlab.Name,
 		Program: pluginhost.Program{Args: []string{"plugin", "gitlab"}},
 		Settings: plugin.Settings{
-			Host: opts.Name, Dir: filepath.Join(all.Agent.StoreDir, "gitlab"), Config: raw,
+			Host: opts.Name, Dir: pluginDir(all), Config: raw,
 		},
 		User: g.PluginUser, Log: log.Named("plugin"),
 	}
@@ -86,6 +86,15 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 		return pluginhost.New(host)
 	}
 	return nil
+}
+
+// pluginDir is the adapter's own directory. In the store's nobody but the agent's user gets
+// to it.
+func pluginDir(all configs.Config) string {
+	if all.GitLab.PluginUser != "" {
+		return all.Agent.StoreDir + ".gitlab"
+	}
+	return filepath.Join(all.Agent.StoreDir, "gitlab")
 }
 
 // slotsDir is where the directories of slots are. A store in a file system of its own

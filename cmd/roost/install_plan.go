@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/roost-ci/roost/configs"
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/install"
 	"github.com/roost-ci/roost/internal/runnerconf"
 	"github.com/roost-ci/roost/packaging"
@@ -278,9 +279,6 @@ func (o *installOptions) roostFiles(p *installPlan, tokens []string, line *joinL
 	set(slots, "gitlab", "slots_dir")
 	set(o.socket, "gitlab", "socket")
 	set(g.User, "gitlab", "run_as")
-	if _, lookup := osuser.Lookup("roost"); lookup == nil && p.layout != runnerconf.Called {
-		set("roost", "gitlab", "plugin_user")
-	}
 	if g.WithCoordinator {
 		err = errors.Join(err, o.coordinatorKeys(p, set, url))
 	}
@@ -316,6 +314,10 @@ func (o *installOptions) coordinatorKeys(p *installPlan, set func(value any, sec
 	}
 	pin := strings.Repeat("0", 64) // --dry-run: there is none yet
 	if !o.dryRun {
+		// Others have to get to the slots in there; the coordinator's own is 0700.
+		if err := durable.MkdirAll(o.lib, 0o755); err != nil {
+			return err
+		}
 		if _, err := ensureToken(filepath.Join(dir, "agent.token")); err != nil {
 			return err
 		}
