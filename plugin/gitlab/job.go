@@ -204,6 +204,9 @@ func (j *job) acknowledge(ctx context.Context) error {
 	return err
 }
 
+// awaitEvery is how often GitLab is asked while a job gets its workspace.
+const awaitEvery = 5 * time.Second
+
 // keepAlive tells GitLab each interval that somebody has the job, and hears from it whether it
 // still wants it. state is "pending" as long as no runner has it: a GitLab with two-phase
 // commit keeps it for us then, one without refuses and is told "running".
@@ -211,8 +214,12 @@ func (j *job) acknowledge(ctx context.Context) error {
 // GitLab wants it to end.
 func (j *job) keepAlive(ctx context.Context, state string) (over bool) {
 	waits := state == "pending"
+	every := ms(j.s.cfg.KeepAliveMS)
+	if waits { // nobody else hears of a cancel
+		every = min(every, awaitEvery)
+	}
 	for {
-		if !sleep(ctx, ms(j.s.cfg.KeepAliveMS)) {
+		if !sleep(ctx, every) {
 			return false
 		}
 		callCtx, cancel := context.WithTimeout(ctx, 30*time.Second)
