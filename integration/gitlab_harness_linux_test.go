@@ -35,6 +35,8 @@ type lab struct {
 	extra string
 	// alone has a token for each host that is a pool of its own.
 	alone map[string]string
+	// via has the coordinator's address for hosts that reach it another way.
+	via map[string]string
 }
 
 // labHost is what a lab knows of a host besides its agent.
@@ -89,6 +91,10 @@ func (l *lab) addHost(name string, slots int) *labHost {
 	if own := l.alone[name]; own != "" {
 		token, pool = own, name
 	}
+	url := l.url
+	if via := l.via[name]; via != "" {
+		url = via
+	}
 	h.conf = l.write(name+".toml", 0o600, fmt.Sprintf(`[agent]
 name = %q
 coordinator = %q
@@ -103,7 +109,7 @@ slot_tokens_file = %q
 listen = %q
 builds_dir = %q
 slots_dir = %q
-%s`, name, l.url, filepath.Join(l.dir, "coordinator", "agent.token"), filepath.Join(l.dir, name),
+%s`, name, url, filepath.Join(l.dir, "coordinator", "agent.token"), filepath.Join(l.dir, name),
 		l.gl.URL(), pool, l.write(name+".runner-token", 0o600, token+"\n"),
 		l.write(name+".slot-tokens", 0o600, strings.Join(h.tokens, "\n")+"\n"),
 		h.listen, l.builds, l.slots(name), l.extra))
