@@ -57,7 +57,7 @@ func TestUsage(t *testing.T) {
 		{"nonsense"},
 		{"run", "--nonsense"},
 		{"agent", "--slots", "x"},
-		{"coordinator", "--listen", "0.0.0.0:1"},
+		{"coordinator", "--listen", "nonsense"},
 		{"config", "check", "none.toml"},
 	} {
 		r := roost(t, dir, args...)
