@@ -22,6 +22,9 @@ type EncoderOptions struct {
 	// Workers is how many goroutines read, and how many compress. 0 means one per
 	// core.
 	Workers int
+	// Nice, from 1 to 19, makes reading and compressing yield to whatever else wants the
+	// processors, as nice(1) does. On Linux only.
+	Nice int
 	// Known says where a chunk is already, in a pack of an ancestor. May be nil. It
 	// is called by one goroutine at a time.
 	Known func(snapshot.Digest) (Location, bool)

@@ -90,8 +90,8 @@ func (e *encoder) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.planner(ctx, p) })
 	for range e.o.Workers {
-		g.Go(func() error { return e.reader(ctx, p) })
-		g.Go(func() error { return e.compressor(ctx, p) })
+		g.Go(func() error { yieldTo(e.o.Nice); return e.reader(ctx, p) })
+		g.Go(func() error { yieldTo(e.o.Nice); return e.compressor(ctx, p) })
 	}
 	g.Go(func() error { return e.sequencer(ctx, p) })
 	g.Go(func() error { return e.writer(ctx, p) })
