@@ -152,6 +152,7 @@ func TestInterrupt(t *testing.T) {
 // used; with the holder it is repaired (TestDamagedBlobComesFromItsHolder).
 func TestCorruptLayer(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Bash)
+	t.Parallel()
 	f := newFleet(t, roostBinary(t), 2)
 	id := f.submit("corrupt", `
 stages: [one, two, three]

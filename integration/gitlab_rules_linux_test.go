@@ -90,6 +90,7 @@ var ruleScenes = []ruleScene{
 // TestGitLabRules plays each scene with the rule and without it: the first must be
 // right and the second must not, or a test here could not fail.
 func TestGitLabRules(t *testing.T) {
+	t.Parallel()
 	for _, s := range ruleScenes {
 		t.Run(strings.ReplaceAll(string(s.gitlab)+string(s.runner), " ", "_"), func(t *testing.T) {
 			begin := time.Now()

@@ -32,6 +32,7 @@ func stormJobs(t *testing.T) int {
 // job ends in GitLab exactly once, no byte of a log is lost or doubled, none runs twice,
 // and whoever had a job before it finds what that one left.
 func TestGitLabStorm(t *testing.T) {
+	t.Parallel()
 	const perPipeline = 5
 	jobs := stormJobs(t)
 	seed := uint64(time.Now().UnixNano())
