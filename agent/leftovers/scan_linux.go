@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/roost-ci/roost/internal/mountinfo"
 )
 
 // scan looks for the processes that use a view. The kernel names what a process uses
@@ -36,7 +38,7 @@ func newScan(view string) (*scan, error) {
 	}
 	best := -1
 	for i, m := range mounts { // of several at one point the last is seen
-		if inside(view, m.point) && (best < 0 || len(m.point) >= len(mounts[best].point)) {
+		if mountinfo.Inside(view, m.point) && (best < 0 || len(m.point) >= len(mounts[best].point)) {
 			best = i
 		}
 	}
@@ -57,9 +59,9 @@ func (s *scan) points(mounts []mount) []string {
 	for _, m := range mounts {
 		switch {
 		case m.dev != s.dev:
-		case inside(s.part, m.root):
+		case mountinfo.Inside(s.part, m.root):
 			out = append(out, filepath.Join(m.point, strings.TrimPrefix(s.part, strings.TrimSuffix(m.root, "/"))))
-		case inside(m.root, s.part):
+		case mountinfo.Inside(m.root, s.part):
 			out = append(out, m.point)
 		}
 	}
@@ -98,7 +100,7 @@ func (s *scan) uses(pid int) string {
 	}
 	in := func(path string) bool {
 		for _, p := range points {
-			if inside(path, p) {
+			if mountinfo.Inside(path, p) {
 				return true
 			}
 		}
@@ -212,32 +214,8 @@ func readMounts(pid int) ([]mount, error) {
 	for line := range bytes.Lines(b) {
 		f := bytes.SplitN(line, []byte(" "), 6)
 		if len(f) == 6 {
-			out = append(out, mount{dev: string(f[2]), root: unescape(string(f[3])), point: unescape(string(f[4]))})
+			out = append(out, mount{dev: string(f[2]), root: mountinfo.Unescape(string(f[3])), point: mountinfo.Unescape(string(f[4]))})
 		}
 	}
 	return out, nil
-}
-
-// unescape turns the \ooo of mountinfo back into bytes.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-// inside reports whether p is dir or below it.
-func inside(p, dir string) bool {
-	return p == dir || strings.HasPrefix(p, dir) && (dir == "/" || p[len(dir)] == '/')
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/mountinfo"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -128,8 +129,8 @@ func (d *graphDriver) endAll(ctx context.Context, report *[]string) error {
 		return err
 	}
 	for _, m := range slices.Backward(all) {
-		ours := m.fstype == "overlay" && slices.ContainsFunc(m.dirs, func(dir string) bool { return inside(dir, d.home) })
-		if !ours && (!inside(m.point, d.root) || m.point == d.root) { // at the root is what the store lies on
+		ours := m.fstype == "overlay" && slices.ContainsFunc(m.dirs, func(dir string) bool { return mountinfo.Inside(dir, d.home) })
+		if !ours && (!mountinfo.Inside(m.point, d.root) || m.point == d.root) { // at the root is what the store lies on
 			continue
 		}
 		if ours {
@@ -147,7 +148,7 @@ func (d *graphDriver) endAll(ctx context.Context, report *[]string) error {
 			continue
 		}
 		*report = append(*report, "unmounted "+m.point)
-		if ours && !inside(m.point, d.home) {
+		if ours && !mountinfo.Inside(m.point, d.home) {
 			os.Remove(m.point) //nolint:errcheck // a mount point of use to nobody
 		}
 	}

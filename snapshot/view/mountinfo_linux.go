@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/roost-ci/roost/internal/mountinfo"
 )
 
 // mountEntry is one line of /proc/self/mountinfo, unescaped.
@@ -43,11 +45,11 @@ func parseMounts(b []byte) ([]mountEntry, error) {
 		if sep < 0 || sep+3 > len(f) {
 			return nil, fmt.Errorf("list mounts: line %.200q is not understood", line)
 		}
-		m := mountEntry{dev: f[2], root: unescapeMount(f[3]), point: unescapeMount(f[4]), fstype: f[sep+1]}
+		m := mountEntry{dev: f[2], root: mountinfo.Unescape(f[3]), point: mountinfo.Unescape(f[4]), fstype: f[sep+1]}
 		if m.fstype == "overlay" && sep+3 < len(f) {
 			m.dirs = overlayDirs(f[sep+3])
 			if dir, ok := strings.CutPrefix(f[sep+2], mountSource+":"); ok {
-				m.dirs = append(m.dirs, unescapeMount(dir)) // by mountLegacy
+				m.dirs = append(m.dirs, mountinfo.Unescape(dir)) // by mountLegacy
 			}
 		}
 		out = append(out, m)
@@ -65,7 +67,7 @@ func nameBinds(all []mountEntry) {
 	for i := range all {
 		m := &all[i]
 		for _, j := range of[m.dev] {
-			if o := &all[j]; i != j && m.root != o.root && inside(m.root, o.root) {
+			if o := &all[j]; i != j && m.root != o.root && mountinfo.Inside(m.root, o.root) {
 				rel := strings.TrimPrefix(m.root, o.root)
 				m.dirs = append(m.dirs, filepath.Join(o.point, rel))
 			}
@@ -81,7 +83,7 @@ func overlayDirs(opts string) []string {
 		key, val, _ := strings.Cut(o, "=")
 		switch key {
 		case "upperdir", "workdir", "lowerdir+", "datadir+":
-			d := unescapeMount(val)
+			d := mountinfo.Unescape(val)
 			dirs = append(dirs, d)
 			if strings.Contains(d, `\`) {
 				// From mount(2) the kernel keeps the option as it was written, with
@@ -90,35 +92,11 @@ func overlayDirs(opts string) []string {
 			}
 		case "lowerdir":
 			for d := range strings.SplitSeq(val, ":") {
-				dirs = append(dirs, unescapeMount(d))
+				dirs = append(dirs, mountinfo.Unescape(d))
 			}
 		}
 	}
 	return dirs
-}
-
-// unescapeMount turns the \ooo of /proc/self/mountinfo back into bytes.
-func unescapeMount(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	b := make([]byte, 0, len(s))
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) && octal(s[i+1]) && octal(s[i+2]) && octal(s[i+3]) {
-			b = append(b, (s[i+1]-'0')<<6|(s[i+2]-'0')<<3|(s[i+3]-'0'))
-			i += 3
-			continue
-		}
-		b = append(b, s[i])
-	}
-	return string(b)
-}
-
-func octal(c byte) bool { return c >= '0' && c <= '7' }
-
-// inside reports whether p is dir or below it.
-func inside(p, dir string) bool {
-	return p == dir || (strings.HasPrefix(p, dir) && (dir == "/" || p[len(dir)] == '/'))
 }
 
 // mountsAt lists the mounts at target and below it.
@@ -129,7 +107,7 @@ func mountsAt(target string) ([]mountEntry, error) {
 	}
 	var out []mountEntry
 	for _, m := range all {
-		if inside(m.point, target) {
+		if mountinfo.Inside(m.point, target) {
 			out = append(out, m)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/internal/mountinfo"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -45,7 +46,7 @@ func (o Options) reconcileMounts(ctx context.Context, root string, keep kept, re
 	for i := len(all) - 1; i >= 0; i-- {
 		m := all[i]
 		dirs := viewDirs(root, m)
-		if (!inside(m.point, root) || m.point == root) && len(dirs) == 0 { // at root itself is what the store lies on
+		if (!mountinfo.Inside(m.point, root) || m.point == root) && len(dirs) == 0 { // at root itself is what the store lies on
 			continue
 		}
 		if len(dirs) == 0 && slices.Contains(m.dirs, m.point) {
@@ -95,7 +96,7 @@ func viewDirs(root string, m mountEntry) []string {
 			out = append(out, of)
 			continue
 		}
-		if inside(dir, views) && dir != views {
+		if mountinfo.Inside(dir, views) && dir != views {
 			name := dir[len(views)+1:]
 			name, _, _ = strings.Cut(name, "/")
 			out = append(out, filepath.Join(views, name))
@@ -113,6 +114,6 @@ func (m mountEntry) shows(upper string) bool {
 func (k kept) has(m mountEntry) bool {
 	return slices.ContainsFunc(k, func(v keptView) bool {
 		// What a view is mounted in can't be unmounted without it.
-		return m.shows(v.upper) || m.point != v.target && (inside(m.point, v.target) || inside(v.target, m.point))
+		return m.shows(v.upper) || m.point != v.target && (mountinfo.Inside(m.point, v.target) || mountinfo.Inside(v.target, m.point))
 	})
 }
