@@ -84,10 +84,8 @@ func (s *Store) encode(ctx context.Context, l *layer) (*encoded, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := pack.EncoderOptions{
-		Dir: filepath.Join(s.dir, "packs"), Tmp: filepath.Join(s.dir, "tmp"),
-		Key: l.key, Workers: s.o.Workers, Known: known, Previous: previous(base), Nice: packNice,
-	}
+	o := s.encoder(l.key, known, previous(base))
+	o.Nice = packNice
 	e := &encoded{base: l.info.Base}
 	if e.ix, e.stats, err = pack.Encode(ctx, o, changes); err != nil {
 		return nil, err
