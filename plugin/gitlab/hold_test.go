@@ -175,46 +175,38 @@ func TestBrokeOff(t *testing.T) {
 	require.Equal(t, []plugin.Outcome{plugin.OutcomeUndelivered}, h.agent.outcomes())
 }
 
-// TestCancelWhileAttaching: GitLab ends a job that no runner has.
-func TestCancelWhileAttaching(t *testing.T) {
+// endedWhileAttaching has GitLab give job 5 a status while it gets its workspace: the
+// runner gets job 6.
+func endedWhileAttaching(t *testing.T, status string) *house {
 	h := newHouse(t)
 	h.agent.attach = func(ctx context.Context, id snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
 		if id[25] == '6' {
 			return workspace(), nil
 		}
-		h.gl.set(func() { h.gl.jobs["5"].status = "canceled" })
+		h.gl.set(func() { h.gl.jobs["5"].status = status })
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
 	h.grant("5")
 	h.grant("6")
-	status, job, err := h.runner(1).request(t.Context())
+	code, job, err := h.runner(1).request(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, 201, status)
+	require.Equal(t, 201, code)
 	require.EqualValues(t, 6, job["id"])
 	require.Equal(t, []plugin.Outcome{plugin.OutcomeCanceled}, h.agent.outcomes())
+	return h
+}
+
+// TestCancelWhileAttaching: GitLab ends a job that no runner has.
+func TestCancelWhileAttaching(t *testing.T) {
+	h := endedWhileAttaching(t, "canceled")
 	require.Zero(t, h.gl.count("PUT /api/v4/jobs/5 failed"))
 }
 
 // TestCancelingWhileAttaching: GitLab wants a job to end that no runner has, and waits for
 // that.
 func TestCancelingWhileAttaching(t *testing.T) {
-	h := newHouse(t)
-	h.agent.attach = func(ctx context.Context, id snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
-		if id[25] == '6' {
-			return workspace(), nil
-		}
-		h.gl.set(func() { h.gl.jobs["5"].status = "canceling" })
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}
-	h.grant("5")
-	h.grant("6")
-	status, job, err := h.runner(1).request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 201, status)
-	require.EqualValues(t, 6, job["id"])
-	require.Equal(t, []plugin.Outcome{plugin.OutcomeCanceled}, h.agent.outcomes())
+	h := endedWhileAttaching(t, "canceling")
 	require.Eventually(t, func() bool { return h.gl.job("5").ends == 1 }, time.Minute, 5*time.Millisecond) // behind its disk and a retry
 }
 
