@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -22,9 +23,18 @@ func small(t *testing.T) Options {
 	o := Options{Dir: filepath.Join(t.TempDir(), "store"), Size: MinSize, Sparse: true}
 	t.Cleanup(func() {
 		require.NoError(t, Release(context.Background(), o.Dir, ""))
-		require.Empty(t, loops(t, filepath.Dir(o.Dir)), "a loop device is left")
+		noLoops(t, o)
 	})
 	return o
+}
+
+// noLoops waits until no loop device is left on the files of o. A device goes with its
+// last user, and for a moment that may be another process that looks through all
+// devices for a file of its own (see attached).
+func noLoops(t *testing.T, o Options) {
+	t.Helper()
+	require.Eventually(t, func() bool { return len(loops(t, filepath.Dir(o.Dir))) == 0 },
+		10*time.Second, 5*time.Millisecond, "a loop device is left")
 }
 
 // loops lists the loop devices on files below dir.
@@ -89,7 +99,7 @@ func TestMadeOnceAndKept(t *testing.T) {
 	require.Equal(t, st.Device, again.Device)
 
 	require.NoError(t, Release(t.Context(), o.Dir, ""))
-	require.Empty(t, loops(t, filepath.Dir(o.Dir)))
+	noLoops(t, o)
 	require.NoError(t, Release(t.Context(), o.Dir, ""), "Release is idempotent")
 	require.NoFileExists(t, filepath.Join(o.Dir, "a"))
 	require.False(t, ensure(t, o).Made, "mounted again, not made")
@@ -146,7 +156,7 @@ func TestForeign(t *testing.T) {
 		t.Helper()
 		_, err := Ensure(t.Context(), o)
 		require.ErrorIs(t, err, ErrForeign)
-		require.Empty(t, loops(t, filepath.Dir(o.Dir)))
+		noLoops(t, o)
 	}
 	for name, text := range map[string]string{"a file with data": "precious", "an empty file": "", "a damaged superblock": "XFSB" + strings.Repeat("\xff", 4096)} {
 		t.Run(name, func(t *testing.T) {
