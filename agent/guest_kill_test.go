@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
@@ -113,7 +114,7 @@ func (p *scripted) finish(ctx context.Context, id snapshot.ID) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(p.file("ended", id), b, 0o644)
+	return durable.Replace(p.file("ended", id), 0o644, b)
 }
 
 // checkGuest waits for the end of an attempt whose agent was killed, and checks that it
