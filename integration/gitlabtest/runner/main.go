@@ -26,7 +26,7 @@ func Main() {
 	case "artifacts-downloader":
 		err = downloadCommand(os.Args[2:], scale, os.Stdout)
 	case "run":
-		err = runCommandLine(os.Args[2])
+		err = runCommandLine(os.Args[2:], scale)
 	default:
 		return
 	}
@@ -37,17 +37,25 @@ func Main() {
 	os.Exit(0)
 }
 
+// commandConfig is what a command line says: the one file of Start, or a service's flags.
+func commandConfig(args []string, scale float64) (Config, error) {
+	if len(args) != 1 {
+		return serviceConfig(args, scale)
+	}
+	c := Config{Log: io.Discard}
+	b, err := os.ReadFile(args[0])
+	if err != nil {
+		return c, err
+	}
+	return c, json.Unmarshal(b, &c)
+}
+
 // runCommandLine is a runner process: SIGTERM and SIGINT abort, SIGQUIT finishes.
-func runCommandLine(file string) error {
-	b, err := os.ReadFile(file)
+func runCommandLine(args []string, scale float64) error {
+	c, err := commandConfig(args, scale)
 	if err != nil {
 		return err
 	}
-	var c Config
-	if err := json.Unmarshal(b, &c); err != nil {
-		return err
-	}
-	c.Log = io.Discard
 	if c.LogFile != "" {
 		f, err := os.OpenFile(c.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -56,18 +64,21 @@ func runCommandLine(file string) error {
 		defer f.Close()
 		c.Log = f
 	}
-	r, err := New(c)
-	if err != nil {
-		return err
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	quit := make(chan os.Signal, 1)
 	signal.Notify(quit, syscall.SIGQUIT)
+	os.Unsetenv(programEnv) // or every program of a job that calls Main would be a runner
+	if len(args) != 1 {
+		return serve(ctx, c, args, quit)
+	}
+	r, err := New(c)
+	if err != nil {
+		return err
+	}
 	go func() {
 		<-quit
 		r.Quit()
 	}()
-	os.Unsetenv(programEnv) // or every program of a job that calls Main would be a runner
 	return r.Run(ctx)
 }
