@@ -1,7 +1,9 @@
 package view
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -27,6 +29,7 @@ import (
 //	views/<id>/c<id>   erofs: the bundle of u<id>'s small files (erofs_gather_linux.go)
 //	views/<id>/pruned  erofs: says that those are nowhere else
 //	mnt/               erofs: images that are mounted
+//	images/            erofs: further names of images, by key (erofs_cache_linux.go)
 //	trash/             what is being deleted
 //	empty              a directory with nothing in it, the lowest of every stack
 //
@@ -38,6 +41,8 @@ const (
 	trashDir = "trash"
 	emptyDir = "empty"
 	mntDir   = "mnt"
+
+	imagesDir = "images"
 
 	upperPrefix = "u"
 	fixupPrefix = "f"
@@ -193,6 +198,18 @@ func checkLayer(l *Layer) error {
 	return nil
 }
 
+// dropImages deletes what an earlier process kept in images/.
+func (l layout) dropImages() error {
+	names, err := readNames(l.abs(imagesDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, n := range names {
+		err = errors.Join(err, os.Remove(filepath.Join(l.abs(imagesDir), n)))
+	}
+	return err
+}
+
 // imageDir returns views/<id> of the image that is mounted at p below mnt/.
 func (l layout) imageDir(p string) (string, bool) {
 	rel, ok := strings.CutPrefix(p, filepath.Join(l.root, mntDir)+"/")
@@ -205,13 +222,31 @@ func (l layout) imageDir(p string) (string, bool) {
 }
 
 // makeTarget makes the directory where a view appears, and refuses one that is
-// not empty: a mount would hide what is in it, a move would fail on it.
+// not empty: a mount would hide what is in it, a move would fail on it. Jobs may
+// write to the directory that it is in: a link there is no target, as it would
+// have the view appear wherever it leads.
 func makeTarget(target string) (string, error) {
 	if !filepath.IsAbs(target) {
 		return "", fmt.Errorf("view target %q: want an absolute path", target)
 	}
-	if err := os.MkdirAll(target, 0o755); err != nil {
+	dir := filepath.Dir(filepath.Clean(target))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("view target: %w", err)
+	}
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", fmt.Errorf("view target: %w", err)
+	}
+	target = filepath.Join(dir, filepath.Base(target))
+	if err := os.Mkdir(target, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("view target: %w", err)
+	}
+	fi, err := os.Lstat(target)
+	if err != nil {
+		return "", fmt.Errorf("view target: %w", err)
+	}
+	if !fi.IsDir() {
+		return "", fmt.Errorf("view target %s: not a directory", target)
 	}
 	d, err := os.Open(target)
 	if err != nil {
@@ -221,7 +256,7 @@ func makeTarget(target string) (string, error) {
 	if names, _ := d.Readdirnames(1); len(names) > 0 {
 		return "", fmt.Errorf("view target %s: not empty", target)
 	}
-	return filepath.EvalSymlinks(target)
+	return target, nil
 }
 
 // toTrash moves a path into the trash, where it can't be mistaken for anything

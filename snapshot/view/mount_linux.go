@@ -68,9 +68,13 @@ func mountStack(s stack, target string, legacy bool) error {
 // file system that the view is attached to, and the reverse. The view itself has
 // spread to them already, as containers need it.
 func private(target string) error {
-	if err := unix.Mount("", target, "", unix.MS_PRIVATE, ""); err != nil {
+	err := unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	if errors.Is(err, unix.ENOSYS) { // before 5.12
+		err = unix.Mount("", target, "", unix.MS_PRIVATE, "")
+	}
+	if err != nil {
 		// Detached, since our own descriptor of it is open; nobody has been in it yet.
-		unix.Unmount(target, unix.MNT_DETACH) //nolint:errcheck // the first error is the one to tell
+		unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) //nolint:errcheck // the first error is the one to tell
 		return fmt.Errorf("overlay: make %s private: %w", target, err)
 	}
 	return nil
@@ -126,9 +130,15 @@ func mountLegacy(s stack, target string) error {
 	if len(opts) >= os.Getpagesize() {
 		return fmt.Errorf("overlay: %d lower directories do not fit in one page of options", len(names))
 	}
+	// By its descriptor: mount(2) would follow a link that was put there just now.
+	at, err := unix.Open(target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: target, Err: err}
+	}
+	defer unix.Close(at) //nolint:errcheck // a reference
 	// The kernel shows the lowers as they are named here: the first one's real name
 	// goes where it is shown, too.
-	if err := unix.Mount(mountSource+":"+s.lowers[0], target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+	if err := unix.Mount(mountSource+":"+s.lowers[0], "/proc/self/fd/"+strconv.Itoa(at), "overlay", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
 		return fmt.Errorf("overlay: mount at %s: %w", target, err)
 	}
 	fail.Point("view.mount.attached")

@@ -123,6 +123,24 @@ func TestMountOptions(t *testing.T) {
 	}
 }
 
+// TestMountFollowsNoLink: a link that a job puts in the place of a target, however late,
+// has nothing mounted where it leads to.
+func TestMountFollowsNoLink(t *testing.T) {
+	for _, legacy := range []bool{false, true} {
+		h := newHost(t, Options{NoDataDirs: legacy})
+		l, _ := h.job(nil, nil, func(dir string) { h.put(dir, "f", "x") })
+		elsewhere, link := t.TempDir(), filepath.Join(t.TempDir(), "link")
+		require.NoError(t, os.Symlink(elsewhere, link))
+		s := stack{lowers: []string{filepath.Join(h.root, l.Dir), filepath.Join(h.root, emptyDir)}}
+		require.Error(t, mountStack(s, link, legacy))
+		left, err := os.ReadDir(elsewhere)
+		require.NoError(t, err)
+		require.Empty(t, left)
+		require.NoError(t, mountStack(s, elsewhere, legacy))
+		require.NoError(t, unix.Unmount(elsewhere, unix.UMOUNT_NOFOLLOW))
+	}
+}
+
 // TestSealWaitsForWriters: a view that somebody can still write to can't be
 // sealed, and goes on as before.
 func TestSealWaitsForWriters(t *testing.T) {

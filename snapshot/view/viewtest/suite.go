@@ -188,7 +188,12 @@ func testErrors(t *testing.T, s Suite) {
 	id := h.id()
 	full := filepath.Join(t.TempDir(), "full")
 	require.NoError(t, os.MkdirAll(filepath.Join(full, "x"), 0o755))
+	// What a job of another slot can leave where the next view is to appear.
+	elsewhere, link := t.TempDir(), filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(elsewhere, link))
 	bad := []view.Spec{
+		{ID: id, Target: link},
+		{ID: id, Target: link + "/"},
 		{ID: "../../etc", Target: h.target(id)},
 		{ID: id, Target: "relative"},
 		{ID: id, Target: full},
