@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"syscall"
 )
@@ -28,9 +29,14 @@ var (
 
 // scrubGit takes credentials out of the git configuration in a view whose job is over:
 // the job's token must not be in what its children start from (S5). Files without any are not
-// written to. It never leaves the view, whatever links the job made.
+// written to. It never leaves the view's slot, whatever links the job made.
 func scrubGit(view string) error {
-	root, err := os.OpenRoot(view)
+	slot, err := os.OpenRoot(filepath.Dir(view))
+	if err != nil {
+		return err
+	}
+	defer slot.Close() //nolint:errcheck // a directory
+	root, err := slot.OpenRoot(filepath.Base(view))
 	if err != nil {
 		return err
 	}

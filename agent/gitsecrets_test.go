@@ -95,6 +95,16 @@ func TestScrubGitStaysInside(t *testing.T) {
 			require.Equal(t, secret, string(b))
 		})
 	}
+	// Nor does the view itself.
+	require.NoError(t, os.Mkdir(filepath.Join(out, ".git"), 0o755))
+	inside := filepath.Join(out, ".git", "config")
+	require.NoError(t, os.WriteFile(inside, []byte(secret), 0o644))
+	link := filepath.Join(t.TempDir(), "view")
+	require.NoError(t, os.Symlink(out, link))
+	require.Error(t, scrubGit(link))
+	b, err := os.ReadFile(inside)
+	require.NoError(t, err)
+	require.Equal(t, secret, string(b))
 }
 
 func joinErr(errs ...error) error {

@@ -72,6 +72,18 @@ func TestEnd(t *testing.T) {
 	require.Empty(t, again)
 }
 
+// TestEndFollowsNoLink: a view that a job has put a link in the place of is not looked for where
+// that leads.
+func TestEndFollowsNoLink(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Bash)
+	dir, link := t.TempDir(), filepath.Join(t.TempDir(), "view")
+	require.NoError(t, os.Symlink(dir, link))
+	stays := leave(t, dir, "setsid sleep 100"+quiet)
+	_, err := End(t.Context(), link)
+	require.Error(t, err)
+	require.True(t, alive(stays))
+}
+
 // TestEndElsewhere: a process in a mount namespace of its own sees the view under another
 // name.
 func TestEndElsewhere(t *testing.T) {

@@ -27,9 +27,18 @@ type scan struct {
 type mount struct{ dev, root, point string }
 
 func newScan(view string) (*scan, error) {
-	view, err := filepath.EvalSymlinks(view)
+	// Jobs may write to the directory that the view is in: a link there is no view.
+	dir, err := filepath.EvalSymlinks(filepath.Dir(view))
 	if err != nil {
 		return nil, err
+	}
+	view = filepath.Join(dir, filepath.Base(view))
+	fi, err := os.Lstat(view)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.IsDir() {
+		return nil, fmt.Errorf("%s is not a directory", view)
 	}
 	s := &scan{self: os.Getpid(), at: map[string][]string{}, sockets: map[string]map[string]bool{}}
 	mounts, err := readMounts(s.self)
