@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -77,19 +78,8 @@ func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store
 	p := &store.Progress{}
 	stop := e.progress(cmd, "pulling", p)
 	defer stop()
-	take, err := taker(ctx, s, r, chain, unpack, p)
-	if err != nil {
+	if err := bring(ctx, s, r, specsOf(chain, key), unpack, p); err != nil {
 		return err
-	}
-	for i := len(chain) - 1; i >= 0; i-- {
-		l := &chain[i]
-		err := take(store.ImportSpec{
-			ID: l.Snapshot, Base: l.Base, Parents: l.Parents, Index: l.Index, IndexBytes: l.IndexBytes,
-			Manifest: l.Manifest, DomainKey: key,
-		})
-		if err != nil {
-			return err
-		}
 	}
 	stop()
 	in, err := s.Lookup(id)
@@ -110,16 +100,35 @@ func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store
 	}{id, in.Entries, in.TreeBytes, len(chain), p.Done.Load(), e.wallMS()})
 }
 
-// taker returns what brings one layer of the chain here: stored only, or unpacked.
-func taker(ctx context.Context, s *store.Store, r depot, chain []transfer.Ref, unpack bool, p *store.Progress,
-) (func(store.ImportSpec) error, error) {
+// specsOf says what to fetch, a base before what stands on it.
+func specsOf(chain []transfer.Ref, key []byte) []store.ImportSpec {
+	var out []store.ImportSpec
+	for _, l := range slices.Backward(chain) {
+		out = append(out, store.ImportSpec{
+			ID: l.Snapshot, Base: l.Base, Parents: l.Parents, Index: l.Index, IndexBytes: l.IndexBytes,
+			Manifest: l.Manifest, DomainKey: key,
+		})
+	}
+	return out
+}
+
+// bring fetches a chain: all of it, stored only, or its last snapshot, unpacked.
+func bring(ctx context.Context, s *store.Store, r depot, chain []store.ImportSpec, unpack bool, p *store.Progress) error {
+	if len(chain) == 0 {
+		return nil
+	}
 	fetch := transfer.NewFetcher(transfer.FetcherOptions{Blobs: r})
 	if !unpack {
-		return func(spec store.ImportSpec) error { return s.Pull(ctx, spec, fetch.Open, p) }, nil
+		for _, spec := range chain {
+			if err := s.Pull(ctx, spec, fetch.Open, p); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	if n := len(chain); n > 0 && chain[n-1].Base != "" { // held, but maybe stored only
-		if err := s.Materialise(ctx, chain[n-1].Base, nil); err != nil {
-			return nil, err
+	if chain[0].Base != "" { // held, but maybe stored only
+		if err := s.Materialise(ctx, chain[0].Base, nil); err != nil {
+			return err
 		}
 	}
 	open := func(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
@@ -129,7 +138,7 @@ func taker(ctx context.Context, s *store.Store, r depot, chain []transfer.Ref, u
 		}
 		return &counted{ReadCloser: rc, n: &p.Done}, nil
 	}
-	return func(spec store.ImportSpec) error { return s.Import(ctx, spec, open, nil) }, nil
+	return s.ImportChain(ctx, chain, open, nil)
 }
 
 // counted counts what is read.

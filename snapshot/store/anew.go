@@ -24,12 +24,12 @@ func (s *Store) chainLen(id snapshot.ID) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
-	for id != "" && n < len(s.layers) {
+	for seen := 0; id != "" && seen < len(s.layers); seen++ {
 		l, ok := s.layers[id]
 		if !ok {
 			break
 		}
-		n++
+		n += 1 + l.below
 		id = l.info.WireBase
 	}
 	return n

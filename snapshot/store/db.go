@@ -22,8 +22,9 @@ const (
 	appID = 0x726f5354
 	// schema 1: the first; 2: layers know what they are against where they travel;
 	// 3: when layers were used and checked, and what they were before they were suspect;
-	// 4: layers of local jobs may have their small files in a bundle.
-	schema = 4
+	// 4: layers of local jobs may have their small files in a bundle;
+	// 5: a layer may be what a chain of them was elsewhere.
+	schema = 5
 )
 
 // The rows. Every column that could be computed from the files is there so that
@@ -74,8 +75,11 @@ ALTER TABLE layers ADD COLUMN was TEXT NOT NULL DEFAULT '';
 // Before schema 4 no place said Gathered. The rows are the same.
 const schema4 = `SELECT 1;`
 
+// Before schema 5 each layer of a chain had a row.
+const schema5 = `ALTER TABLE layers ADD COLUMN below INTEGER NOT NULL DEFAULT 0;`
+
 // migrations[n] makes schema n+1 of schema n.
-var migrations = [schema]string{schema1, schema2, schema3, schema4}
+var migrations = [schema]string{schema1, schema2, schema3, schema4, schema5}
 
 // openDB opens or makes the database. One connection: SQLite has one writer, and
 // all that is read often is in memory. The exclusive locking mode keeps the index

@@ -43,10 +43,31 @@ type importing struct {
 // Crash states, in order:
 //  1. while the driver unpacks: a directory of no row; Open removes it.
 //  2. index, manifest or sources written: files of no row; Open deletes them.
-//  3. after the row: held.
+//  3. after the row: held. If spec.Later was set, SyncLater says more.
 func (s *Store) Import(ctx context.Context, spec ImportSpec, open OpenBlobFunc, m *view.Meter) error {
+	return s.ImportChain(ctx, []ImportSpec{spec}, open, m)
+}
+
+// ImportChain is Import of the last one of a chain, each on the one before, without
+// those: of a chain that is only fetched for its last tree nothing is fetched or
+// written that a later layer replaces or deletes. What comes of it is one layer on the
+// base of the first, with an index of its own, and no other snapshot of the chain is held
+// afterwards that was not before. One that is wanted later is imported as any other, and
+// what the held one has of its content is copied from there.
+//
+// It begins after the last one of the chain that is held and unpacked.
+func (s *Store) ImportChain(ctx context.Context, chain []ImportSpec, open OpenBlobFunc, m *view.Meter) error {
+	if err := checkChain(chain); err != nil {
+		return fmt.Errorf("import: %w", err)
+	}
+	tip := &chain[len(chain)-1]
 	for {
-		im, mine, err := s.enterImport(&spec)
+		below := s.notHeld(chain[:len(chain)-1])
+		bottom := tip.Base
+		if len(below) > 0 {
+			bottom = below[0].Base
+		}
+		im, mine, err := s.enterImport(tip, bottom)
 		if err != nil {
 			return fmt.Errorf("import: %w", err)
 		}
@@ -54,9 +75,9 @@ func (s *Store) Import(ctx context.Context, spec ImportSpec, open OpenBlobFunc, 
 			return nil
 		}
 		if mine {
-			im.err = s.importMine(ctx, &spec, open, m)
+			im.err = s.importMine(ctx, tip, below, open, m)
 			s.mu.Lock()
-			delete(s.imports, spec.ID)
+			delete(s.imports, tip.ID)
 			s.mu.Unlock()
 			close(im.done)
 			return im.err
@@ -73,8 +94,9 @@ func (s *Store) Import(ctx context.Context, spec ImportSpec, open OpenBlobFunc, 
 	}
 }
 
-// enterImport returns nil if there is nothing to do.
-func (s *Store) enterImport(spec *ImportSpec) (im *importing, mine bool, err error) {
+// enterImport returns nil if there is nothing to do. bottom is what the import will
+// stand on.
+func (s *Store) enterImport(spec *ImportSpec, bottom snapshot.ID) (im *importing, mine bool, err error) {
 	for _, id := range append([]snapshot.ID{spec.ID}, spec.Parents...) {
 		if _, err := snapshot.ParseID(string(id)); err != nil {
 			return nil, false, err
@@ -100,12 +122,12 @@ func (s *Store) enterImport(spec *ImportSpec) (im *importing, mine bool, err err
 		}
 		return nil, false, nil
 	}
-	im = &importing{id: spec.ID, base: spec.Base, done: make(chan struct{})}
+	im = &importing{id: spec.ID, base: bottom, done: make(chan struct{})}
 	s.imports[spec.ID] = im
 	return im, true, nil
 }
 
-func (s *Store) importMine(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, m *view.Meter) error {
+func (s *Store) importMine(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc, m *view.Meter) error {
 	end, err := s.begin(spec.ID, "import")
 	if err != nil {
 		return fmt.Errorf("import: %w", err)
@@ -114,7 +136,7 @@ func (s *Store) importMine(ctx context.Context, spec *ImportSpec, open OpenBlobF
 	if err := s.dropDoubtful(ctx, spec.ID); err != nil {
 		return fmt.Errorf("import %s: %w", spec.ID, err)
 	}
-	if err := s.importLayer(ctx, spec, open, m); err != nil {
+	if err := s.importLayer(ctx, spec, below, open, m); err != nil {
 		return fmt.Errorf("import %s: %w", spec.ID, err)
 	}
 	return nil
@@ -156,31 +178,13 @@ func (s *Store) topLocked(l *layer) *layer {
 	}
 }
 
-func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, m *view.Meter) error {
-	base, basePlace, err := s.importBase(ctx, spec)
+func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc, m *view.Meter) error {
+	b, err := s.bring(ctx, spec, below, open)
 	if err != nil {
 		return err
 	}
-	f, ix, err := s.fetchIndex(ctx, spec, open)
-	if err != nil {
-		return err
-	}
-	defer f.Abort()
-	if err := s.checkIndex(spec, ix); err != nil {
-		return err
-	}
-	// The digest says all about the tree but what the chunks hold, so a lie is
-	// found before a byte of content is fetched.
-	got, err := tree.Apply(base, ix.Changes)
-	if err != nil {
-		return fmt.Errorf("index %s: %w", spec.Index, err)
-	}
-	if d, err := pack.ManifestDigest(got); err != nil || d != spec.Manifest {
-		return errors.Join(err, &snapshot.CorruptError{
-			What: "index", Name: spec.Index.String(),
-			Why: fmt.Sprintf("it makes the tree %s, want %s", d, spec.Manifest),
-		})
-	}
+	defer b.file.Abort()
+	spec, base, basePlace, ix, got := &b.spec, b.base, b.basePlace, b.ix, b.tree
 	have := base
 	if spec.Base == "" {
 		have = s.alike(ctx, spec, got)
@@ -203,7 +207,8 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, open OpenBlob
 	}
 	fail.Point("store.import.unpacked")
 	l := s.importedLayer(spec, ix, place)
-	if err := s.keepImported(ctx, l, f, base, ix); err != nil {
+	l.below = len(below)
+	if err := s.keepImported(ctx, l, b.file, base, ix); err != nil {
 		s.removeFiles(l)
 		return errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
 	}
@@ -326,6 +331,11 @@ func (s *Store) checkIndex(spec *ImportSpec, ix *pack.Index) error {
 		}
 		base = in.Manifest
 	}
+	return checkAgainst(spec, ix, base)
+}
+
+// checkAgainst is checkIndex for who knows the manifest of the base.
+func checkAgainst(spec *ImportSpec, ix *pack.Index, base snapshot.Digest) error {
 	if ix.Base != base || ix.Manifest != spec.Manifest {
 		return &snapshot.CorruptError{What: "index", Name: spec.Index.String(), Why: fmt.Sprintf(
 			"it turns %s into %s, want %s into %s", ix.Base, ix.Manifest, base, spec.Manifest)}

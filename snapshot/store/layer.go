@@ -23,6 +23,9 @@ type layer struct {
 	fanin    bool // its view showed a merge: base plus manifests/<id>.fanin
 	imported bool
 	packs    []pack.Pack // that its index names
+	// below is how many layers another host has to fetch before it that are not layers
+	// here: its index has what theirs say.
+	below int
 
 	// unsized says that TreeBytes is not known yet.
 	unsized  bool

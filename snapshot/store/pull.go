@@ -33,7 +33,7 @@ const pullers = 4
 //  1. packs, index or manifest written: files of no row; Open deletes them.
 //  2. after the row: held, Packed and stored only.
 func (s *Store) Pull(ctx context.Context, spec ImportSpec, open OpenBlobFunc, p *Progress) error {
-	im, mine, err := s.enterImport(&spec)
+	im, mine, err := s.enterImport(&spec, spec.Base)
 	if err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}

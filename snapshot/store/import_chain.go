@@ -1,0 +1,178 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// brought is what an import is going to unpack: everything but content, checked.
+type brought struct {
+	spec      ImportSpec // what was asked for; of a chain, with the folded index and its base
+	base      *snapshot.Manifest
+	basePlace *view.Layer
+	file      *durable.File // the index, not committed
+	ix        *pack.Index
+	tree      *snapshot.Manifest
+}
+
+// checkChain checks what a chain says of itself.
+func checkChain(chain []ImportSpec) error {
+	if len(chain) == 0 {
+		return errors.New("an empty chain")
+	}
+	for i := 1; i < len(chain); i++ {
+		if chain[i].Base != chain[i-1].ID {
+			return fmt.Errorf("%s stands on %q and not on %s, which comes before it", chain[i].ID, chain[i].Base, chain[i-1].ID)
+		}
+		if string(chain[i].DomainKey) != string(chain[0].DomainKey) {
+			return fmt.Errorf("%s belongs to another domain than %s", chain[i].ID, chain[0].ID)
+		}
+	}
+	return nil
+}
+
+// notHeld is what is left of a chain behind the last one that views may stand on.
+func (s *Store) notHeld(chain []ImportSpec) []ImportSpec {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(chain) - 1; i >= 0; i-- {
+		if _, err := s.unpackedLocked(chain[i].ID); err == nil {
+			return chain[i+1:]
+		}
+	}
+	return chain
+}
+
+// bring fetches and checks all that is to be known of spec, which stands on the chain
+// below, before its content is fetched. The digest of its manifest says all about the
+// tree but what the chunks hold, so a lie is found before a byte of content comes.
+func (s *Store) bring(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc) (_ *brought, err error) {
+	b := &brought{spec: *spec}
+	if len(below) > 0 {
+		b.spec.Base = below[0].Base
+	}
+	if b.base, b.basePlace, err = s.importBase(ctx, &b.spec); err != nil {
+		return nil, err
+	}
+	if len(below) == 0 {
+		err = s.bringOne(ctx, b, open)
+	} else {
+		err = s.bringChain(ctx, b, append(below[:len(below):len(below)], *spec), open)
+	}
+	if err != nil && b.file != nil {
+		b.file.Abort()
+	}
+	return b, err
+}
+
+func (s *Store) bringOne(ctx context.Context, b *brought, open OpenBlobFunc) (err error) {
+	if b.file, b.ix, err = s.fetchIndex(ctx, &b.spec, open); err != nil {
+		return err
+	}
+	if err := s.checkIndex(&b.spec, b.ix); err != nil {
+		return err
+	}
+	if b.tree, err = tree.Apply(b.base, b.ix.Changes); err != nil {
+		return fmt.Errorf("index %s: %w", b.spec.Index, err)
+	}
+	return checkMade(&b.spec, b.tree)
+}
+
+// checkMade checks that an index made the tree that was asked for.
+func checkMade(spec *ImportSpec, made *snapshot.Manifest) error {
+	d, err := pack.ManifestDigest(made)
+	if err != nil || d != spec.Manifest {
+		return errors.Join(err, &snapshot.CorruptError{
+			What: "index", Name: spec.Index.String(),
+			Why: fmt.Sprintf("it makes the tree %s, want %s", d, spec.Manifest),
+		})
+	}
+	return nil
+}
+
+// bringChain does it for a chain, of which the last one is wanted. Trees between are
+// not compared with their digests: whatever the indexes say, the last tree must be the
+// one that was asked for, and each chunk what its name says.
+func (s *Store) bringChain(ctx context.Context, b *brought, chain []ImportSpec, open OpenBlobFunc) error {
+	newest, err := s.fetchIndexes(ctx, chain, open)
+	if err != nil {
+		return err
+	}
+	b.tree = b.base
+	var before snapshot.Digest
+	if b.spec.Base != "" {
+		in, err := s.Lookup(b.spec.Base)
+		if err != nil {
+			return err
+		}
+		before = in.Manifest
+	}
+	for i := range chain {
+		ix := newest[len(chain)-1-i]
+		if err := checkAgainst(&chain[i], ix, before); err != nil {
+			return err
+		}
+		if b.tree, err = tree.Apply(b.tree, ix.Changes); err != nil {
+			return fmt.Errorf("index %s: %w", chain[i].Index, err)
+		}
+		before = chain[i].Manifest
+	}
+	if err := checkMade(&chain[len(chain)-1], b.tree); err != nil {
+		return err
+	}
+	if b.ix, err = pack.Fold(newest, tree.Diff(b.base, b.tree)); err != nil {
+		return err
+	}
+	b.ix.Base, b.ix.Manifest = newest[len(chain)-1].Base, b.spec.Manifest
+	return s.writeFolded(b)
+}
+
+// writeFolded writes the index that a chain came to, and puts its name into b.spec.
+func (s *Store) writeFolded(b *brought) (err error) {
+	if b.file, err = durable.Create(filepath.Join(s.dir, "tmp")); err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(b.file, 1<<20)
+	if b.spec.Index, err = pack.WriteIndex(w, b.ix); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fi, err := b.file.Stat()
+	if err != nil {
+		return err
+	}
+	b.spec.IndexBytes = fi.Size()
+	return nil
+}
+
+// fetchIndexes brings the indexes of a chain, the last one first. No file is kept.
+func (s *Store) fetchIndexes(ctx context.Context, chain []ImportSpec, open OpenBlobFunc) ([]*pack.Index, error) {
+	out := make([]*pack.Index, len(chain))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(pullers)
+	for i := range chain {
+		g.Go(func() error {
+			f, ix, err := s.fetchIndex(ctx, &chain[i], open)
+			if err != nil {
+				return err
+			}
+			f.Abort()
+			out[len(chain)-1-i] = ix
+			return nil
+		})
+	}
+	return out, g.Wait()
+}
