@@ -68,6 +68,8 @@ func (r *rig) stockRunner(config string) {
 	r.sh("mkdir -m 700 -p /etc/gitlab-runner")
 	r.write("/etc/gitlab-runner/config.toml", 0o600, config)
 	r.write("/etc/systemd/system/gitlab-runner.service", 0o644, stockService)
+	r.sh("mkdir /etc/systemd/system/gitlab-runner.service.d")
+	r.write("/etc/systemd/system/gitlab-runner.service.d/ours.conf", 0o644, "[Service]\nEnvironment=\"OF_THE_HOST=a b\"\n")
 	r.do("systemctl", "daemon-reload")
 	r.do("systemctl", "enable", "--now", "gitlab-runner")
 }
@@ -121,7 +123,7 @@ func TestInstalledUnderSystemd(t *testing.T) {
 	config := fmt.Sprintf(stockConfig, gl.URL(), gl.AddRunner(gitlabtest.RunnerDef{}).Token())
 	r.stockRunner(config)
 	l := &lab{fleet: &fleet{t: t}, gl: gl} // for its words
-	stock := chain(gitlabtest.JobDef{Name: "build", Script: []string{"echo dir=$PWD", "echo user=$(id -un)", "echo state=$ROOST_WORKSPACE_STATE"}})
+	stock := chain(gitlabtest.JobDef{Name: "build", Script: []string{"echo dir=$PWD", "echo user=$(id -un)", "echo state=$ROOST_WORKSPACE_STATE", "echo env=$OF_THE_HOST"}})
 	plain := l.run(p, stock)
 	require.Equal(t, "gitlab-runner", says(plain.Job("build"))["user"])
 
@@ -138,7 +140,10 @@ func TestInstalledUnderSystemd(t *testing.T) {
 
 	r.do("dpkg", "-i", "/root/roost.deb") // an upgrade does no harm
 	first := r.pipeline(l, p)
-	require.Equal(t, "gitlab-runner", says(first.Job("build"))["user"])
+	for _, what := range []string{"user", "env"} {
+		require.NotEmpty(t, says(plain.Job("build"))[what])
+		require.Equal(t, says(plain.Job("build"))[what], says(first.Job("build"))[what])
+	}
 	r.restarts(l, p)
 	for _, how := range []func(){r.reboot, func() {
 		cut := p.Run(t, chain(gitlabtest.JobDef{Name: "cut", Script: []string{"echo begun=yes", "sleep 1000"}}))
@@ -179,7 +184,7 @@ func (r *rig) active(unit string) error {
 // the first one's files at the same path. A job's daemon does not live on.
 func (r *rig) pipeline(l *lab, p *gitlabtest.Project) *gitlabtest.Pipeline {
 	l.t.Helper()
-	say := []string{"echo state=$ROOST_WORKSPACE_STATE", "echo dir=$PWD", "echo user=$(id -un)"}
+	say := []string{"echo state=$ROOST_WORKSPACE_STATE", "echo dir=$PWD", "echo user=$(id -un)", "echo env=$OF_THE_HOST"}
 	meet := func(me, other string) gitlabtest.JobDef {
 		return gitlabtest.JobDef{Name: "test-" + me, Stage: "test", Script: append(say,
 			"cat stamp", fmt.Sprintf("touch /tmp/$CI_PIPELINE_ID-%s; for i in $(seq 1200); do test -e /tmp/$CI_PIPELINE_ID-%s && break; sleep 0.05; done", me, other),

@@ -300,8 +300,39 @@ func TestHideSecrets(t *testing.T) {
 		"+token_expires_at = 0001-01-01T00:00:00Z\n":       "+token_expires_at = 0001-01-01T00:00:00Z\n",
 		"+slot_tokens_file = \"/etc/roost/slot.tokens\"\n": "+slot_tokens_file = \"/etc/roost/slot.tokens\"\n",
 		"+  [runners.cache.s3]\n+    AccessKey = \"k\"\n":  "+  [runners.cache.s3]\n+    AccessKey = \"***\"\n",
+		"+Environment=HTTP_PROXY=http://u:p@h\n":           "+Environment=***\n",
 		"+  \"DOCKER_AUTH_CONFIG={}\",\n":                  "+  \"DOCKER_AUTH_CONFIG=***\",\n",
 	} {
 		require.Equal(t, want, hideSecrets(line))
 	}
+}
+
+// What people set for the runner's own service, the slots' services have, too: jobs of the
+// shell executor inherit it.
+func TestInstallKeepsTheServicesEnvironment(t *testing.T) {
+	text, err := os.ReadFile("../../internal/runnerconf/testdata/shell.in.toml")
+	require.NoError(t, err)
+	h := newRunnerHost(t, string(text), true)
+	agent := newFakeAgent(t, http.StatusOK)
+	dir := filepath.Join(h.dir, "units", "gitlab-runner.service.d")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "20-last.conf"), []byte("[Service]\nEnvironment=LAST=1\nLimitNOFILE=4096\nMemoryMax=1G\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "10-proxy.conf"), []byte(
+		"[Unit]\nEnvironment=NOT=this\n[Service]\nEnvironment=\"HTTP_PROXY=http://u:secret@h\" \\\n  NO_PROXY=x\nEnvironmentFile=-/etc/sysconfig/gitlab-runner\n"+
+			"ExecStart=\nExecStart=-/opt/gitlab-runner run --user other --working-directory /srv/ci\n"), 0o644))
+	args := []string{"install", "gitlab", "--config", h.config, "--with-coordinator", "--port", agent.port}
+	require.NotContains(t, h.must(append(args, "--dry-run")...), "secret")
+	h.must(args...)
+	path := filepath.Join(h.dir, "units", "gitlab-runner-roost@.service")
+	unit, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Contains(t, string(unit), "--working-directory /srv/ci --user other\nEnvironment=\"HTTP_PROXY=http://u:secret@h\"    NO_PROXY=x\n"+
+		"EnvironmentFile=-/etc/sysconfig/gitlab-runner\nEnvironment=LAST=1\nLimitNOFILE=4096\nExecReload=")
+	require.Contains(t, string(unit), "ExecStart=/opt/gitlab-runner run")
+	require.NotContains(t, string(unit), "NOT=this")
+	require.NotContains(t, string(unit), "MemoryMax")
+	fi, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), fi.Mode(), "one of the files was secret")
+	require.Contains(t, h.must("install", "gitlab"), "nothing to change")
 }

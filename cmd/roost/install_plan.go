@@ -35,6 +35,8 @@ type installPlan struct {
 	verifyURL, verifyToken string
 	notes                  []string
 	home                   string // the jobs' user's, where the runner worked
+	kept                   string // lines of the runner\'s own unit
+	keptSecret             bool   // they were not for everybody to read
 }
 
 // plan works out what an installation puts in place. old is the journal of the one before.
@@ -127,7 +129,7 @@ func (o *installOptions) settle(p *installPlan) error {
 // settleRunner finds out how the runner is started here.
 func (o *installOptions) settleRunner(p *installPlan) error {
 	w, s := &p.wish, runnerService(o.units)
-	defer func() { p.home = homeOf(s, w.User) }()
+	defer func() { p.home, p.kept, p.keptSecret = homeOf(s, w.User), s.kept, s.secret }()
 	if w.Program == "" {
 		w.Program = s.program
 	}
@@ -420,7 +422,10 @@ func (o *installOptions) unitFiles(p *installPlan) error {
 	if p.layout != runnerconf.Apart {
 		return nil
 	}
-	args := ""
+	args, mode := "", os.FileMode(0o644)
+	if p.keptSecret {
+		mode = 0o600
+	}
 	if p.home != "" {
 		args += " --working-directory " + p.home
 	}
@@ -429,47 +434,7 @@ func (o *installOptions) unitFiles(p *installPlan) error {
 	}
 	p.add(filepath.Join(o.units, "gitlab-runner-roost@.service"), strings.NewReplacer(
 		"@SLOTS@", filepath.Join(o.lib, "slots"), "@BUILDS@", o.buildsDir(p), "@RUNNER@", p.wish.Program,
-		"@CONFIGS@", filepath.Join(filepath.Dir(p.wish.Config), "roost"), "@ARGS@", args,
-	).Replace(packaging.RunnerUnit), 0o644)
+		"@CONFIGS@", filepath.Join(filepath.Dir(p.wish.Config), "roost"), "@ARGS@", args, "@KEPT@\n", p.kept,
+	).Replace(packaging.RunnerUnit), mode)
 	return nil
-}
-
-// runnerUnit is what the runner's own unit says.
-type runnerUnit struct {
-	known                  bool
-	program, workDir, user string
-}
-
-// runnerService reads how gitlab-runner is started here.
-func runnerService(units string) (out runnerUnit) {
-	for _, dir := range []string{units, "/usr/lib/systemd/system", "/lib/systemd/system"} {
-		b, err := os.ReadFile(filepath.Join(dir, "gitlab-runner.service"))
-		if err != nil {
-			continue
-		}
-		for _, l := range strings.Split(string(b), "\n") {
-			cmd, ok := strings.CutPrefix(strings.TrimSpace(l), "ExecStart=")
-			if !ok {
-				continue
-			}
-			out.known = true
-			words := strings.Fields(strings.ReplaceAll(cmd, `"`, " "))
-			for i, word := range words {
-				next := ""
-				if i+1 < len(words) {
-					next = words[i+1]
-				}
-				switch {
-				case i == 0:
-					out.program = word
-				case word == "--working-directory" || word == "-d":
-					out.workDir = next
-				case word == "--user" || word == "-u":
-					out.user = next
-				}
-			}
-		}
-		return out
-	}
-	return out
 }

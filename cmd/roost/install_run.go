@@ -177,6 +177,7 @@ func (o *installOptions) changes(p *installPlan, old *install.Journal) ([]change
 var (
 	secretKeyRE = regexp.MustCompile(`(?im)^([ +-][ \t]*"?[a-z_.]*(?:token|secret|password|accesskey|sastoken|accountkey|private_?key)[a-z_]*"?[ \t]*=[ \t]*)("[^"\n]*"|'[^'\n]*')`)
 	secretEnvRE = regexp.MustCompile(`(["'][A-Za-z_][A-Za-z0-9_]*=)[^"'\n]*`)
+	secretVarRE = regexp.MustCompile(`(?m)^([ +-]Environment=).+$`)
 	configKeyRE = regexp.MustCompile(`(?m)^([ +-][ \t]*(?:agent\.)?(?:token_file|token_files|api_token_file|slot_tokens_file)[ \t]*=.*)$`)
 )
 
@@ -188,7 +189,7 @@ func hideSecrets(diff string) string {
 		hidden := secretKeyRE.ReplaceAllString(p, `$1"***"`)
 		diff = strings.Replace(diff, hidden, p, 1)
 	}
-	return secretEnvRE.ReplaceAllString(diff, "$1***")
+	return secretEnvRE.ReplaceAllString(secretVarRE.ReplaceAllString(diff, "$1***"), "$1***")
 }
 
 // carryOut puts the files in place, starts the services and asks whether the runner is
