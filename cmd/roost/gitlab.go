@@ -45,8 +45,7 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 		return err
 	}
 	if g.Executor == gitlab.ExecutorCustom {
-		uid := uint32(opts.UID)
-		conf.RunAs, conf.Socket = &uid, g.Socket
+		conf.Socket = g.Socket
 		if err := durable.MkdirAll(filepath.Dir(g.Socket), 0o755); err != nil {
 			return fmt.Errorf("gitlab.socket: %w", err)
 		}

@@ -41,11 +41,9 @@ type Config struct {
 	// CAFile holds the certificates of a GitLab that the system does not trust, PEM.
 	// They are also given to jobs, for git.
 	CAFile string `json:"ca_file,omitempty"`
-	// Socket is where the custom executor's calls find us. The jobs' user must reach it.
-	// Default: custom.sock in Settings.Dir, which nobody but ourselves can enter.
+	// Socket is where the custom executor's calls find us: those of root and of our own user.
+	// Default: custom.sock in Settings.Dir.
 	Socket string `json:"socket,omitempty"`
-	// RunAs is the user, by number, who may use that socket besides root.
-	RunAs *uint32 `json:"run_as,omitempty"`
 
 	// HoldMS is how long a request for a job waits for one. The runner's own limit is
 	// 10 minutes. Default 4 minutes.

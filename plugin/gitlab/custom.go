@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -111,8 +110,7 @@ func (c *customs) holds(attempt snapshot.ID) bool {
 	return false
 }
 
-// listen opens the socket. Who may use it is decided by who they are, not by the
-// file's mode: jobs can reach it.
+// listen opens the socket, for root and ourselves.
 func (c *customs) listen(ctx context.Context) (*http.Server, error) {
 	path := c.s.socket
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -122,7 +120,7 @@ func (c *customs) listen(ctx context.Context) (*http.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gitlab: custom executor: %w", err)
 	}
-	if err := os.Chmod(path, 0o666); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(path, 0o600); err != nil {
 		l.Close() //nolint:errcheck // the first error is the one to tell
 		return nil, err
 	}
@@ -148,20 +146,16 @@ func (c *customs) listen(ctx context.Context) (*http.Server, error) {
 // peerKey finds the user behind a connection.
 type peerKey struct{}
 
-// allowed: root, ourselves, and the user whose jobs these are. A job of that user can
-// call too; it needs the token of the job that it speaks of.
-func (c *customs) allowed(ctx context.Context) bool {
+// allowed: root and ourselves. Not the jobs' user: what a job is, and so whose workspace it gets, is
+// believed of the caller, since nobody asks GitLab.
+func allowed(ctx context.Context) bool {
 	uid, ok := ctx.Value(peerKey{}).(uint32)
-	users := []uint32{0, uint32(max(0, os.Geteuid()))}
-	if c.s.cfg.RunAs != nil {
-		users = append(users, *c.s.cfg.RunAs)
-	}
-	return ok && slices.Contains(users, uid)
+	return ok && (uid == 0 || uid == uint32(max(0, os.Geteuid())))
 }
 
 func (c *customs) serve(w http.ResponseWriter, r *http.Request) {
-	if !c.allowed(r.Context()) {
-		refuse(w, http.StatusForbidden, "only root and the jobs' user may ask")
+	if !allowed(r.Context()) {
+		refuse(w, http.StatusForbidden, "only a runner that runs as root, or as the agent's user, may ask")
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxPayload+maxPayload/2)

@@ -3,11 +3,8 @@ package gitlab
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -174,7 +171,7 @@ func (c *customs) cleanup(q custom.Request, info jobInfo) (*custom.Answer, error
 		next.Ended = true
 		if !j.succeeded() {
 			next.Outcome = plugin.OutcomeFailed
-		} else if err := scrub(j.Answer.View, q.Payload); err != nil {
+		} else if err := custom.Scrub(j.Answer.View, q.Payload); err != nil {
 			c.s.log.Error("secrets of a job can't be removed; its workspace is not kept", "job", j.Job, "error", err)
 			next.Outcome = plugin.OutcomeFailed
 		}
@@ -212,31 +209,6 @@ func (c *customs) end(j *customJob) (lines []string, ok bool) {
 		c.forget(j)
 	}
 	return lines, ok
-}
-
-// scrub removes what the runner keeps beside the project's directory, which is in the
-// workspace here: settings of git with the job's token, and files with secrets. The job could have put
-// anything there, so that nothing is followed out of the workspace.
-func scrub(view string, payload []byte) error {
-	if view == "" {
-		return nil
-	}
-	rel, err := custom.ProjectPath(payload)
-	if err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(view)
-	if err != nil {
-		return err
-	}
-	defer root.Close() //nolint:errcheck // only read from
-	if err := root.RemoveAll(rel + ".tmp"); err != nil {
-		return err
-	}
-	if _, err := root.Lstat(rel + ".tmp"); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s.tmp is still there", rel)
-	}
-	return nil
 }
 
 // reconcile compares the records with what the agent holds. A job whose runner will

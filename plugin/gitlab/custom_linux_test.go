@@ -176,8 +176,8 @@ func TestCustomWithout(t *testing.T) {
 	require.Equal(t, 2, needs.exit(needs.client().Config(t.Context())))
 }
 
-// TestCustomStrangers: who is not root or the jobs' user, or has another job's id without its
-// token, changes nothing.
+// TestCustomStrangers: who is not root or the agent's user, or has another job's id without its
+// token, changes nothing. A job could name any project as its own.
 func TestCustomStrangers(t *testing.T) {
 	h := customHouse(t)
 	h.agent.queue <- &plugin.Grant{Attempt: attemptOf("7")}
@@ -189,13 +189,10 @@ func TestCustomStrangers(t *testing.T) {
 	require.Zero(t, h.agent.sealed())
 	require.Empty(t, h.agent.outcomes())
 
-	c := &customs{s: &service{cfg: &Config{}}}
-	require.False(t, c.allowed(t.Context()))
-	require.False(t, c.allowed(context.WithValue(t.Context(), peerKey{}, uint32(os.Geteuid()+12345))))
-	uid := uint32(12345)
-	c.s.cfg.RunAs = &uid
-	require.True(t, c.allowed(context.WithValue(t.Context(), peerKey{}, uid)))
-	require.True(t, c.allowed(context.WithValue(t.Context(), peerKey{}, uint32(0))))
+	require.False(t, allowed(t.Context()))
+	require.False(t, allowed(context.WithValue(t.Context(), peerKey{}, uint32(os.Geteuid()+12345))))
+	require.True(t, allowed(context.WithValue(t.Context(), peerKey{}, uint32(os.Geteuid()))))
+	require.True(t, allowed(context.WithValue(t.Context(), peerKey{}, uint32(0))))
 }
 
 // TestCustomRestart: what is held without a record is no job to be given to somebody else.
@@ -204,6 +201,22 @@ func TestCustomRestart(t *testing.T) {
 	h.again(attemptOf("7"))
 	eventually(t, func() bool { return len(h.agent.outcomes()) == 1 }, "never ended")
 	require.Equal(t, plugin.OutcomeSystem, h.agent.outcomes()[0])
+}
+
+// TestScrubStaysInside: a link that a job put in the place of its view leads nowhere.
+func TestScrubStaysInside(t *testing.T) {
+	payload := []byte(`{"git_info":{"repo_url":"https://h/group/app.git"}}`)
+	out := t.TempDir()
+	theirs := filepath.Join(out, "group", "app.tmp", "file")
+	require.NoError(t, os.MkdirAll(filepath.Dir(theirs), 0o755))
+	require.NoError(t, os.WriteFile(theirs, nil, 0o600))
+	link := filepath.Join(t.TempDir(), "view")
+	require.NoError(t, os.Symlink(out, link))
+	require.Error(t, custom.Scrub(link, payload))
+	require.FileExists(t, theirs)
+	require.NoError(t, custom.Scrub(out, payload))
+	require.NoFileExists(t, theirs)
+	require.NoError(t, custom.Scrub("", payload))
 }
 
 func TestProjectPath(t *testing.T) {

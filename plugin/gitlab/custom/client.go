@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -89,7 +90,11 @@ func (c *Client) Prepare(ctx context.Context) error {
 func (c *Client) Cleanup(ctx context.Context) error {
 	a, err := c.call(ctx, PathStage, Request{Stage: "cleanup"}, time.Minute)
 	if err == nil && a.View != "" {
-		if err := c.scrub(a.View); err != nil {
+		payload, err := c.payload()
+		if err == nil {
+			err = Scrub(a.View, payload)
+		}
+		if err != nil {
 			fmt.Fprintf(c.Stderr, "roost: %v\n", err) // the plugin looks, and keeps nothing then
 		}
 	}
@@ -104,23 +109,35 @@ func (c *Client) Cleanup(ctx context.Context) error {
 	return nil
 }
 
-// scrub removes what the runner keeps beside the project's directory, with the job's token
-// in it, as the user that wrote it.
-func (c *Client) scrub(view string) error {
-	payload, err := c.payload()
-	if err != nil {
-		return err
+// Scrub removes what the runner keeps beside the project's directory, which is in the
+// workspace here: settings of git with the job's token, and files with secrets. The job could have
+// put anything there, a link in the place of the view too: nothing is followed out of its slot.
+// A job without a view has nothing to remove.
+func Scrub(view string, payload []byte) error {
+	if view == "" {
+		return nil
 	}
 	rel, err := ProjectPath(payload)
 	if err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(view)
+	slot, err := os.OpenRoot(filepath.Dir(view))
+	if err != nil {
+		return err
+	}
+	defer slot.Close() //nolint:errcheck // only read from
+	root, err := slot.OpenRoot(filepath.Base(view))
 	if err != nil {
 		return err
 	}
 	defer root.Close() //nolint:errcheck // only read from
-	return root.RemoveAll(rel + ".tmp")
+	if err := root.RemoveAll(rel + ".tmp"); err != nil {
+		return err
+	}
+	if _, err := root.Lstat(rel + ".tmp"); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s.tmp is still there", rel)
+	}
+	return nil
 }
 
 // ProjectPath is where a job's project lies below its builds directory: by the address of its
