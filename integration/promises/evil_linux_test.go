@@ -3,6 +3,7 @@ package promises
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,7 @@ import (
 type attack struct {
 	rawIndex
 	r      *rand.Rand
+	base   *snapshot.Manifest
 	victim string // a directory outside of the store that nobody may touch
 	serve  func(d snapshot.Digest, b []byte) []byte
 	lie    bool // about the manifest
@@ -99,6 +101,22 @@ var attacks = map[string]func(a *attack){
 	"hard link": func(a *attack) {
 		e := &a.file().Entry
 		e.Link = oneOf(a.r, "no/where", "../evil", a.victim+"/canary", "p0", "base", "base/out", "base/kept", e.Path, "\x00", "a", "..")
+	},
+	"hard links": func(a *attack) { // of files that could all be one, in groups that some are not in
+		alike := a.content("l0")
+		if a.r.IntN(2) == 0 {
+			none, _ := a.base.Find("base/none")
+			alike = *none
+			alike.Source, alike.Link = "", ""
+		}
+		names := []string{"base/a", "l0", "l1", "l2", "z", "base/none", "base/none2", "no/where", ""}
+		for _, p := range names[:2+a.r.IntN(4)] {
+			alike.Path, alike.Link = p, names[a.r.IntN(len(names))]
+			if alike.Link > p { // refused for that alone
+				alike.Link = ""
+			}
+			a.put(alike)
+		}
 	},
 	"hard link of another size": func(a *attack) {
 		e := a.content("l1")
@@ -286,17 +304,19 @@ var attacks = map[string]func(a *attack){
 		}
 	},
 	"another pack": func(a *attack) {
-		a.serve = func(_ snapshot.Digest, b []byte) []byte {
-			switch out := bytes.Clone(b); a.r.IntN(4) {
+		seed := a.r.Uint64()
+		a.serve = func(d snapshot.Digest, b []byte) []byte {
+			r := rand.New(rand.NewPCG(seed, binary.LittleEndian.Uint64(d[:]))) // several are served at a time
+			switch out := bytes.Clone(b); r.IntN(4) {
 			case 0:
-				return out[:a.r.IntN(len(out))]
+				return out[:r.IntN(len(out))]
 			case 1:
 				for i := range out {
-					out[i] = byte(a.r.Uint32())
+					out[i] = byte(r.Uint32())
 				}
 				return out
 			case 2:
-				out[8+a.r.IntN(len(out)-8)] ^= 1
+				out[8+r.IntN(len(out)-8)] ^= 1
 				return out
 			default:
 				return nil
@@ -305,15 +325,18 @@ var attacks = map[string]func(a *attack){
 	},
 	"manifest": func(a *attack) { a.lie = true },
 	"bytes": func(a *attack) {
-		a.edit = func(b []byte) []byte {
-			for range 1 + a.r.IntN(4) {
-				b[a.r.IntN(len(b))] = byte(a.r.Uint32())
+		seed := a.r.Uint64()
+		a.edit = func(b []byte) []byte { // the same each time: it is encoded twice
+			r := rand.New(rand.NewPCG(seed, 1))
+			for range 1 + r.IntN(4) {
+				b[r.IntN(len(b))] = byte(r.Uint32())
 			}
 			return b
 		}
 	},
 	"cut": func(a *attack) {
-		a.edit = func(b []byte) []byte { return b[:a.r.IntN(len(b))] }
+		part := a.r.Float64()
+		a.edit = func(b []byte) []byte { return b[:int(part*float64(len(b)))] }
 	},
 	"more": func(a *attack) { a.trailing = []byte(oneOf(a.r, "\x00", "more", strings.Repeat("\xff", 100))) },
 }
@@ -323,7 +346,7 @@ var attacks = map[string]func(a *attack){
 // outside of it nothing changes either way.
 func TestEvilLayers(t *testing.T) {
 	n := count(92, 300, 1500)
-	r, _ := seeded(t)
+	_, seed := seeded(t)
 	names := make([]string, 0, len(attacks))
 	for name := range attacks {
 		names = append(names, name)
@@ -334,7 +357,7 @@ func TestEvilLayers(t *testing.T) {
 		e := newEvil(t, driver)
 		refused, harmless := 0, 0
 		for i := range n / len(working(t)) {
-			if e.offer(names[i%len(names)], r) {
+			if e.offer(names[i%len(names)], rand.New(rand.NewPCG(seed, uint64(i)))) {
 				refused++
 			} else {
 				harmless++
@@ -367,6 +390,8 @@ func newEvil(t *testing.T, driver string) *evil {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, "base"), 0o755))
 		require.NoError(t, os.Mkdir(filepath.Join(dir, "p0"), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "base/kept"), []byte("kept"), 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "base/none"), nil, 0o644))
+		require.NoError(t, os.Link(filepath.Join(dir, "base/none"), filepath.Join(dir, "base/none2")))
 		require.NoError(t, os.Symlink(e.victim, filepath.Join(dir, "base/out")))
 	})
 	top := e.job(func(dir string) { require.NoError(t, garden(dir, 9, 25, false)) }, e.baseID)
@@ -436,7 +461,7 @@ func (e *evil) offer(name string, r *rand.Rand) (refused bool) {
 	t := e.t
 	ix, err := pack.ReadIndex(bytes.NewReader(e.index))
 	require.NoError(t, err)
-	a := &attack{rawIndex: rawIndex{ix: ix}, r: r, victim: e.victim}
+	a := &attack{rawIndex: rawIndex{ix: ix}, r: r, base: e.base, victim: e.victim}
 	attacks[name](a)
 	spec := *e.good
 	spec.ID = newID(t)

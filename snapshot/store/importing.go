@@ -185,6 +185,7 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []Impor
 	}
 	defer b.file.Abort()
 	spec, base, basePlace, ix, got := &b.spec, b.base, b.basePlace, b.ix, b.tree
+	ix.Changes = tree.Relink(got, ix.Changes)
 	have := base
 	if spec.Base == "" {
 		have = s.alike(ctx, spec, got)

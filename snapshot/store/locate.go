@@ -7,6 +7,7 @@ import (
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
 )
 
 // maxLocated bounds the chunks that a locator keeps, about 100 bytes each.
@@ -145,7 +146,12 @@ func (s *Store) wholeIndex(ctx context.Context, id snapshot.ID, m *snapshot.Mani
 		return nil, err
 	}
 	if len(chain) == 1 {
-		return s.readIndex(chain[0].Index)
+		ix, err := s.readIndex(chain[0].Index)
+		if err != nil {
+			return nil, err
+		}
+		ix.Changes = tree.Relink(m, ix.Changes)
+		return ix, nil
 	}
 	key, err := s.KeyOf(id)
 	if err != nil {

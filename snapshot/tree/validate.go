@@ -63,6 +63,8 @@ func ValidateChanges(changes []snapshot.Change) error {
 			why = "both deleted and replaced"
 		case ch.Delete && p == "":
 			why = "the root is deleted"
+		case ch.Replace && p == "": // a list against nothing says that
+			why = "the root is replaced"
 		case ch.Delete:
 			why = pathFault(p)
 		case ch.Replace && ch.Entry.Type != snapshot.TypeDir:

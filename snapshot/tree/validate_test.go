@@ -146,6 +146,7 @@ func TestValidateChanges(t *testing.T) {
 		{"root a file", "the root is not a directory", []snapshot.Change{file("")}},
 		{"deleted out", ". or ..", []snapshot.Change{del("../x")}},
 		{"deleted and replaced", "both", []snapshot.Change{{Delete: true, Replace: true, Entry: snapshot.Entry{Path: "a"}}}},
+		{"root replaced", "root", []snapshot.Change{{Replace: true, Entry: dir("").Entry}}},
 		{"file replaced", "only a directory", []snapshot.Change{{Replace: true, Entry: file("a").Entry}}},
 		{"directory replaced", "", []snapshot.Change{{Replace: true, Entry: dir("a").Entry}, file("a/b")}},
 		{"twice", "twice", []snapshot.Change{file("a"), del("a")}},

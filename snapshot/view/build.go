@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"slices"
 
 	"github.com/roost-ci/roost/snapshot"
@@ -147,6 +148,27 @@ func (b *builder) finish() error {
 	return nil
 }
 
+// changedBy reports whether sorted changes make or delete what is at p. If not, and it
+// is there, it is the base's.
+func changedBy(changes []snapshot.Change, p string) bool {
+	for at, up := p, false; ; at, up = path.Dir(at), true {
+		if at == "." {
+			at = ""
+		}
+		i, ok := slices.BinarySearchFunc(changes, at, func(c snapshot.Change, at string) int {
+			return snapshot.ComparePaths(c.Entry.Path, at)
+		})
+		switch {
+		case !ok:
+		case !up, changes[i].Delete, changes[i].Replace, changes[i].Entry.Type != snapshot.TypeDir:
+			return true
+		}
+		if at == "" {
+			return false
+		}
+	}
+}
+
 // linkGroups knows the first name of each hard-linked file among changes.
 type linkGroups map[string]*snapshot.Entry
 
@@ -178,16 +200,17 @@ func (b *builder) apply(ctx context.Context, l layout, changes []snapshot.Change
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := b.change(ctx, l, i, &changes[i], links, file); err != nil {
+		if err := b.change(ctx, l, i, changes, links, file); err != nil {
 			return fmt.Errorf("%q: %w", changes[i].Entry.Path, err)
 		}
 	}
 	return nil
 }
 
-func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Change, links linkGroups,
+func (b *builder) change(ctx context.Context, l layout, i int, changes []snapshot.Change, links linkGroups,
 	file func(i int, e *snapshot.Entry) error,
 ) error {
+	c := &changes[i]
 	e := &c.Entry
 	if e.Path == "" {
 		if c.Delete || e.Type != snapshot.TypeDir {
@@ -223,7 +246,7 @@ func (b *builder) change(ctx context.Context, l layout, i int, c *snapshot.Chang
 	if err != nil {
 		return err
 	}
-	if first == "" && e.Link != "" && e.Link != e.Path && b.p.fileOf(e.Link, e.Size) {
+	if first == "" && e.Link != "" && !changedBy(changes, e.Link) && b.p.fileOf(e.Link, e.Size) {
 		// The group has names that did not change: they are still here.
 		first = e.Link
 	}

@@ -3,6 +3,7 @@ package view_test
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +148,40 @@ func TestReconcileKeepsSlots(t *testing.T) {
 			require.Equal(t, 1, strings.Count(string(b), " "+slots+" "))
 			require.NoError(t, d.Seal(t.Context(), made[0]))
 			require.NoError(t, d.Discard(t.Context(), made[1]))
+		})
+	}
+}
+
+// TestLinks: groups of hard links, in every way that they can come about.
+func TestLinks(t *testing.T) {
+	testenv.Require(t, testenv.Overlay)
+	lines := 6
+	if n, err := strconv.Atoi(os.Getenv("ROOST_LINES")); err == nil {
+		lines = n
+	}
+	seed := uint64(time.Now().UnixNano())
+	if n, err := strconv.ParseUint(os.Getenv("ROOST_SEED"), 10, 64); err == nil {
+		seed = n
+	}
+	t.Logf("ROOST_SEED=%d", seed)
+	dirs := map[string]string{}
+	for _, d := range []struct {
+		fs, name string
+		open     opener
+		images   bool
+		exact    bool
+	}{
+		{testenv.Ext4, "copy", view.NewCopy, false, true},
+		{testenv.Ext4, "overlay", view.NewOverlay, false, false},
+		{testenv.Ext4, "erofs", view.NewErofs, false, false},
+		{testenv.Ext4, "erofs, an image of every layer", newImaging, true, false},
+		{testenv.XFS, "reflink", view.NewReflink, false, true},
+	} {
+		if dirs[d.fs] == "" {
+			dirs[d.fs] = testenv.Disk(t, d.fs, 1<<30)
+		}
+		t.Run(d.name, func(t *testing.T) {
+			viewtest.Suite{Open: openWith(d.open, view.Options{}), Dir: dirs[d.fs], Images: d.images}.Links(t, seed, lines, d.exact)
 		})
 	}
 }
