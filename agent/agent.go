@@ -141,13 +141,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	var quit func()
 	a.quitting, quit = context.WithCancel(out)
 	defer quit()
+	var own sync.WaitGroup
+	defer own.Wait()
+	defer stop()
+	kept := a.keep(out, &own)
 	left, todo, err := a.recover(ctx, out)
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
-	var own sync.WaitGroup
-	defer own.Wait()
-	defer stop()
 	own.Go(func() { a.ended("store", a.o.Store.Run(out)) })
 	own.Go(func() { a.ended("upload", a.up.Run(out)) })
 
@@ -161,11 +162,27 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.o.Ready != nil {
 		a.o.Ready()
 	}
-	return a.serve(ctx, out, quit, stop, left, todo, over)
+	return a.serve(ctx, out, kept, quit, stop, left, todo, over)
+}
+
+// keep runs the process of an adapter that has one, until out ends. The channel gives
+// an error if it can't be kept running.
+func (a *Agent) keep(out context.Context, own *sync.WaitGroup) <-chan error {
+	broken := make(chan error, 1)
+	if k, ok := a.o.Adapter.(interface {
+		Keep(ctx context.Context) error
+	}); ok {
+		own.Go(func() {
+			if err := k.Keep(out); err != nil {
+				broken <- err
+			}
+		})
+	}
+	return broken
 }
 
 // serve does everything between registration and good-bye.
-func (a *Agent) serve(ctx, out context.Context, leaving, stop func(), left []leftover, todo []func(), over map[snapshot.ID]bool) error {
+func (a *Agent) serve(ctx, out context.Context, broken <-chan error, leaving, stop func(), left []leftover, todo []func(), over map[snapshot.ID]bool) error {
 	ctx, quit := context.WithCancelCause(ctx)
 	defer quit(nil)
 	beats, stopBeats := context.WithCancel(out)
@@ -180,6 +197,13 @@ func (a *Agent) serve(ctx, out context.Context, leaving, stop func(), left []lef
 	a.resumePacking(out)
 
 	hosted := a.host(ctx, quit)
+	keep.Go(func() {
+		select {
+		case err := <-broken:
+			quit(&pluginError{err})
+		case <-beats.Done():
+		}
+	})
 
 	a.claims(ctx, out)
 	fatal := context.Cause(ctx)
@@ -205,8 +229,8 @@ func (a *Agent) serve(ctx, out context.Context, leaving, stop func(), left []lef
 	stop()
 	a.behind.Wait()
 	var taken *nameTakenError
-	var broken *pluginError
-	if errors.As(fatal, &taken) || errors.As(fatal, &broken) {
+	var unkept *pluginError
+	if errors.As(fatal, &taken) || errors.As(fatal, &unkept) {
 		return fmt.Errorf("agent %s: %w", a.o.Name, fatal)
 	}
 	return nil

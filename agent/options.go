@@ -78,15 +78,17 @@ type Options struct {
 	BuildsDir   string
 	Coordinator *api.Client
 	Store       Store
-	// Adapter runs jobs in this process. A host has either it or Plugin.
+	// Adapter runs jobs. A host has either it or Plugin. One that has
+	// Keep(ctx) error, as *pluginhost.Jobs, lives in a process that Keep keeps
+	// running: Run calls it before anything else, and ends it when no job is left.
 	Adapter plugin.Adapter
 	// Plugin makes what has runners that ask for jobs: a job is taken only while one of
 	// them wants it. It is called once, by New, with what the plugin may call as
 	// long as Run of it lasts. Pool says whose jobs they are.
 	Plugin func(a plugin.Agent) (Plugin, error)
 	Pool   *api.Pool
-	// UID and GID are the user of Plugin's runners: they own fresh views and the
-	// directories of slots. Adapter says it by itself.
+	// UID and GID are the user of the jobs: they own fresh views and the directories
+	// of slots. An Adapter that has Owner() says it by itself.
 	UID, GID int
 	// SlotsDir has a directory for each slot, in which views appear. Default: slots in
 	// the store's directory. The copying drivers need it on the store's file system.

@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"time"
 
 	"github.com/roost-ci/roost/snapshot"
@@ -31,11 +32,40 @@ type Plugin interface {
 	Lost(ctx context.Context, attempt snapshot.ID, why string) error
 }
 
+// Runner is a plugin that runs the jobs of Roost's own pipelines: it has no runners
+// that ask, the agent gives it each job together with a workspace that is ready, seals
+// and discards by itself, and keeps the log. Such a plugin calls nothing of Agent.
+//
+// A job should survive the plugin, as a runner's job does. When a process of the plugin
+// has died under Run, the agent starts another one and calls Run again for the same
+// attempt, with Job.Have:
+//   - one that still runs, or that ended meanwhile, is joined: its output goes on
+//     at byte Job.Have, its result is the one that it has;
+//   - one of which nothing has run is begun;
+//   - of one that ran and can't be joined nothing is left running, and its result is
+//     StatusSystemFailure. No script is begun twice.
+//
+// What a Write to log returned for is the agent's; what it did not return for has to be
+// there for the next Run. A result is kept until Kill, which the agent calls when
+// it has it. A job never outlives its agent.
+type Runner interface {
+	Plugin
+
+	// Run is Adapter's. It waits for Serve. The job is stopped by the end of ctx alone,
+	// not by that of Serve.
+	Run(ctx context.Context, job Job, log io.Writer) (Result, error)
+
+	// Kill is Adapter's. It waits for Serve.
+	Kill(ctx context.Context, attempt snapshot.ID) error
+}
+
 // Description is who a plugin is.
 type Description struct {
 	Name     string `json:"name"` // the word in configuration: "gitlab"
 	Version  string `json:"version"`
 	Contract int    `json:"contract"`
+	// Runs says that it is a Runner. wire.Main knows by itself.
+	Runs bool `json:"runs,omitempty"`
 }
 
 // Settings are what a plugin is told when it begins.

@@ -37,6 +37,9 @@ type Job struct {
 	AfterTimeout time.Duration
 	// Grace is how long processes have between SIGTERM and SIGKILL.
 	Grace time.Duration
+	// Have is how many bytes of its output are known already, from an earlier Run of
+	// the same attempt (see Runner). 0 the first time.
+	Have int64
 }
 
 // Source is a commit of a git repository.

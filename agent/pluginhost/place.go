@@ -34,11 +34,20 @@ func findUser(name string) (*wire.User, error) {
 	return &wire.User{UID: uint32(uid), GID: uint32(gid)}, nil
 }
 
+// passed are the variables that a plugin sees of the agent's: who and where it is, and
+// how this host reaches others. A proxy's address may hold a password, which the
+// plugin needs as much as the agent does; no job sees it.
+var passed = []string{
+	"PATH", "HOME", "TMPDIR", "LANG",
+	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+	"SSL_CERT_FILE", "SSL_CERT_DIR",
+}
+
 // environment is all that a plugin sees of the agent's. One that is another user is at home in
 // its own directory.
 func (h *Host) environment() []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG"} {
+	for _, name := range passed {
 		v, ok := os.LookupEnv(name)
 		if name == "HOME" && h.user != nil {
 			v, ok = h.o.Settings.Dir, true

@@ -39,6 +39,8 @@ type Options struct {
 	Started func(d plugin.Description, pid int)
 	Log     hclog.Logger
 	Now     func() time.Time
+
+	runs bool // it must be a plugin.Runner
 }
 
 // Restart says how long to wait before a plugin that ended is started again: First,
@@ -57,6 +59,7 @@ type Host struct {
 	o    Options
 	user *wire.User
 	lost losses
+	up   upness
 
 	sockets string // where they are now; Run's alone
 }
@@ -92,12 +95,12 @@ func New(o Options) (*Host, error) {
 		o.Now = time.Now
 	}
 	o.Settings.Slots = slices.Clone(o.Settings.Slots)
-	return &Host{o: o, user: user, lost: newLosses(o.Log)}, nil
+	return &Host{o: o, user: user, lost: newLosses(o.Log), up: upness{again: make(chan struct{})}}, nil
 }
 
 // Run runs the plugin until ctx ends and returns nil then; no process of it is left. An
 // error says that the program must not or can't be this plugin, now and later:
-// ErrPin, ErrWritable, ErrName, wire.ErrContract. It is called once.
+// ErrPin, ErrWritable, ErrName, ErrNoRunner, wire.ErrContract. It is called once.
 func (h *Host) Run(ctx context.Context) error {
 	if err := h.makeDir(); err != nil {
 		return err
@@ -127,7 +130,7 @@ func (h *Host) Run(ctx context.Context) error {
 }
 
 func final(err error) bool {
-	for _, e := range []error{ErrPin, ErrWritable, ErrName, wire.ErrContract} {
+	for _, e := range []error{ErrPin, ErrWritable, ErrName, ErrNoRunner, wire.ErrContract} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -146,6 +149,9 @@ func (h *Host) once(ctx context.Context) error {
 	if h.o.Name != "" && d.Name != h.o.Name {
 		return fmt.Errorf("%w: it is %.60q, not %q", ErrName, d.Name, h.o.Name)
 	}
+	if h.o.runs && !d.Runs {
+		return fmt.Errorf("%w: %.60q", ErrNoRunner, d.Name)
+	}
 	h.o.Log.Info("plugin started", "plugin", d.Name, "version", d.Version, "pid", p.Pid())
 	if h.o.Started != nil {
 		h.o.Started(d, p.Pid())
@@ -157,6 +163,9 @@ func (h *Host) once(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- p.Plugin.Serve(ctx, h.o.Settings, &guard{Agent: h.o.Agent, h: h}) }()
 	wg.Go(func() { h.lost.tell(telling, h.o.Agent, p.Plugin) })
+	if r, ok := p.Plugin.(plugin.Runner); ok {
+		h.up.set(&process{runner: r, gone: p.Done()})
+	}
 	select {
 	case err = <-served:
 	case <-ctx.Done():

@@ -224,6 +224,11 @@ func alive(pid int) bool {
 func TestServesAndEnds(t *testing.T) {
 	t.Setenv("ROOST_TOKEN", "secret")
 	t.Setenv("LANG", "C.UTF-8")
+	reach := []string{"https_proxy=http://u:p@proxy:3128", "NO_PROXY=.here", "SSL_CERT_FILE=/etc/ca.pem"}
+	for _, kv := range reach {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
 	r := run(t, "")
 	s := r.l.next(t)
 	require.Equal(t, "serve", s.What)
@@ -231,12 +236,13 @@ func TestServesAndEnds(t *testing.T) {
 	env := strings.Join(s.Env, "\n")
 	require.NotContains(t, env, "secret")
 	require.Contains(t, env, "LANG=C.UTF-8")
+	require.Subset(t, s.Env, reach)
 	for _, kv := range s.Env {
 		name, _, _ := strings.Cut(kv, "=")
 		switch {
 		case strings.HasPrefix(name, "PLUGIN_"), name == "ROOST_PLUGIN":
 		default:
-			require.Contains(t, []string{"PATH", "HOME", "TMPDIR", "LANG"}, name)
+			require.Contains(t, passed, name)
 		}
 	}
 	fi, err := os.Stat(r.o.Settings.Dir)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,8 +12,10 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/roost-ci/roost/agent"
+	"github.com/roost-ci/roost/agent/pluginhost"
 	"github.com/roost-ci/roost/configs"
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/exec"
 	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/snapshot/view"
@@ -62,26 +65,48 @@ func (o *agentOptions) assemble(ctx context.Context, all configs.Config, client 
 	}, nil
 }
 
-// adapter wires what runs the agent's jobs: the host's GitLab runners, or the agent
-// itself.
+// adapter wires what runs the agent's jobs: the host's GitLab runners, or processes of
+// this host.
 func adapter(opts *agent.Options, all configs.Config, log hclog.Logger) error {
 	if all.GitLab.On() {
 		return gitlabAdapter(opts, all, log)
 	}
-	cfg := all.Agent
-	linuxRoot := os.Geteuid() == 0 && runtime.GOOS == "linux"
-	runner, err := exec.New(exec.Options{
-		RootMode: linuxRoot, RunAs: cfg.RunAs, StateDir: filepath.Join(cfg.StoreDir, "exec"),
-		Hide: []string{cfg.StoreDir}, Log: log.Named("exec"),
-	})
-	if err != nil {
+	if err := execAdapter(opts, all.Agent, log); err != nil {
 		return fmt.Errorf("jobs can't run here: %w", err)
 	}
-	opts.Adapter = runner
-	if linuxRoot {
+	return nil
+}
+
+// execAdapter wires the agent to the plugin that runs jobs as processes. What can be known
+// to be wrong is found here, not when the first job comes.
+func execAdapter(opts *agent.Options, cfg configs.Agent, log hclog.Logger) error {
+	o := exec.Options{
+		RootMode: os.Geteuid() == 0 && runtime.GOOS == "linux", RunAs: cfg.RunAs, Hide: []string{cfg.StoreDir},
+	}
+	var err error
+	if o.RunAs, opts.UID, opts.GID, err = exec.Check(o); err != nil {
+		return err
+	}
+	if o.RootMode {
 		opts.BuildsDir = cfg.BuildsDir
 	}
-	return nil
+	dir := filepath.Join(cfg.StoreDir, "exec")
+	if runtime.GOOS == "windows" { // where plugins were never tried
+		o.StateDir, o.Log = dir, log.Named("exec")
+		opts.Adapter, err = exec.New(o)
+		return err
+	}
+	raw, err := json.Marshal(exec.Config{RootMode: o.RootMode, RunAs: o.RunAs, Hide: o.Hide})
+	if err != nil {
+		return err
+	}
+	opts.Adapter, err = pluginhost.NewJobs(pluginhost.Options{
+		Name:     exec.Name,
+		Program:  pluginhost.Program{Args: []string{"plugin", exec.Name}},
+		Settings: plugin.Settings{Host: opts.Name, Dir: dir, Config: raw},
+		Log:      log.Named("plugin"),
+	})
+	return err
 }
 
 // tuningOf translates what can change while the agent runs.

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/roost-ci/roost/plugin/exec"
 	"github.com/roost-ci/roost/plugin/gitlab"
 	"github.com/roost-ci/roost/plugin/wire"
 )
@@ -17,6 +18,14 @@ func newPlugin() *cobra.Command {
 		Args:  cobra.NoArgs,
 		Run: func(*cobra.Command, []string) {
 			wire.Main(gitlab.New(gitlab.Options{Version: version, Log: wire.Logger().Named("gitlab")}))
+		},
+	})
+	c.AddCommand(&cobra.Command{
+		Use:   "exec",
+		Short: "Run the jobs of Roost's own pipelines as processes of this host",
+		Args:  cobra.NoArgs,
+		Run: func(*cobra.Command, []string) {
+			wire.Main(exec.NewPlugin(version, wire.Logger().Named("exec")))
 		},
 	})
 	return c

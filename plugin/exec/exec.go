@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	osexec "os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -86,9 +85,9 @@ func New(o Options) (*Adapter, error) {
 		o.SourceTimeout = defaultSourceTimeout
 	}
 	if o.Shell == "" {
-		sh, err := osexec.LookPath("bash")
+		sh, err := findShell()
 		if err != nil {
-			return nil, fmt.Errorf("exec adapter: scripts are run by bash, which is not in PATH: %w", err)
+			return nil, fmt.Errorf("exec adapter: %w", err)
 		}
 		o.Shell = sh
 	}
@@ -142,6 +141,17 @@ func (a *Adapter) Owner() (uid, gid int) {
 		return 0, 0
 	}
 	return int(a.user.UID), int(a.user.GID)
+}
+
+// join is Run for a plugin.Runner.
+func (a *Adapter) join(ctx context.Context, job plugin.Job, log io.Writer) (plugin.Result, error) {
+	if _, err := os.Stat(filepath.Join(a.o.StateDir, string(job.Attempt))); err == nil {
+		if err := a.Kill(ctx, job.Attempt); err != nil {
+			return plugin.Result{}, err
+		}
+		return plugin.Result{Status: plugin.StatusSystemFailure, Reason: errLost.Error()}, nil
+	}
+	return a.Run(ctx, job, log)
 }
 
 // Run implements plugin.Adapter.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	osexec "os/exec"
 	"os/user"
 	"strconv"
 	"strings"
@@ -15,6 +16,38 @@ type identity struct {
 	UID    uint32
 	GID    uint32
 	Groups []uint32
+}
+
+// Check says whether jobs can be run here as o says, and as whom: the user in a form
+// for Options.RunAs that means the same in a process with another environment, and who
+// must own a fresh view (0, 0 where views belong to the agent's user anyhow).
+func Check(o Options) (runAs string, uid, gid int, err error) {
+	if o.Shell == "" {
+		if o.Shell, err = findShell(); err != nil {
+			return "", 0, 0, fmt.Errorf("exec adapter: %w", err)
+		}
+	}
+	if !o.RootMode {
+		return "", 0, 0, nil
+	}
+	u, err := identify(o)
+	if err != nil {
+		return "", 0, 0, fmt.Errorf("exec adapter: %w", err)
+	}
+	runAs = o.RunAs
+	if runAs == "" {
+		runAs = fmt.Sprintf("%d:%d", u.UID, u.GID)
+	}
+	return runAs, int(u.UID), int(u.GID), nil
+}
+
+// findShell finds what runs scripts.
+func findShell() (string, error) {
+	sh, err := osexec.LookPath("bash")
+	if err != nil {
+		return "", fmt.Errorf("scripts are run by bash, which is not in PATH: %w", err)
+	}
+	return sh, nil
 }
 
 // identify finds the user of the jobs. Without root it is always our own.

@@ -82,10 +82,13 @@ func (g *glue) GRPCServer(b *goplugin.GRPCBroker, s *grpc.Server) error {
 	}
 	g.server.broker = b
 	wirepb.RegisterPluginServer(s, g.server)
+	if r, ok := g.server.plugin.(plugin.Runner); ok {
+		wirepb.RegisterRunnerServer(s, &runnerServer{runner: r})
+	}
 	return nil
 }
 
 // GRPCClient implements goplugin.GRPCPlugin.
 func (g *glue) GRPCClient(_ context.Context, b *goplugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
-	return &pluginClient{pb: wirepb.NewPluginClient(conn), broker: b}, nil
+	return &pluginClient{pb: wirepb.NewPluginClient(conn), runs: wirepb.NewRunnerClient(conn), broker: b}, nil
 }

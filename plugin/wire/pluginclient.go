@@ -20,6 +20,7 @@ const lastCalls = 10 * time.Second
 // pluginClient is a plugin.Plugin in another process. It lives in the agent's.
 type pluginClient struct {
 	pb     wirepb.PluginClient
+	runs   wirepb.RunnerClient // answered by a plugin.Runner alone
 	broker *goplugin.GRPCBroker
 }
 
@@ -28,7 +29,7 @@ func (c *pluginClient) Describe(ctx context.Context) (plugin.Description, error)
 	if err != nil {
 		return plugin.Description{}, decode(err)
 	}
-	return plugin.Description{Name: d.GetName(), Version: d.GetVersion(), Contract: int(d.GetContract())}, nil
+	return plugin.Description{Name: d.GetName(), Version: d.GetVersion(), Contract: int(d.GetContract()), Runs: d.GetRuns()}, nil
 }
 
 // Serve returns when the plugin has stopped serving, or has died. When ctx ends, the

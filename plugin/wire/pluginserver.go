@@ -38,8 +38,9 @@ func (s *pluginServer) Describe(ctx context.Context, _ *wirepb.DescribeRequest) 
 	if d.Contract == 0 {
 		d.Contract = plugin.Contract
 	}
+	_, runs := s.plugin.(plugin.Runner)
 	return &wirepb.DescribeResponse{
-		Name: clean(d.Name), Version: clean(d.Version), Contract: int32(min(d.Contract, 1<<30)),
+		Name: clean(d.Name), Version: clean(d.Version), Contract: int32(min(d.Contract, 1<<30)), Runs: runs,
 	}, nil
 }
 

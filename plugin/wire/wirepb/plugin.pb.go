@@ -148,6 +148,7 @@ type DescribeResponse struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // the word in configuration: "gitlab"
 	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Contract      int32                  `protobuf:"varint,3,opt,name=contract,proto3" json:"contract,omitempty"` // the version of this contract: 1
+	Runs          bool                   `protobuf:"varint,4,opt,name=runs,proto3" json:"runs,omitempty"`         // it serves Runner
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,6 +202,13 @@ func (x *DescribeResponse) GetContract() int32 {
 		return x.Contract
 	}
 	return 0
+}
+
+func (x *DescribeResponse) GetRuns() bool {
+	if x != nil {
+		return x.Runs
+	}
+	return false
 }
 
 type ServeRequest struct {
@@ -1435,6 +1443,617 @@ func (x *Held) GetAttached() bool {
 	return false
 }
 
+type RunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Step:
+	//
+	//	*RunRequest_Job
+	//	*RunRequest_Stop
+	//	*RunRequest_Got
+	Step          isRunRequest_Step `protobuf_oneof:"step"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunRequest) Reset() {
+	*x = RunRequest{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunRequest) ProtoMessage() {}
+
+func (x *RunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
+func (*RunRequest) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RunRequest) GetStep() isRunRequest_Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+func (x *RunRequest) GetJob() *Job {
+	if x != nil {
+		if x, ok := x.Step.(*RunRequest_Job); ok {
+			return x.Job
+		}
+	}
+	return nil
+}
+
+func (x *RunRequest) GetStop() *Stop {
+	if x != nil {
+		if x, ok := x.Step.(*RunRequest_Stop); ok {
+			return x.Stop
+		}
+	}
+	return nil
+}
+
+func (x *RunRequest) GetGot() *Got {
+	if x != nil {
+		if x, ok := x.Step.(*RunRequest_Got); ok {
+			return x.Got
+		}
+	}
+	return nil
+}
+
+type isRunRequest_Step interface {
+	isRunRequest_Step()
+}
+
+type RunRequest_Job struct {
+	Job *Job `protobuf:"bytes,1,opt,name=job,proto3,oneof"` // first
+}
+
+type RunRequest_Stop struct {
+	Stop *Stop `protobuf:"bytes,2,opt,name=stop,proto3,oneof"` // the job is to end
+}
+
+type RunRequest_Got struct {
+	Got *Got `protobuf:"bytes,3,opt,name=got,proto3,oneof"` // a piece of output has arrived
+}
+
+func (*RunRequest_Job) isRunRequest_Step() {}
+
+func (*RunRequest_Stop) isRunRequest_Step() {}
+
+func (*RunRequest_Got) isRunRequest_Step() {}
+
+// Job is one attempt of a job, ready to run. What a job's author wrote is bytes: it need
+// not be UTF-8. It holds secrets, never to be logged.
+type Job struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Attempt        string                 `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	View           string                 `protobuf:"bytes,3,opt,name=view,proto3" json:"view,omitempty"`     // host-side path of the job's tree
+	Path           string                 `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`     // where the job sees it
+	Source         *Source                `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"` // to check out before the script; not set: nothing
+	Before         [][]byte               `protobuf:"bytes,6,rep,name=before,proto3" json:"before,omitempty"` // shell lines; with script in one shell that stops at the first failure
+	Script         [][]byte               `protobuf:"bytes,7,rep,name=script,proto3" json:"script,omitempty"`
+	After          [][]byte               `protobuf:"bytes,8,rep,name=after,proto3" json:"after,omitempty"`                                                                       // in a shell of its own, whatever happened
+	Env            map[string][]byte      `protobuf:"bytes,9,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // all besides PATH, HOME, USER and the like
+	TimeoutNs      int64                  `protobuf:"varint,10,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`                                            // for before and script together, 0: none
+	AfterTimeoutNs int64                  `protobuf:"varint,11,opt,name=after_timeout_ns,json=afterTimeoutNs,proto3" json:"after_timeout_ns,omitempty"`                           // 0: the plugin's default
+	GraceNs        int64                  `protobuf:"varint,12,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`                                                  // between SIGTERM and SIGKILL
+	Have           int64                  `protobuf:"varint,13,opt,name=have,proto3" json:"have,omitempty"`                                                                       // how many bytes of output the agent has already
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Job) GetAttempt() string {
+	if x != nil {
+		return x.Attempt
+	}
+	return ""
+}
+
+func (x *Job) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Job) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+func (x *Job) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Job) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Job) GetBefore() [][]byte {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *Job) GetScript() [][]byte {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *Job) GetAfter() [][]byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *Job) GetEnv() map[string][]byte {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *Job) GetTimeoutNs() int64 {
+	if x != nil {
+		return x.TimeoutNs
+	}
+	return 0
+}
+
+func (x *Job) GetAfterTimeoutNs() int64 {
+	if x != nil {
+		return x.AfterTimeoutNs
+	}
+	return 0
+}
+
+func (x *Job) GetGraceNs() int64 {
+	if x != nil {
+		return x.GraceNs
+	}
+	return 0
+}
+
+func (x *Job) GetHave() int64 {
+	if x != nil {
+		return x.Have
+	}
+	return 0
+}
+
+// Source is a commit of a git repository.
+type Source struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Ref           string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"` // fetched when the server does not give commit by its name
+	Commit        string                 `protobuf:"bytes,3,opt,name=commit,proto3" json:"commit,omitempty"`
+	Header        string                 `protobuf:"bytes,4,opt,name=header,proto3" json:"header,omitempty"` // one HTTP header for the fetch, a secret
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Source) Reset() {
+	*x = Source{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Source) ProtoMessage() {}
+
+func (x *Source) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Source.ProtoReflect.Descriptor instead.
+func (*Source) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Source) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Source) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *Source) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *Source) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+type Stop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stop) Reset() {
+	*x = Stop{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stop) ProtoMessage() {}
+
+func (x *Stop) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stop.ProtoReflect.Descriptor instead.
+func (*Stop) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{28}
+}
+
+type Got struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Got) Reset() {
+	*x = Got{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Got) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Got) ProtoMessage() {}
+
+func (x *Got) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Got.ProtoReflect.Descriptor instead.
+func (*Got) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{29}
+}
+
+type RunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Step:
+	//
+	//	*RunResponse_Output
+	//	*RunResponse_Result
+	Step          isRunResponse_Step `protobuf_oneof:"step"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunResponse) Reset() {
+	*x = RunResponse{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunResponse) ProtoMessage() {}
+
+func (x *RunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
+func (*RunResponse) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RunResponse) GetStep() isRunResponse_Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+func (x *RunResponse) GetOutput() []byte {
+	if x != nil {
+		if x, ok := x.Step.(*RunResponse_Output); ok {
+			return x.Output
+		}
+	}
+	return nil
+}
+
+func (x *RunResponse) GetResult() *RunResult {
+	if x != nil {
+		if x, ok := x.Step.(*RunResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isRunResponse_Step interface {
+	isRunResponse_Step()
+}
+
+type RunResponse_Output struct {
+	Output []byte `protobuf:"bytes,1,opt,name=output,proto3,oneof"` // at most 1 MiB
+}
+
+type RunResponse_Result struct {
+	Result *RunResult `protobuf:"bytes,2,opt,name=result,proto3,oneof"` // last
+}
+
+func (*RunResponse_Output) isRunResponse_Step() {}
+
+func (*RunResponse_Result) isRunResponse_Step() {}
+
+type RunResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        string                 `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"` // success, failed, timed-out, canceled or system-failure
+	ExitCode      int32                  `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"` // one line for people
+	Commit        string                 `protobuf:"bytes,4,opt,name=commit,proto3" json:"commit,omitempty"` // what was checked out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunResult) Reset() {
+	*x = RunResult{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunResult) ProtoMessage() {}
+
+func (x *RunResult) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunResult.ProtoReflect.Descriptor instead.
+func (*RunResult) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RunResult) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *RunResult) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *RunResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RunResult) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+type KillRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attempt       string                 `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KillRequest) Reset() {
+	*x = KillRequest{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KillRequest) ProtoMessage() {}
+
+func (x *KillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
+func (*KillRequest) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *KillRequest) GetAttempt() string {
+	if x != nil {
+		return x.Attempt
+	}
+	return ""
+}
+
+type KillResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KillResponse) Reset() {
+	*x = KillResponse{}
+	mi := &file_plugin_wire_plugin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KillResponse) ProtoMessage() {}
+
+func (x *KillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_wire_plugin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
+func (*KillResponse) Descriptor() ([]byte, []int) {
+	return file_plugin_wire_plugin_proto_rawDescGZIP(), []int{33}
+}
+
 var File_plugin_wire_plugin_proto protoreflect.FileDescriptor
 
 const file_plugin_wire_plugin_proto_rawDesc = "" +
@@ -1442,11 +2061,12 @@ const file_plugin_wire_plugin_proto_rawDesc = "" +
 	"\x18plugin/wire/plugin.proto\x12\x0froost.plugin.v1\"!\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\"\x11\n" +
-	"\x0fDescribeRequest\"\\\n" +
+	"\x0fDescribeRequest\"p\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
-	"\bcontract\x18\x03 \x01(\x05R\bcontract\"x\n" +
+	"\bcontract\x18\x03 \x01(\x05R\bcontract\x12\x12\n" +
+	"\x04runs\x18\x04 \x01(\bR\x04runs\"x\n" +
 	"\fServeRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x14\n" +
 	"\x05slots\x18\x02 \x03(\x05R\x05slots\x12\x10\n" +
@@ -1520,12 +2140,59 @@ const file_plugin_wire_plugin_proto_rawDesc = "" +
 	"\x04Held\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\x05R\x04slot\x12\x1a\n" +
-	"\battached\x18\x03 \x01(\bR\battached2\xab\x02\n" +
+	"\battached\x18\x03 \x01(\bR\battached\"\x95\x01\n" +
+	"\n" +
+	"RunRequest\x12(\n" +
+	"\x03job\x18\x01 \x01(\v2\x14.roost.plugin.v1.JobH\x00R\x03job\x12+\n" +
+	"\x04stop\x18\x02 \x01(\v2\x15.roost.plugin.v1.StopH\x00R\x04stop\x12(\n" +
+	"\x03got\x18\x03 \x01(\v2\x14.roost.plugin.v1.GotH\x00R\x03gotB\x06\n" +
+	"\x04step\"\xb3\x03\n" +
+	"\x03Job\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04view\x18\x03 \x01(\tR\x04view\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x12/\n" +
+	"\x06source\x18\x05 \x01(\v2\x17.roost.plugin.v1.SourceR\x06source\x12\x16\n" +
+	"\x06before\x18\x06 \x03(\fR\x06before\x12\x16\n" +
+	"\x06script\x18\a \x03(\fR\x06script\x12\x14\n" +
+	"\x05after\x18\b \x03(\fR\x05after\x12/\n" +
+	"\x03env\x18\t \x03(\v2\x1d.roost.plugin.v1.Job.EnvEntryR\x03env\x12\x1d\n" +
+	"\n" +
+	"timeout_ns\x18\n" +
+	" \x01(\x03R\ttimeoutNs\x12(\n" +
+	"\x10after_timeout_ns\x18\v \x01(\x03R\x0eafterTimeoutNs\x12\x19\n" +
+	"\bgrace_ns\x18\f \x01(\x03R\agraceNs\x12\x12\n" +
+	"\x04have\x18\r \x01(\x03R\x04have\x1a6\n" +
+	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\\\n" +
+	"\x06Source\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x10\n" +
+	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06commit\x18\x03 \x01(\tR\x06commit\x12\x16\n" +
+	"\x06header\x18\x04 \x01(\tR\x06header\"\x06\n" +
+	"\x04Stop\"\x05\n" +
+	"\x03Got\"e\n" +
+	"\vRunResponse\x12\x18\n" +
+	"\x06output\x18\x01 \x01(\fH\x00R\x06output\x124\n" +
+	"\x06result\x18\x02 \x01(\v2\x1a.roost.plugin.v1.RunResultH\x00R\x06resultB\x06\n" +
+	"\x04step\"p\n" +
+	"\tRunResult\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12\x1b\n" +
+	"\texit_code\x18\x02 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06commit\x18\x04 \x01(\tR\x06commit\"'\n" +
+	"\vKillRequest\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\tR\aattempt\"\x0e\n" +
+	"\fKillResponse2\xab\x02\n" +
 	"\x06Plugin\x12O\n" +
 	"\bDescribe\x12 .roost.plugin.v1.DescribeRequest\x1a!.roost.plugin.v1.DescribeResponse\x12F\n" +
 	"\x05Serve\x12\x1d.roost.plugin.v1.ServeRequest\x1a\x1e.roost.plugin.v1.ServeResponse\x12C\n" +
 	"\x04Stop\x12\x1c.roost.plugin.v1.StopRequest\x1a\x1d.roost.plugin.v1.StopResponse\x12C\n" +
-	"\x04Lost\x12\x1c.roost.plugin.v1.LostRequest\x1a\x1d.roost.plugin.v1.LostResponse2\xf8\x02\n" +
+	"\x04Lost\x12\x1c.roost.plugin.v1.LostRequest\x1a\x1d.roost.plugin.v1.LostResponse2\x93\x01\n" +
+	"\x06Runner\x12D\n" +
+	"\x03Run\x12\x1b.roost.plugin.v1.RunRequest\x1a\x1c.roost.plugin.v1.RunResponse(\x010\x01\x12C\n" +
+	"\x04Kill\x12\x1c.roost.plugin.v1.KillRequest\x1a\x1d.roost.plugin.v1.KillResponse2\xf8\x02\n" +
 	"\x05Agent\x12J\n" +
 	"\x05Claim\x12\x1d.roost.plugin.v1.ClaimRequest\x1a\x1e.roost.plugin.v1.ClaimResponse(\x010\x01\x12K\n" +
 	"\x06Attach\x12\x1e.roost.plugin.v1.AttachRequest\x1a\x1f.roost.plugin.v1.AttachResponse0\x01\x12C\n" +
@@ -1545,7 +2212,7 @@ func file_plugin_wire_plugin_proto_rawDescGZIP() []byte {
 	return file_plugin_wire_plugin_proto_rawDescData
 }
 
-var file_plugin_wire_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_plugin_wire_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_plugin_wire_plugin_proto_goTypes = []any{
 	(*ErrorDetail)(nil),      // 0: roost.plugin.v1.ErrorDetail
 	(*DescribeRequest)(nil),  // 1: roost.plugin.v1.DescribeRequest
@@ -1572,7 +2239,17 @@ var file_plugin_wire_plugin_proto_goTypes = []any{
 	(*HeldRequest)(nil),      // 22: roost.plugin.v1.HeldRequest
 	(*HeldResponse)(nil),     // 23: roost.plugin.v1.HeldResponse
 	(*Held)(nil),             // 24: roost.plugin.v1.Held
-	nil,                      // 25: roost.plugin.v1.Workspace.EnvEntry
+	(*RunRequest)(nil),       // 25: roost.plugin.v1.RunRequest
+	(*Job)(nil),              // 26: roost.plugin.v1.Job
+	(*Source)(nil),           // 27: roost.plugin.v1.Source
+	(*Stop)(nil),             // 28: roost.plugin.v1.Stop
+	(*Got)(nil),              // 29: roost.plugin.v1.Got
+	(*RunResponse)(nil),      // 30: roost.plugin.v1.RunResponse
+	(*RunResult)(nil),        // 31: roost.plugin.v1.RunResult
+	(*KillRequest)(nil),      // 32: roost.plugin.v1.KillRequest
+	(*KillResponse)(nil),     // 33: roost.plugin.v1.KillResponse
+	nil,                      // 34: roost.plugin.v1.Workspace.EnvEntry
+	nil,                      // 35: roost.plugin.v1.Job.EnvEntry
 }
 var file_plugin_wire_plugin_proto_depIdxs = []int32{
 	10, // 0: roost.plugin.v1.ClaimRequest.offer:type_name -> roost.plugin.v1.Offer
@@ -1580,31 +2257,41 @@ var file_plugin_wire_plugin_proto_depIdxs = []int32{
 	12, // 2: roost.plugin.v1.ClaimRequest.taken:type_name -> roost.plugin.v1.Taken
 	14, // 3: roost.plugin.v1.ClaimResponse.grant:type_name -> roost.plugin.v1.Grant
 	17, // 4: roost.plugin.v1.AttachResponse.workspace:type_name -> roost.plugin.v1.Workspace
-	25, // 5: roost.plugin.v1.Workspace.env:type_name -> roost.plugin.v1.Workspace.EnvEntry
+	34, // 5: roost.plugin.v1.Workspace.env:type_name -> roost.plugin.v1.Workspace.EnvEntry
 	24, // 6: roost.plugin.v1.HeldResponse.held:type_name -> roost.plugin.v1.Held
-	1,  // 7: roost.plugin.v1.Plugin.Describe:input_type -> roost.plugin.v1.DescribeRequest
-	3,  // 8: roost.plugin.v1.Plugin.Serve:input_type -> roost.plugin.v1.ServeRequest
-	5,  // 9: roost.plugin.v1.Plugin.Stop:input_type -> roost.plugin.v1.StopRequest
-	7,  // 10: roost.plugin.v1.Plugin.Lost:input_type -> roost.plugin.v1.LostRequest
-	9,  // 11: roost.plugin.v1.Agent.Claim:input_type -> roost.plugin.v1.ClaimRequest
-	15, // 12: roost.plugin.v1.Agent.Attach:input_type -> roost.plugin.v1.AttachRequest
-	18, // 13: roost.plugin.v1.Agent.Seal:input_type -> roost.plugin.v1.SealRequest
-	20, // 14: roost.plugin.v1.Agent.Discard:input_type -> roost.plugin.v1.DiscardRequest
-	22, // 15: roost.plugin.v1.Agent.Held:input_type -> roost.plugin.v1.HeldRequest
-	2,  // 16: roost.plugin.v1.Plugin.Describe:output_type -> roost.plugin.v1.DescribeResponse
-	4,  // 17: roost.plugin.v1.Plugin.Serve:output_type -> roost.plugin.v1.ServeResponse
-	6,  // 18: roost.plugin.v1.Plugin.Stop:output_type -> roost.plugin.v1.StopResponse
-	8,  // 19: roost.plugin.v1.Plugin.Lost:output_type -> roost.plugin.v1.LostResponse
-	13, // 20: roost.plugin.v1.Agent.Claim:output_type -> roost.plugin.v1.ClaimResponse
-	16, // 21: roost.plugin.v1.Agent.Attach:output_type -> roost.plugin.v1.AttachResponse
-	19, // 22: roost.plugin.v1.Agent.Seal:output_type -> roost.plugin.v1.SealResponse
-	21, // 23: roost.plugin.v1.Agent.Discard:output_type -> roost.plugin.v1.DiscardResponse
-	23, // 24: roost.plugin.v1.Agent.Held:output_type -> roost.plugin.v1.HeldResponse
-	16, // [16:25] is the sub-list for method output_type
-	7,  // [7:16] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	26, // 7: roost.plugin.v1.RunRequest.job:type_name -> roost.plugin.v1.Job
+	28, // 8: roost.plugin.v1.RunRequest.stop:type_name -> roost.plugin.v1.Stop
+	29, // 9: roost.plugin.v1.RunRequest.got:type_name -> roost.plugin.v1.Got
+	27, // 10: roost.plugin.v1.Job.source:type_name -> roost.plugin.v1.Source
+	35, // 11: roost.plugin.v1.Job.env:type_name -> roost.plugin.v1.Job.EnvEntry
+	31, // 12: roost.plugin.v1.RunResponse.result:type_name -> roost.plugin.v1.RunResult
+	1,  // 13: roost.plugin.v1.Plugin.Describe:input_type -> roost.plugin.v1.DescribeRequest
+	3,  // 14: roost.plugin.v1.Plugin.Serve:input_type -> roost.plugin.v1.ServeRequest
+	5,  // 15: roost.plugin.v1.Plugin.Stop:input_type -> roost.plugin.v1.StopRequest
+	7,  // 16: roost.plugin.v1.Plugin.Lost:input_type -> roost.plugin.v1.LostRequest
+	25, // 17: roost.plugin.v1.Runner.Run:input_type -> roost.plugin.v1.RunRequest
+	32, // 18: roost.plugin.v1.Runner.Kill:input_type -> roost.plugin.v1.KillRequest
+	9,  // 19: roost.plugin.v1.Agent.Claim:input_type -> roost.plugin.v1.ClaimRequest
+	15, // 20: roost.plugin.v1.Agent.Attach:input_type -> roost.plugin.v1.AttachRequest
+	18, // 21: roost.plugin.v1.Agent.Seal:input_type -> roost.plugin.v1.SealRequest
+	20, // 22: roost.plugin.v1.Agent.Discard:input_type -> roost.plugin.v1.DiscardRequest
+	22, // 23: roost.plugin.v1.Agent.Held:input_type -> roost.plugin.v1.HeldRequest
+	2,  // 24: roost.plugin.v1.Plugin.Describe:output_type -> roost.plugin.v1.DescribeResponse
+	4,  // 25: roost.plugin.v1.Plugin.Serve:output_type -> roost.plugin.v1.ServeResponse
+	6,  // 26: roost.plugin.v1.Plugin.Stop:output_type -> roost.plugin.v1.StopResponse
+	8,  // 27: roost.plugin.v1.Plugin.Lost:output_type -> roost.plugin.v1.LostResponse
+	30, // 28: roost.plugin.v1.Runner.Run:output_type -> roost.plugin.v1.RunResponse
+	33, // 29: roost.plugin.v1.Runner.Kill:output_type -> roost.plugin.v1.KillResponse
+	13, // 30: roost.plugin.v1.Agent.Claim:output_type -> roost.plugin.v1.ClaimResponse
+	16, // 31: roost.plugin.v1.Agent.Attach:output_type -> roost.plugin.v1.AttachResponse
+	19, // 32: roost.plugin.v1.Agent.Seal:output_type -> roost.plugin.v1.SealResponse
+	21, // 33: roost.plugin.v1.Agent.Discard:output_type -> roost.plugin.v1.DiscardResponse
+	23, // 34: roost.plugin.v1.Agent.Held:output_type -> roost.plugin.v1.HeldResponse
+	24, // [24:35] is the sub-list for method output_type
+	13, // [13:24] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_plugin_wire_plugin_proto_init() }
@@ -1621,15 +2308,24 @@ func file_plugin_wire_plugin_proto_init() {
 		(*AttachResponse_Progress)(nil),
 		(*AttachResponse_Workspace)(nil),
 	}
+	file_plugin_wire_plugin_proto_msgTypes[25].OneofWrappers = []any{
+		(*RunRequest_Job)(nil),
+		(*RunRequest_Stop)(nil),
+		(*RunRequest_Got)(nil),
+	}
+	file_plugin_wire_plugin_proto_msgTypes[30].OneofWrappers = []any{
+		(*RunResponse_Output)(nil),
+		(*RunResponse_Result)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_wire_plugin_proto_rawDesc), len(file_plugin_wire_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   36,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_plugin_wire_plugin_proto_goTypes,
 		DependencyIndexes: file_plugin_wire_plugin_proto_depIdxs,

@@ -297,6 +297,169 @@ var Plugin_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Runner_Run_FullMethodName  = "/roost.plugin.v1.Runner/Run"
+	Runner_Kill_FullMethodName = "/roost.plugin.v1.Runner/Kill"
+)
+
+// RunnerClient is the client API for Runner service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Runner is served by a plugin that runs the jobs of Roost's own pipelines
+// (DescribeResponse.runs): the agent gives it each job with a workspace that is ready.
+// Such a plugin calls nothing of Agent. plugin.Runner in plugin/contract.go says what
+// becomes of a job when the plugin dies under it.
+type RunnerClient interface {
+	// Run runs a job and answers with its output, piece by piece, and last with its
+	// result. The agent sends the job, then got for each piece (until then the plugin
+	// must be able to give it again, to the next Run), and stop when the job has to end: it is
+	// given its grace, what it still says is sent, and its result is "canceled". When the
+	// result is sent no process of the job is left. A call for an attempt that runs, or has
+	// ended and was not killed, joins it at byte Job.have of its output.
+	// A status says that the plugin could not do its work; nothing of the job has run then.
+	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunResponse], error)
+	// Kill ends whatever is left of an attempt and forgets it, its result too. It is
+	// called after Run, and when an agent starts for what an earlier one left. Idempotent.
+	Kill(ctx context.Context, in *KillRequest, opts ...grpc.CallOption) (*KillResponse, error)
+}
+
+type runnerClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewRunnerClient(cc grpc.ClientConnInterface) RunnerClient {
+	return &runnerClient{cc}
+}
+
+func (c *runnerClient) Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Runner_ServiceDesc.Streams[0], Runner_Run_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RunRequest, RunResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Runner_RunClient = grpc.BidiStreamingClient[RunRequest, RunResponse]
+
+func (c *runnerClient) Kill(ctx context.Context, in *KillRequest, opts ...grpc.CallOption) (*KillResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KillResponse)
+	err := c.cc.Invoke(ctx, Runner_Kill_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// RunnerServer is the server API for Runner service.
+// All implementations must embed UnimplementedRunnerServer
+// for forward compatibility.
+//
+// Runner is served by a plugin that runs the jobs of Roost's own pipelines
+// (DescribeResponse.runs): the agent gives it each job with a workspace that is ready.
+// Such a plugin calls nothing of Agent. plugin.Runner in plugin/contract.go says what
+// becomes of a job when the plugin dies under it.
+type RunnerServer interface {
+	// Run runs a job and answers with its output, piece by piece, and last with its
+	// result. The agent sends the job, then got for each piece (until then the plugin
+	// must be able to give it again, to the next Run), and stop when the job has to end: it is
+	// given its grace, what it still says is sent, and its result is "canceled". When the
+	// result is sent no process of the job is left. A call for an attempt that runs, or has
+	// ended and was not killed, joins it at byte Job.have of its output.
+	// A status says that the plugin could not do its work; nothing of the job has run then.
+	Run(grpc.BidiStreamingServer[RunRequest, RunResponse]) error
+	// Kill ends whatever is left of an attempt and forgets it, its result too. It is
+	// called after Run, and when an agent starts for what an earlier one left. Idempotent.
+	Kill(context.Context, *KillRequest) (*KillResponse, error)
+	mustEmbedUnimplementedRunnerServer()
+}
+
+// UnimplementedRunnerServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedRunnerServer struct{}
+
+func (UnimplementedRunnerServer) Run(grpc.BidiStreamingServer[RunRequest, RunResponse]) error {
+	return status.Error(codes.Unimplemented, "method Run not implemented")
+}
+func (UnimplementedRunnerServer) Kill(context.Context, *KillRequest) (*KillResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Kill not implemented")
+}
+func (UnimplementedRunnerServer) mustEmbedUnimplementedRunnerServer() {}
+func (UnimplementedRunnerServer) testEmbeddedByValue()                {}
+
+// UnsafeRunnerServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to RunnerServer will
+// result in compilation errors.
+type UnsafeRunnerServer interface {
+	mustEmbedUnimplementedRunnerServer()
+}
+
+func RegisterRunnerServer(s grpc.ServiceRegistrar, srv RunnerServer) {
+	// If the following call panics, it indicates UnimplementedRunnerServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Runner_ServiceDesc, srv)
+}
+
+func _Runner_Run_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(RunnerServer).Run(&grpc.GenericServerStream[RunRequest, RunResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Runner_RunServer = grpc.BidiStreamingServer[RunRequest, RunResponse]
+
+func _Runner_Kill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KillRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunnerServer).Kill(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Runner_Kill_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunnerServer).Kill(ctx, req.(*KillRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Runner_ServiceDesc is the grpc.ServiceDesc for Runner service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Runner_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "roost.plugin.v1.Runner",
+	HandlerType: (*RunnerServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Kill",
+			Handler:    _Runner_Kill_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Run",
+			Handler:       _Runner_Run_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "plugin/wire/plugin.proto",
+}
+
+const (
 	Agent_Claim_FullMethodName   = "/roost.plugin.v1.Agent/Claim"
 	Agent_Attach_FullMethodName  = "/roost.plugin.v1.Agent/Attach"
 	Agent_Seal_FullMethodName    = "/roost.plugin.v1.Agent/Seal"
