@@ -8,6 +8,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // Reason is why a layer was evicted or why it stays. The list is closed.
@@ -95,9 +96,12 @@ type EvictReport struct {
 func (s *Store) Evict(ctx context.Context, spec EvictSpec) (EvictReport, error) {
 	var r EvictReport
 	p := s.planEviction(spec)
-	for {
+	for first := true; ; first = false {
 		if spec.Enough != nil && spec.Enough(r.Freed) {
 			return r, nil
+		}
+		if c, ok := s.driver.(view.Cacher); ok && first && !spec.DryRun && !spec.Useless {
+			c.DropCached()
 		}
 		if ctx.Err() != nil {
 			return r, fmt.Errorf("evict: %w", context.Cause(ctx))

@@ -41,6 +41,16 @@ func (s *Store) plan(ctx context.Context, p *PrepareSpec) (*plan, error) {
 		pl.base = layers[0]
 		return pl, nil
 	}
+	of, err := questionOf(p, graph, ids)
+	if err != nil {
+		return nil, err
+	}
+	if s.mergedAgain(ctx, pl, of, layers) {
+		return pl, nil
+	}
+	s.mu.Lock()
+	moves := s.gathering.moves
+	s.mu.Unlock()
 	merged, parents, err := s.merge(ctx, p, graph, ids)
 	if err != nil {
 		return nil, err
@@ -55,6 +65,11 @@ func (s *Store) plan(ctx context.Context, p *PrepareSpec) (*plan, error) {
 		}
 	}
 	pl.merged, pl.diverged = merged.Tree, merged.MTimeDivergence
+	pl.moves, pl.merge = moves, &mergeResult{
+		of: of, inputs: layers, base: pl.base, diverged: pl.diverged, bytes: pl.merged.Bytes(),
+		entries: len(pl.merged.Entries), changes: pl.fanin.changes, moves: moves,
+	}
+	s.merges.put(pl.merge)
 	if len(pl.fanin.changes) == 0 {
 		pl.fanin = nil // that parent is the merge
 	}

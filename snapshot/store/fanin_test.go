@@ -90,6 +90,7 @@ func TestFaninOfEqualFiles(t *testing.T) {
 
 	// Packed or not, it comes to the same.
 	b.packed(one.ID, two.ID)
+	b.merges.forget(b.layers[one.ID])
 	p = b.spec(one.ID, two.ID)
 	a, err = b.Prepare(t.Context(), p)
 	require.NoError(t, err)

@@ -81,7 +81,12 @@ type plan struct {
 	stands  []snapshot.ID
 	fanin   *fanin // nil if the base's tree is what the view shows
 
-	merged   *snapshot.Manifest // nil unless there were several inputs
+	// merge is nil unless there were several inputs. Of its tree either merged is known,
+	// or again. moves is up to which gathering they have the places of files.
+	merge    *mergeResult
+	merged   *snapshot.Manifest
+	again    *view.Again
+	moves    uint64
 	diverged int
 }
 
@@ -102,7 +107,7 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 		spec.Base = v.onto
 	}
 	if pl.fanin != nil {
-		spec.Fanin = &view.Fanin{Changes: pl.fanin.changes, Tree: pl.merged}
+		spec.Fanin = &view.Fanin{Changes: pl.fanin.changes, Tree: pl.merged, Again: pl.again}
 	}
 	if err := s.claim(v); err != nil {
 		return nil, err
@@ -121,6 +126,9 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 		return nil, err
 	}
 	fail.Point("store.prepared")
+	if key := mounted.MergeKey(); key != "" {
+		s.merges.imaged(pl.merge, pl.moves, key)
+	}
 	s.mu.Lock()
 	v.v = mounted
 	s.mu.Unlock()
@@ -128,7 +136,7 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 		close(v.ready)
 	}
 	a := &Attached{
-		ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merged != nil,
+		ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merge != nil,
 		MTimeDivergence: pl.diverged,
 	}
 	if a.TreeBytes, err = s.size(ctx, pl); err == nil && v.outlives {
@@ -227,8 +235,8 @@ func (s *Store) warm(v *openView) {
 // size is how many bytes the view shows. For a base that was just sealed that may
 // have to wait for its tree.
 func (s *Store) size(ctx context.Context, pl *plan) (treeBytes int64, err error) {
-	if pl.merged != nil {
-		return pl.merged.Bytes(), nil
+	if pl.merge != nil {
+		return pl.merge.bytes, nil
 	}
 	if pl.base == nil {
 		return 0, nil

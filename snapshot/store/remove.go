@@ -99,6 +99,7 @@ func (s *Store) remove(ctx context.Context, l *layer, force bool) error {
 	s.mu.Lock()
 	s.gathering.forgetLocked(l)
 	s.mu.Unlock()
+	s.merges.forget(l)
 	s.trees.drop(l.info.ID)
 	s.located.drop(l.info.ID)
 	s.removeFiles(l)

@@ -77,6 +77,7 @@ type Store struct {
 	// wakeImages tells the part of Run that makes images.
 	wakeImages chan struct{}
 	closed     bool
+	merges     merges    // that were made (fanin_again.go)
 	gathering  gathering // of small files of local layers (gather.go)
 }
 

@@ -38,7 +38,7 @@ var points = map[string][]string{
 		"view.prepare.made", "view.base.mounted", "view.fixup.made", "view.start.written", "view.prepare.upper",
 		"view.mount.detached", "view.mount.attached", "view.prepare.mounted", "view.seal.readonly", "view.seal.unmounted",
 		"view.trashed", "view.unpack.made", "view.unpack.names", "view.unpack.filled", "view.synced",
-		"view.image.copied", "view.image.written", "view.image.mounted",
+		"view.image.copied", "view.image.written", "view.image.mounted", "view.image.linked", "view.start.linked", "durable.moved",
 		"view.gather.written", "view.gathered", "view.prune.marked", "view.pruned",
 		"erofs.write.super", "erofs.mount.detached", "erofs.mount.attached", "durable.synced", "durable.renamed",
 	},
@@ -97,6 +97,7 @@ func TestCrashChild(t *testing.T) {
 		write(line{Sealed: l, Shows: shows})
 		return l
 	}
+	merged := "" // the last view's key
 	job := func(base *view.Layer, from *snapshot.Manifest, f *view.Fanin, keep bool) (*view.Layer, *snapshot.Manifest) {
 		n++
 		id := snapshot.ID(fmt.Sprintf("%026d", n))
@@ -105,6 +106,7 @@ func TestCrashChild(t *testing.T) {
 		v, err := d.Prepare(t.Context(), view.Spec{ID: id, Base: base, Fanin: f, Target: target})
 		require.NoError(t, err)
 		write(line{Doing: v})
+		merged = v.MergeKey()
 		name := fmt.Sprintf("sub%d/file", n)
 		require.NoError(t, os.Mkdir(filepath.Join(target, filepath.Dir(name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(target, name), []byte(id), 0o644))
@@ -142,8 +144,14 @@ func TestCrashChild(t *testing.T) {
 		far, err := tree.Apply(am, ch)
 		require.NoError(t, err)
 		l = image(l, a, far, "sub1/far")
-		job(b, bm, &view.Fanin{Changes: ch, Tree: apply(t, bm, ch)}, true)
+		shown, shownTree := job(b, bm, &view.Fanin{Changes: ch, Tree: apply(t, bm, ch)}, true)
+		key := merged
 		job(b, bm, &view.Fanin{Changes: ch}, true)
+		// Both have an image already: the same merge, and the tree of shown.
+		job(b, bm, &view.Fanin{Changes: ch, Again: &view.Again{Key: key, Tree: func(context.Context) (*snapshot.Manifest, error) {
+			return nil, errors.New("there is an image")
+		}}}, true)
+		image(shown, shown, shownTree, "sub1/far")
 	} else {
 		write(line{Sealed: l, Shows: "sub1/far"})
 	}

@@ -34,6 +34,8 @@ type Layer struct {
 	// Image is a file that shows a tree below Lowers, which are then what changed
 	// on top of it; there are none where it is the whole snapshot. "" for none.
 	Image string `json:"image,omitempty"`
+	// Key is what Image shows, and where from; "" if it has none.
+	Key string `json:"key,omitempty"`
 	// Devices are the bundles that the image has content in, in its order.
 	Devices []string `json:"devices,omitempty"`
 	// Small counts, by directory of Data, the files there that the image leads to and
@@ -54,6 +56,17 @@ type Fanin struct {
 	// Tree is the merged tree itself, nil where the caller does not have it: an
 	// Imager may show it without making Changes. It is only read.
 	Tree *snapshot.Manifest
+	// Again says that the same merge was shown before, with every file where it is
+	// now. It stands for Tree. Nil where that is not known.
+	Again *Again
+}
+
+// Again is what is known of a merge that was shown before.
+type Again struct {
+	Key     string // View.MergeKey of it, "" for none
+	Entries int    // of the merged tree
+	// Tree makes the merged tree. It is asked if there is no image of it any more.
+	Tree func(ctx context.Context) (*snapshot.Manifest, error)
 }
 
 // Spec says what a new view shows and where.
@@ -97,6 +110,15 @@ type View struct {
 	ID     snapshot.ID `json:"id"`
 	Target string      `json:"target"`
 	Layer  Layer       `json:"layer"` // what the view becomes when sealed
+}
+
+// MergeKey is what Again.Key of a later view of the same merge is to be: "" if this
+// one is not shown by an image of its own.
+func (v *View) MergeKey() string {
+	if v.Layer.Image == "" || v.Layer.Image != part(v.ID, startPrefix) {
+		return ""
+	}
+	return v.Layer.Key
 }
 
 // WriteFunc stores plain bytes at off of the file of changes[i]. It may be called
@@ -169,6 +191,12 @@ type Imager interface {
 	// returns. *snapshot.UnsupportedError names an entry that no image can show;
 	// l is then as before.
 	Image(ctx context.Context, l, base *Layer, m *snapshot.Manifest) (*Layer, error)
+}
+
+// Cacher is a driver that keeps what nobody needs just now.
+type Cacher interface {
+	// DropCached deletes it, since room is needed.
+	DropCached()
 }
 
 // Resumer is a driver whose views outlive the process that made them.

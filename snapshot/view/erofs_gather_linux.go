@@ -200,6 +200,7 @@ func (d *Erofs) Prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error
 	if !l.Gathered || l.SmallIn(l) > 0 || len(l.Lowers) > 0 {
 		return fmt.Errorf("prune %s: it needs its files", l.ID)
 	}
+	d.images.cache.forget(l.ID) // there may be some that lead to the files
 	err := durable.WriteFile(filepath.Join(d.dir(l.ID), prunedName), 0o600, func(io.Writer) error { return nil })
 	if err == nil {
 		fail.Point("view.prune.marked")

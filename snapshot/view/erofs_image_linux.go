@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
@@ -15,15 +16,15 @@ import (
 	"github.com/roost-ci/roost/snapshot/view/internal/erofs"
 )
 
-// write writes the image rel to f. The inode numbers of the image base are kept if
+// write writes the image of l to f. The inode numbers of base's image are kept if
 // that can be read. The UUID is made of the image's name: no mount has two of one
 // name.
-func (g *imaging) write(ctx context.Context, f *os.File, rel, base string) error {
-	o := erofs.Options{Manifest: sha256.Sum256([]byte(rel))}
+func (g *imaging) write(ctx context.Context, f *os.File, l, base *Layer) error {
+	o := erofs.Options{Manifest: sha256.Sum256([]byte(l.Image))}
 	o.Devices = append(o.Devices, g.devices...)
 	t := erofs.Entries(g.m, g.place)
-	if base != "" {
-		if b, err := os.Open(g.abs(base)); err == nil {
+	if base != nil && base.Image != "" {
+		if b, err := os.Open(g.abs(base.Image)); err == nil {
 			defer b.Close() //nolint:errcheck // only read
 			o.Base = b
 		}
@@ -38,19 +39,19 @@ func (g *imaging) write(ctx context.Context, f *os.File, rel, base string) error
 	if errors.As(err, &ee) && errors.Is(err, erofs.ErrTooLarge) {
 		return noImage(ee)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return sumImage(f, l.Key)
 }
 
-// numbersOf is the image whose inode numbers the one of l keeps: that of the merge
-// which l's job saw, or its base's.
-func numbersOf(l, base *Layer) string {
+// numbersOf has the image whose inode numbers the one of l keeps: that of the merge
+// which l's job saw, or its base's. nil is none.
+func numbersOf(l, base *Layer) *Layer {
 	if l != nil && l.Image == part(l.ID, startPrefix) {
-		return l.Image
+		return l
 	}
-	if base != nil {
-		return base.Image
-	}
-	return ""
+	return base
 }
 
 // noImage tells of an entry that is in order but that no image can show.
@@ -116,28 +117,38 @@ func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest)
 		return nil, err
 	}
 	fail.Point("view.image.copied")
-	f, err := durable.Create(d.abs(trashDir))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Abort()
-	if err := g.write(ctx, f.File, part(l.ID, imagePrefix), numbersOf(l, base)); err != nil {
-		return nil, err
-	}
-	if err := sumImage(f.File); err != nil {
-		return nil, err
-	}
-	out := g.layer(part(l.ID, imagePrefix))
+	out, on := g.layer(part(l.ID, imagePrefix)), numbersOf(l, base)
 	out.Gathered, out.Pruned = l.Gathered, l.Pruned
-	if err := checkBundles(f.Name(), d.absAll(out.Devices)); err != nil {
-		return nil, err
+	if len(odd) == 0 {
+		out.Key = keyFor(g.hash.digits(), on, l.ID)
 	}
-	fail.Point("view.image.written")
-	if err := f.Commit(d.abs(out.Image)); err != nil {
+	if !d.images.cache.reuse(out.Key, on, out.Image, true) {
+		if err := d.writeImage(ctx, g, out, on); err != nil {
+			return nil, err
+		}
+	} else if err := checkBundles(d.abs(out.Image), d.absAll(out.Devices)); err != nil {
 		return nil, err
 	}
 	d.images.drop(out.Image)
+	d.images.cache.keep(out)
 	return out, nil
+}
+
+// writeImage makes the image of out, durably.
+func (d *Erofs) writeImage(ctx context.Context, g *imaging, out, on *Layer) error {
+	f, err := durable.Create(d.abs(trashDir))
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if err := g.write(ctx, f.File, out, on); err != nil {
+		return err
+	}
+	if err := checkBundles(f.Name(), d.absAll(out.Devices)); err != nil {
+		return err
+	}
+	fail.Point("view.image.written")
+	return f.Commit(d.abs(out.Image))
 }
 
 // What a fan-in costs, in nanoseconds: an image by the entries of its tree, a
@@ -153,13 +164,24 @@ const (
 // imageFanin decides how the merge of spec is shown: by an image of the merged
 // tree, or by a fix-up layer on top of the first parent.
 func (d *Overlay) imageFanin(spec Spec) bool {
-	if d.images == nil || spec.Fanin == nil || spec.Fanin.Tree == nil || len(spec.Fanin.Changes) == 0 {
+	if d.images == nil || spec.Fanin == nil || len(spec.Fanin.Changes) == 0 {
+		return false
+	}
+	entries := 0
+	switch f := spec.Fanin; {
+	case f.Again != nil && f.Again.Key != "":
+		return true
+	case f.Again != nil:
+		entries = f.Again.Entries
+	case f.Tree != nil:
+		entries = len(f.Tree.Entries)
+	default:
 		return false
 	}
 	if d.images.always || spec.Base != nil && d.tooHigh(spec.Base) {
 		return true
 	}
-	image := imageFixedCost + imageEntryCost*int64(len(spec.Fanin.Tree.Entries))
+	image := imageFixedCost + imageEntryCost*int64(entries)
 	fixup := int64(0)
 	for i := range spec.Fanin.Changes {
 		fixup += fixupChangeCost
@@ -174,8 +196,23 @@ func (d *Overlay) imageFanin(spec Spec) bool {
 // synced: that is the seal's business, as with all of a view. A tree for which
 // something had to be copied is refused: the directory of a view can't be a data
 // directory of the view itself.
+//
+// It makes none if there is one already, and does not ask for the tree if the caller
+// knows the key of an earlier one.
 func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
-	g := d.newImaging(spec.ID, spec.Fanin.Tree)
+	rel := part(spec.ID, startPrefix)
+	on := numbersOf(nil, spec.Base)
+	m := spec.Fanin.Tree
+	if again := spec.Fanin.Again; again != nil {
+		if l := d.startAgain(spec, again, on); l != nil {
+			return l, nil
+		}
+		var err error
+		if m, err = again.Tree(ctx); err != nil {
+			return nil, err
+		}
+	}
+	g := d.newImaging(spec.ID, m)
 	odd, err := g.survey(ctx)
 	if err != nil {
 		return nil, err
@@ -183,17 +220,40 @@ func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
 	if odd = append(odd, g.tooMany(d.images.maxData)...); len(odd) > 0 {
 		return nil, &snapshot.UnsupportedError{Path: g.m.Entries[odd[0]].Path, What: "file that no image can refer to"}
 	}
-	f, err := os.OpenFile(d.abs(part(spec.ID, startPrefix)), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	l := g.layer(rel)
+	l.Key = keyFor(g.hash.digits(), on, "")
+	if d.images.cache.reuse(l.Key, on, rel, false) {
+		return l, nil
+	}
+	f, err := os.OpenFile(d.abs(rel), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // synced with the view, where errors are seen
-	if err := g.write(ctx, f, part(spec.ID, startPrefix), numbersOf(nil, spec.Base)); err != nil {
-		return nil, err
-	}
-	if err := sumImage(f); err != nil {
+	if err := g.write(ctx, f, l, on); err != nil {
 		return nil, err
 	}
 	fail.Point("view.start.written")
-	return g.layer(part(spec.ID, startPrefix)), nil
+	d.images.cache.keep(l)
+	return l, nil
+}
+
+// startAgain is startImage with the image of an earlier view of the same merge. nil
+// is that there is none.
+func (d *Overlay) startAgain(spec Spec, again *Again, on *Layer) *Layer {
+	digits, _, ok := strings.Cut(again.Key, ".")
+	if !ok {
+		return nil
+	}
+	key := keyFor(digits, on, "")
+	x := d.images.cache.find(key)
+	rel := part(spec.ID, startPrefix)
+	if x == nil || !d.images.cache.reuse(key, nil, rel, false) {
+		return nil
+	}
+	l := *x
+	l.ID, l.Dir, l.Image = spec.ID, part(spec.ID, upperPrefix), rel
+	l.Gathered, l.Pruned = false, false
+	fail.Point("view.start.linked")
+	return &l
 }

@@ -33,8 +33,10 @@ func openErofs(root string, o Options, want erofs.Method) (Driver, error) {
 	if base.o.NoDataDirs {
 		return nil, fmt.Errorf("%w: erofs: this kernel has no data-only overlay directories (Linux 6.8)", ErrUnavailable)
 	}
-	if err := durable.MkdirAll(base.abs(mntDir), 0o700); err != nil {
-		return nil, fmt.Errorf("view root: %w", err)
+	for _, dir := range []string{mntDir, imagesDir} {
+		if err := durable.MkdirAll(base.abs(dir), 0o700); err != nil {
+			return nil, fmt.Errorf("view root: %w", err)
+		}
 	}
 	if want == "" {
 		ctx := context.Background() //nolint:forbidigo // a probe takes milliseconds and has no caller to stop it
@@ -55,10 +57,14 @@ func (d *Erofs) Close() error {
 	return nil
 }
 
+// DropCached implements Cacher.
+func (d *Erofs) DropCached() { d.images.cache.empty() }
+
 // Reconcile implements Driver. Images that an earlier process had mounted are
 // unmounted like all else below the root.
 func (d *Erofs) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]string, error) {
 	d.images.dropAll()
+	d.images.cache.empty()
 	report, err := d.Overlay.Reconcile(ctx, layers, views)
 	if err != nil {
 		return report, err

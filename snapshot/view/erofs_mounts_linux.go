@@ -27,7 +27,8 @@ const (
 	mostData = maxStack - 40
 )
 
-// images are the mounts of image files, each shared by all that is made of it.
+// images are the mounts of image files, each shared by all that is made of it, and by
+// all names of the file.
 //
 // They stand below mnt/ for as long as a mount is being made of them and while
 // they are hot. An overlay takes a private clone, so one that is idle can be
@@ -36,6 +37,7 @@ type images struct {
 	layout
 	o      Options
 	method erofs.Method
+	cache  *imageCache
 
 	// Tests set these before the first use.
 	maxHot, maxData int
@@ -44,6 +46,7 @@ type images struct {
 	// mu guards all below. It is not held across I/O.
 	mu    sync.Mutex
 	hot   map[string]*imageMount // by the image's path relative to the root
+	live  int                    // mounts in hot
 	count int                    // of mounts made, so that no name is used twice
 	clock int
 }
@@ -54,13 +57,29 @@ type imageMount struct {
 	ready chan struct{} // closed when at or err is there
 	at    string
 	err   error
+	file  fileID // that was mounted; zero if it was another one before or after
+	names int    // in hot
 	uses  int
 	last  int  // clock of the last use
 	gone  bool // no longer in hot: the last user unmounts
 }
 
+// fileID tells files apart, as long as they exist or are mounted.
+type fileID struct{ dev, ino uint64 }
+
+func fileOf(path string) fileID {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return fileID{}
+	}
+	return fileID{st.Dev, st.Ino}
+}
+
 func newImages(l layout, o Options, m erofs.Method) *images {
-	x := &images{layout: l, o: o, method: m, maxHot: mostHot, maxData: mostData, hot: map[string]*imageMount{}}
+	x := &images{
+		layout: l, o: o, method: m, cache: newImageCache(l, o),
+		maxHot: mostHot, maxData: mostData, hot: map[string]*imageMount{},
+	}
 	if m == erofs.Loop {
 		x.maxHot = mostHotLoops
 	}
@@ -70,20 +89,19 @@ func newImages(l layout, o Options, m erofs.Method) *images {
 // use returns where the image rel is mounted, mounting it if it is not. It stays
 // there until done is called.
 func (m *images) use(ctx context.Context, rel string) (at string, done func(), err error) {
+	file := fileOf(m.abs(rel))
 	m.mu.Lock()
-	x, ok := m.hot[rel]
-	if !ok {
-		m.count++
-		x = &imageMount{ready: make(chan struct{}), at: filepath.Join(m.root, mntDir, fmt.Sprintf("%s.%d", path.Base(rel), m.count))}
-		m.hot[rel] = x
-	}
+	x, mine := m.enterLocked(rel, file)
 	x.uses++
 	m.clock++
 	x.last = m.clock
 	m.mu.Unlock()
 	done = func() { m.release(rel, x) }
-	if !ok {
+	if mine {
 		x.err = m.mount(rel, x.at)
+		if x.err == nil && fileOf(m.abs(rel)) == file {
+			x.file = file // a name never gets a former file back
+		}
 		close(x.ready)
 	}
 	select {
@@ -99,9 +117,46 @@ func (m *images) use(ctx context.Context, rel string) (at string, done func(), e
 	return x.at, done, nil
 }
 
+// enterLocked returns the mount of rel, which is file: one that is hot, that of another
+// name of it, or a new one, which is the caller's to make.
+func (m *images) enterLocked(rel string, file fileID) (x *imageMount, mine bool) {
+	if x, ok := m.hot[rel]; ok {
+		return x, false
+	}
+	for _, o := range m.hot {
+		select {
+		case <-o.ready:
+			if o.err == nil && o.file == file && file != (fileID{}) {
+				x = o
+			}
+		default:
+		}
+	}
+	if mine = x == nil; mine {
+		m.count++
+		m.live++
+		x = &imageMount{ready: make(chan struct{}), at: filepath.Join(m.root, mntDir, fmt.Sprintf("%s.%d", path.Base(rel), m.count))}
+	}
+	x.names++
+	m.hot[rel] = x
+	return x, mine
+}
+
+// leaveLocked takes rel out of hot, and reports whether its mount has no name there
+// any more.
+func (m *images) leaveLocked(rel string) bool {
+	x := m.hot[rel]
+	delete(m.hot, rel)
+	x.names--
+	if x.names == 0 {
+		m.live--
+	}
+	return x.names == 0
+}
+
 func (m *images) mount(rel, at string) error {
 	image := m.abs(rel)
-	if err := checkImage(image); err != nil {
+	if _, err := checkImage(image); err != nil {
 		return err
 	}
 	devices, err := m.bundles(image)
@@ -175,7 +230,7 @@ func (m *images) release(rel string, x *imageMount) {
 	default: // somebody gave up waiting
 	}
 	if failed && m.hot[rel] == x {
-		delete(m.hot, rel)
+		m.leaveLocked(rel)
 	}
 	var end []*imageMount
 	if x.gone && x.uses == 0 && !failed {
@@ -189,18 +244,22 @@ func (m *images) release(rel string, x *imageMount) {
 // coldLocked takes the mounts that were not used for longest out of hot.
 func (m *images) coldLocked() []*imageMount {
 	var out []*imageMount
-	for len(m.hot) > m.maxHot {
-		oldest := ""
-		for rel, x := range m.hot {
-			if x.uses == 0 && (oldest == "" || x.last < m.hot[oldest].last) {
-				oldest = rel
+	for m.live > m.maxHot {
+		var oldest *imageMount
+		for _, x := range m.hot {
+			if x.uses == 0 && (oldest == nil || x.last < oldest.last) {
+				oldest = x
 			}
 		}
-		if oldest == "" {
+		if oldest == nil {
 			break
 		}
-		out = append(out, m.hot[oldest])
-		delete(m.hot, oldest)
+		for rel, x := range m.hot {
+			if x == oldest {
+				m.leaveLocked(rel)
+			}
+		}
+		out = append(out, oldest)
 	}
 	return out
 }
@@ -209,10 +268,9 @@ func (m *images) coldLocked() []*imageMount {
 func (m *images) drop(rel string) {
 	m.mu.Lock()
 	x, ok := m.hot[rel]
-	idle := ok && x.uses == 0
-	if ok {
-		delete(m.hot, rel)
-		x.gone = true
+	idle := false
+	if ok && m.leaveLocked(rel) {
+		x.gone, idle = true, x.uses == 0
 	}
 	m.mu.Unlock()
 	if idle {

@@ -31,6 +31,7 @@ type imaging struct {
 	small   map[string]int // by id: those among them that a bundle could hold
 	copied  map[string]string
 	extent  [1]erofs.Extent
+	hash    *keyHash
 
 	// Of the last file, as neighbours lie together.
 	lastTag string
@@ -56,6 +57,7 @@ func (d *Overlay) newImaging(id snapshot.ID, m *snapshot.Manifest) *imaging {
 	return &imaging{
 		layout: d.layout, id: id, prefix: filepath.Join(d.root, viewsDir) + "/", m: m,
 		device: map[string]int{}, data: map[string]int{}, small: map[string]int{}, copied: map[string]string{}, lastDev: -1,
+		hash: newKeyHash(),
 	}
 }
 
@@ -93,14 +95,17 @@ func tagOf(id, in string) string {
 	return id
 }
 
-// survey finds all devices and data directories, and what has to be copied.
+// survey finds all devices and data directories, and what has to be copied, and
+// hashes the tree for a key.
 func (g *imaging) survey(ctx context.Context) (odd []int, err error) {
 	for i := range g.m.Entries {
 		e := &g.m.Entries[i]
 		if i%1024 == 0 && ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		g.hash.entry(e)
 		if !hasContent(e) {
+			g.hash.nowhere()
 			continue
 		}
 		at, id, in := g.locate(e)
@@ -109,9 +114,11 @@ func (g *imaging) survey(ctx context.Context) (odd []int, err error) {
 			if _, err := g.deviceOf(tagOf(id, in)); err != nil {
 				return nil, fmt.Errorf("%q: %w", e.Path, err)
 			}
+			g.hash.bundle(tagOf(id, in), e.SourceAt)
 			continue
 		case inObject:
 			if erofs.CheckObject(in) == nil {
+				g.hash.object(e, id, in)
 				if g.data[id]++; g.data[id] == 1 {
 					if _, err := snapshot.ParseID(id); err != nil {
 						return nil, fmt.Errorf("%q: source %q: %w", e.Path, e.Source, err)

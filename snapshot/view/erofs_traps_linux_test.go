@@ -468,6 +468,10 @@ func TestErofsFullDisk(t *testing.T) {
 		}
 	}
 	_, err = e.Image(t.Context(), l, nil, m)
+	require.NoError(t, err, "an image that is there takes no room to be had again")
+	other := &snapshot.Manifest{Entries: append([]snapshot.Entry{}, m.Entries...)}
+	other.Entries[0].MTime++
+	_, err = e.Image(t.Context(), l, nil, other)
 	require.ErrorIs(t, err, unix.ENOSPC)
 	require.NoError(t, fill.Close())
 	require.NoError(t, os.Remove(fill.Name()))

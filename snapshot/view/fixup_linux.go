@@ -104,7 +104,7 @@ func (d *Overlay) fixup(ctx context.Context, spec Spec, base *Layer) (*Layer, er
 			return nil, err
 		}
 		on.Lowers = append(on.Lowers, base.Lowers...)
-		on.Data, on.Image, on.Devices = slices.Clone(base.Data), base.Image, base.Devices
+		on.Data, on.Image, on.Key, on.Devices = slices.Clone(base.Data), base.Image, base.Key, base.Devices
 	}
 	refs := d.newReferrer(below.lowers[:len(below.lowers)-1], on.Data)
 	if err := d.writeFixup(ctx, spec, base, dir, root, refs); err != nil {

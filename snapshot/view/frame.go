@@ -2,6 +2,7 @@ package view
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -135,7 +136,7 @@ func (f frame) sweep(ctx context.Context, layers, views []snapshot.ID, busy map[
 			*report = append(*report, err.Error())
 		}
 	}
-	if err := f.emptyTrash(ctx); err != nil {
+	if err := errors.Join(f.emptyTrash(ctx), f.dropImages()); err != nil {
 		*report = append(*report, err.Error())
 	}
 	return ctx.Err()

@@ -286,6 +286,7 @@ func (d *Overlay) frame() frame {
 func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
 	d.held.drop(id)
 	if d.images != nil {
+		d.images.cache.forget(id)
 		d.images.drop(part(id, imagePrefix))
 		d.images.drop(part(id, startPrefix))
 	}
@@ -306,7 +307,7 @@ func (d *Overlay) Mount(ctx context.Context, l *Layer, target string) (io.Closer
 		return nil, err
 	}
 	if l.Image != "" { // also one that is mounted already: who verifies comes by here
-		if err := checkImage(d.abs(l.Image)); err != nil {
+		if _, err := checkImage(d.abs(l.Image)); err != nil {
 			return nil, fmt.Errorf("mount %s: %w", l.ID, err)
 		}
 	}

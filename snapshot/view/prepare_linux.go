@@ -49,7 +49,7 @@ func (d *Overlay) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
 	v.Layer.Lowers = []string{v.Layer.Dir}
 	if on != nil {
 		v.Layer.Lowers = append(v.Layer.Lowers, on.Lowers...)
-		v.Layer.Data, v.Layer.Image, v.Layer.Devices = on.Data, on.Image, on.Devices
+		v.Layer.Data, v.Layer.Image, v.Layer.Key, v.Layer.Devices = on.Data, on.Image, on.Key, on.Devices
 		v.Layer.Small, v.Layer.Counted = on.Small, on.Counted
 	}
 	if err := d.mountView(ctx, spec, on, target); err != nil {
