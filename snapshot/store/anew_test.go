@@ -305,8 +305,9 @@ func TestSchema1IsMigrated(t *testing.T) {
 	b := newBench(t, view.NameCopy)
 	b.o.MaxChain = 100
 	b.reopen()
-	ids := grow(t, b, "", 0, 6)
-	b.packed(ids[:5]...)
+	ids := grow(t, b, "", 0, 5)
+	b.packed(ids...)
+	ids = append(ids, grow(t, b, ids[4], 5, 1)...) // nobody packs any more
 	want := b.List()
 	id := b.ID()
 	b.crash()
@@ -332,8 +333,9 @@ func TestAnewOnLostIndex(t *testing.T) {
 	b := newBench(t, view.NameCopy)
 	b.o.MaxChain = 2
 	b.reopen()
-	ids := grow(t, b, "", 0, 3)
-	first := b.packed(ids[:2]...)[0]
+	ids := grow(t, b, "", 0, 2)
+	first := b.packed(ids...)[0]
+	ids = append(ids, grow(t, b, ids[1], 2, 1)...) // nobody packs any more
 	b.reopen()
 	require.NoError(t, os.Remove(b.indexPath(first.Index)))
 	in := b.packed(ids[2])[0]
