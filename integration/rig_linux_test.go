@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +26,7 @@ type rig struct {
 	t      *testing.T
 	dir    string
 	cgroup string // on the mount of this test's own
+	net    *os.File
 	cmd    *exec.Cmd
 	done   chan struct{}
 }
@@ -40,9 +43,16 @@ var masked = strings.Fields(`systemd-udevd.service systemd-udev-trigger.service 
 
 // newRig makes the machine and boots it. It ends with t.
 func newRig(t *testing.T) *rig {
+	r := makeRig(t)
+	r.boot()
+	return r
+}
+
+// makeRig makes the machine, which is down.
+func makeRig(t *testing.T) *rig {
 	testenv.Require(t, testenv.Root, testenv.Overlay, "unshare", "nsenter", "pivot_root", "/lib/systemd/systemd")
 	r := &rig{t: t, dir: stateDir(t)}
-	for _, d := range []string{"upper", "work", "root", "lib", "cg"} {
+	for _, d := range []string{"upper", "work", "root", "lib", "lib/roost", "cg"} {
 		require.NoError(t, os.Mkdir(filepath.Join(r.dir, d), 0o755))
 	}
 	cg := filepath.Join(r.dir, "cg")
@@ -66,12 +76,57 @@ func newRig(t *testing.T) *rig {
 	for _, u := range own {
 		_ = os.Symlink("/dev/null", filepath.Join(units, filepath.Base(u))) // some are masked already
 	}
-	require.NoError(t, os.MkdirAll(r.path("/var/lib/roost"), 0o755))
 	for name, text := range map[string]string{"fstab": "", "machine-id": "", "profile": "", "hostname": "rig\n"} { // little of this machine's
 		require.NoError(t, os.WriteFile(r.path("/etc/"+name), []byte(text), 0o644))
 	}
-	r.boot()
 	return r
+}
+
+// ownNetwork gives the machine a network of its own, with one address that is reached
+// from everywhere in it.
+func (r *rig) ownNetwork(address string) {
+	r.t.Helper()
+	testenv.Require(r.t, "ip")
+	var err error
+	inThread(func() {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			r.net, err = os.Open("/proc/thread-self/ns/net")
+		}
+	})
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { r.net.Close() })
+	require.NoError(r.t, os.WriteFile(filepath.Join(r.dir, "net"), nil, 0o644))
+	r.inNetwork(func() {
+		for _, args := range [][]string{{"link", "set", "lo", "up"}, {"addr", "add", address + "/32", "dev", "lo"}} {
+			if out, e := exec.Command("ip", args...).CombinedOutput(); e != nil {
+				err = fmt.Errorf("ip %q: %w: %s", args, e, out)
+			}
+		}
+	})
+	require.NoError(r.t, err)
+}
+
+// inNetwork calls f in a thread that is in the machine's network: sockets that it makes
+// are there.
+func (r *rig) inNetwork(f func()) {
+	r.t.Helper()
+	var err error
+	inThread(func() {
+		if err = unix.Setns(int(r.net.Fd()), unix.CLONE_NEWNET); err == nil {
+			f()
+		}
+	})
+	require.NoError(r.t, err)
+}
+
+// inThread calls f in a thread that ends then.
+func inThread(f func()) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		runtime.LockOSThread() // never unlocked
+		f()
+	})
+	wg.Wait()
 }
 
 // path is a file of the machine as this process sees it while the machine is down.
@@ -86,6 +141,10 @@ func (r *rig) boot() {
 	script, err := filepath.Abs("testdata/boot.sh")
 	require.NoError(r.t, err)
 	r.cmd = exec.Command("bash", script, r.dir)
+	if r.net != nil {
+		r.cmd = exec.Command("nsenter", "--net=/proc/self/fd/3", "bash", script, r.dir)
+		r.cmd.ExtraFiles = []*os.File{r.net}
+	}
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	require.NoError(r.t, r.cmd.Start())
@@ -119,7 +178,7 @@ func (r *rig) try(args ...string) (string, error) {
 	if pid == "" {
 		return "", os.ErrProcessDone
 	}
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", pid, "-m", "-p", "-u", "-i", "-C", "-r", "-w", "--"}, args...)...)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", pid, "-m", "-p", "-u", "-i", "-C", "-n", "-r", "-w", "--"}, args...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "DEBIAN_FRONTEND=noninteractive"}
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -43,6 +43,8 @@ type Options struct {
 	DirectDownload bool
 	// Prefix is a path in front of everything, such as "/gitlab".
 	Prefix string
+	// Listen is the address to serve at. "": a free port of loopback.
+	Listen string
 	// Break are rules of a server that it doesn't keep.
 	Break []Rule
 	// Now is the clock; nil is time.Now. What waits (LongPoll) waits in real time.
@@ -89,6 +91,9 @@ func Start(dir string, o Options) (*GitLab, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
 	for d, v := range map[*time.Duration]time.Duration{
 		&o.AckExpiry: 2 * time.Minute, &o.UpdateInterval: 3 * time.Second, &o.TokenLife: 5 * time.Minute,
 	} {
@@ -97,7 +102,7 @@ func Start(dir string, o Options) (*GitLab, error) {
 		}
 	}
 	g := &GitLab{
-		o: o, dir: dir, addr: "127.0.0.1:0", changed: make(chan struct{}), lastID: 1000,
+		o: o, dir: dir, addr: o.Listen, changed: make(chan struct{}), lastID: 1000,
 		projects: map[int64]*Project{}, runners: map[string]*Runner{}, pipelines: map[int64]*Pipeline{},
 		jobs: map[int64]*job{}, apiTokens: map[string]bool{},
 	}

@@ -65,6 +65,9 @@ func Start(t testing.TB) *Daemon {
 	}
 }
 
+// At is a daemon that runs already, and that the caller ends.
+func At(t testing.TB, host string) *Daemon { return &Daemon{Host: host, t: t} }
+
 func (d *Daemon) stop(cmd *exec.Cmd) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"debug/elf"
+	"encoding/json"
 	"io"
 	"io/fs"
 	"os"
@@ -25,6 +26,25 @@ var Programs = []string{
 // imports it under that name; as a service it waits. Programs that aren't there are left out. With git it has
 // all of git's own programs and the certificates' directory.
 func (d *Daemon) Image(name string, programs ...string) {
+	d.t.Helper()
+	d.make(name, []string{`CMD ["sleep", "86400"]`}, programs)
+}
+
+// Service makes an image that runs this program, with a variable and arguments.
+func (d *Daemon) Service(name, env string, args ...string) {
+	d.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	cmd, err := json.Marshal(append([]string{self}, args...))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.make(name, []string{"ENV " + env, "CMD " + string(cmd)}, []string{self})
+}
+
+func (d *Daemon) make(name string, changes, programs []string) {
 	d.t.Helper()
 	if len(programs) == 0 {
 		programs = Programs
@@ -48,7 +68,11 @@ func (d *Daemon) Image(name string, programs ...string) {
 		}
 	}
 	im.must(im.w.Close())
-	if out, err := d.docker(d.t.Context(), &im.buf, "import", "--change", `CMD ["sleep", "86400"]`, "-", name); err != nil {
+	args := []string{"import"}
+	for _, c := range changes {
+		args = append(args, "--change", c)
+	}
+	if out, err := d.docker(d.t.Context(), &im.buf, append(args, "-", name)...); err != nil {
 		d.t.Fatalf("docker import: %v: %s", err, out)
 	}
 }

@@ -25,6 +25,7 @@ type docker struct {
 	volumes []string
 	made    []string // containers
 	temp    string   // a volume that ends with the job
+	links   []string // of services
 	started map[bool]bool
 }
 
@@ -75,15 +76,29 @@ func (x *docker) prepare(ctx context.Context) error {
 		}
 		x.volumes = append(x.volumes, volume+":"+root)
 	}
+	var links []string
 	for i, s := range x.b.job.Services {
 		name := fmt.Sprintf("%s-svc-%d", x.name, i)
 		args := append([]string{"run", "-d", "--name", name, "--pull", "never"}, x.flags()...)
+		if x.d.NetworkMode == "" {
+			links = append(links, "--link", name+":"+serviceAlias(s))
+		}
 		x.made = append(x.made, name)
 		if err := x.do(ctx, append(args, s.Name)...); err != nil {
 			return err
 		}
 	}
+	x.links = links
 	return nil
+}
+
+// serviceAlias is the host name of a service: its alias, or its image without the tag.
+func serviceAlias(s Image) string {
+	if s.Alias != "" {
+		return s.Alias
+	}
+	name, _, _ := strings.Cut(s.Name, ":")
+	return strings.ReplaceAll(name, "/", "__")
 }
 
 // covers says that a volume of the configuration is at or above dir.
@@ -108,7 +123,7 @@ func (x *docker) flags() []string {
 	if x.d.NetworkMode != "" {
 		f = append(f, "--network", x.d.NetworkMode)
 	}
-	return f
+	return append(f, x.links...)
 }
 
 func (x *docker) image(helper bool) string {

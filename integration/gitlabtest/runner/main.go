@@ -1,10 +1,12 @@
 package runner
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"strconv"
@@ -25,6 +27,8 @@ func Main() {
 		err = uploadCommand(os.Args[2:], scale, os.Stdout)
 	case "artifacts-downloader":
 		err = downloadCommand(os.Args[2:], scale, os.Stdout)
+	case "echo-server":
+		err = echoServer()
 	case "run":
 		err = runCommandLine(os.Args[2:], scale)
 	default:
@@ -81,4 +85,25 @@ func runCommandLine(args []string, scale float64) error {
 		r.Quit()
 	}()
 	return r.Run(ctx)
+}
+
+// echoServer is a job's service: it says its host's name to everybody who comes to port
+// 7007, and then what they said.
+func echoServer() error {
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", ":7007")
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			name, _ := os.Hostname()
+			line, _ := bufio.NewReader(c).ReadString('\n')
+			fmt.Fprintf(c, "%s heard %s", name, line)
+		}()
+	}
 }
