@@ -100,6 +100,8 @@ var elsewhere = map[string]string{
 	"view.graph.created":         "snapshot/view: TestCrash of the containers-storage driver",
 	"view.graph.removed":         "snapshot/view: TestCrash of the containers-storage driver",
 	"view.start.written":         "snapshot/view: TestCrash of the erofs driver",
+	"view.start.linked":          "snapshot/view: TestCrash of the erofs driver",
+	"view.image.linked":          "snapshot/view: TestCrash of the erofs driver",
 	"store.leadon.imaged":        "a pipeline rarely has an image older than the bundle: snapshot/store, TestDeathInGathering",
 	"store.create.encoded":       "cmd/roost: TestSnapshotSurvivesKills",
 	"store.create.row":           "cmd/roost: TestSnapshotSurvivesKills",
