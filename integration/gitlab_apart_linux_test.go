@@ -94,6 +94,14 @@ func TestGitLabZones(t *testing.T) {
 			d.Variables = []gitlabtest.Variable{{Key: "CI_COMMIT_REF_PROTECTED", Value: "true"}, {Key: "CI_PIPELINE_SOURCE", Value: "push"}}
 			return d
 		}()},
+		{"branch", "branch", mr(3, nil)},
+		// Nor does one where the server says nothing: the fork is gone.
+		{"fork4", "", func() gitlabtest.PipelineDef {
+			d := mr(4, fork)
+			d.MR.Gone = true
+			d.Variables = []gitlabtest.Variable{{Key: "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", Value: fmt.Sprint(p.ID)}, {Key: "CI_RUNNER_ID", Value: "1"}}
+			return d
+		}()},
 	} {
 		c.def.Stages = []string{"build"}
 		c.def.Jobs = []gitlabtest.JobDef{{Name: "build", Stage: "build", Script: []string{

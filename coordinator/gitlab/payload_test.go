@@ -114,6 +114,14 @@ func TestIdentity(t *testing.T) {
 
 func TestZone(t *testing.T) {
 	mr := set("git_info.ref", "refs/merge-requests/12/head")
+	// The server's variables in its order, the job's own behind them.
+	from := func(source string, own ...string) func(map[string]any) {
+		v := []string{"CI_COMMIT_MESSAGE", "x", "CI_MERGE_REQUEST_IID", "12", "CI_MERGE_REQUEST_TITLE", "x"}
+		if source != "" {
+			v = append(v, "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", source, "CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", "x/y", "CI_MERGE_REQUEST_APPROVED", "true")
+		}
+		return vars(append(append(v, "CI_OPEN_MERGE_REQUESTS", "x!12", "CI_RUNNER_ID", "3"), own...)...)
+	}
 	for _, c := range []struct {
 		want string
 		edit []func(map[string]any)
@@ -122,11 +130,23 @@ func TestZone(t *testing.T) {
 		{ZoneProtected, []func(map[string]any){set("git_info.protected", true)}},
 		{ZoneProtected, []func(map[string]any){set("git_info.protected", nil), vars("CI_COMMIT_REF_PROTECTED", "true")}},
 		{ZoneBranch, []func(map[string]any){set("git_info.protected", nil)}},
-		{ZoneBranch, []func(map[string]any){mr, vars("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7")}},
-		{"fork-12", []func(map[string]any){mr, vars("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "8")}},
-		{"fork-12", []func(map[string]any){mr, vars("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "8", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7")}},
+		{ZoneBranch, []func(map[string]any){mr, from("7")}},
+		{ZoneBranch, []func(map[string]any){mr, from("7", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7")}},
+		{"fork-12", []func(map[string]any){mr, from("8")}},
+		{"fork-12", []func(map[string]any){mr, from("8", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7")}},
+		{"fork-12", []func(map[string]any){mr, from("7", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "8")}},
+		// A fork that was deleted: all that there is comes from the job, or was referred to.
+		{"fork-12", []func(map[string]any){mr, from("", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7")}},
+		{"fork-12", []func(map[string]any){mr, from("", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7", "CI_RUNNER_ID", "1")}},
+		{"fork-12", []func(map[string]any){mr, vars(
+			"CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7", "CI_RUNNER_ID", "1", "CI_COMMIT_MESSAGE", "7 1", "CI_MERGE_REQUEST_TITLE", "x")}},
+		{"fork-12", []func(map[string]any){mr, vars(
+			"CI_COMMIT_MESSAGE", "x", "CI_MERGE_REQUEST_IID", "12", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7", "CI_RUNNER_ID", "1", "CI_MERGE_REQUEST_TITLE", "7 1")}},
+		{"fork-12", []func(map[string]any){mr, vars("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7", "CI_JOB_STAGE", "test", "CI_RUNNER_ID", "1")}},
+		{"fork-12", []func(map[string]any){mr, vars("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7")}},
+		{ZoneBranch, []func(map[string]any){set("git_info.protected", nil), vars("CI_COMMIT_REF_PROTECTED", "true", "CI_COMMIT_REF_PROTECTED", "false")}},
 		{"fork-12", []func(map[string]any){mr}},
-		{"fork-12", []func(map[string]any){mr, set("git_info.protected", true), vars("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "8")}},
+		{"fork-12", []func(map[string]any){mr, set("git_info.protected", true), from("8")}},
 		{"fork-5", []func(map[string]any){vars("CI_PIPELINE_SOURCE", "merge_request_event", "CI_MERGE_REQUEST_IID", "5")}},
 		{"fork-0-100", []func(map[string]any){set("git_info.ref", "refs/merge-requests/../head")}},
 	} {

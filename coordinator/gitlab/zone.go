@@ -1,6 +1,7 @@
 package gitlab
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -9,7 +10,7 @@ import (
 // trusted less: a merge request whose source is not known counts as a fork's.
 func (p *payload) zone() string {
 	if iid, ok := p.mergeRequest(); ok {
-		source, own := p.first("CI_MERGE_REQUEST_SOURCE_PROJECT_ID"), p.first("CI_PROJECT_ID")
+		source, own := p.sourceProject(), p.first("CI_PROJECT_ID")
 		if p.JobInfo.ProjectID > 0 {
 			own = strconv.FormatInt(p.JobInfo.ProjectID, 10)
 		}
@@ -21,7 +22,7 @@ func (p *payload) zone() string {
 			return zoneFork + strconv.FormatInt(iid, 10)
 		}
 	}
-	protected := p.first("CI_COMMIT_REF_PROTECTED") == "true"
+	protected := p.agreed("CI_COMMIT_REF_PROTECTED") == "true"
 	if p.GitInfo.Protected != nil {
 		protected = *p.GitInfo.Protected
 	}
@@ -29,6 +30,54 @@ func (p *payload) zone() string {
 		return ZoneProtected
 	}
 	return ZoneBranch
+}
+
+// agreed gives the value of a variable if all its entries have the same.
+func (p *payload) agreed(key string) string {
+	value := p.first(key)
+	for _, v := range p.Variables {
+		if v.Key == key && v.Value != value {
+			return ""
+		}
+	}
+	return value
+}
+
+var (
+	// beforeRunner are the server's variables between those of a merge request and the runner's.
+	beforeRunner = []string{"CI_OPEN_MERGE_REQUESTS", "CI_GITLAB_FIPS_MODE", "CI_KUBERNETES_ACTIVE", "CI_DEPLOY_FREEZE"}
+	// freeText are server's variables of a merge request with text of its author's, besides
+	// those of the commit.
+	freeText = []string{
+		"CI_MERGE_REQUEST_TITLE", "CI_MERGE_REQUEST_DESCRIPTION", "CI_MERGE_REQUEST_LABELS",
+		"CI_MERGE_REQUEST_MILESTONE", "CI_MERGE_REQUEST_ASSIGNEES", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME",
+	}
+)
+
+// sourceProject is the project that a merge request comes from, if it is surely the server that
+// says so. It says nothing once a fork was deleted, and then the first entry may be the job's own.
+// The server's stands between the commit's variables and the runner's, the job's stand behind
+// the runner's; but what a text of the server's refers to, such as a title with $NAME in it,
+// GitLab moves to before that text.
+func (p *payload) sourceProject() string {
+	const key, runner = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "CI_RUNNER_ID"
+	find := func(key string) int {
+		return slices.IndexFunc(p.Variables, func(v variable) bool { return v.Key == key })
+	}
+	from, to := find(key), find(runner)
+	if from < 0 || to < from {
+		return ""
+	}
+	for i, v := range p.Variables[from:] {
+		ofRequest := strings.HasPrefix(v.Key, "CI_MERGE_REQUEST_")
+		switch {
+		case strings.HasPrefix(v.Key, "CI_COMMIT_"), slices.Contains(freeText, v.Key):
+			return ""
+		case from+i < to && !ofRequest && !slices.Contains(beforeRunner, v.Key):
+			return ""
+		}
+	}
+	return p.agreed(key)
 }
 
 // mergeRequest gives the number of the merge request that the job runs for.

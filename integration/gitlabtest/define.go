@@ -31,6 +31,8 @@ type MergeRequest struct {
 	// Source is the project that the branch is in, if it is a fork.
 	Source *Project
 	Branch string
+	// Gone says that Source was deleted: the server says nothing of it any more.
+	Gone bool
 }
 
 // Variable is one of a job's variables, as in the payload.

@@ -29,8 +29,8 @@ func (g *GitLab) serveRequest(w http.ResponseWriter, r *http.Request) {
 	var payload map[string]any
 	if !known.def.Paused {
 		if j := g.pickLocked(known, b); j != nil {
+			g.handOutLocked(j, known, b) // its runner is among its variables
 			payload = j.payloadLocked(g)
-			g.handOutLocked(j, known, b)
 		}
 	}
 	g.notifyLocked()

@@ -53,8 +53,8 @@ func (j *job) refVariables(pub func(kv ...string)) {
 	pl := j.pipeline
 	source := pl.def.Source
 	name := pl.def.Ref
+	from := pl.project
 	if mr := pl.def.MR; mr != nil {
-		from := pl.project
 		if mr.Source != nil {
 			from = mr.Source
 		}
@@ -62,11 +62,6 @@ func (j *job) refVariables(pub func(kv ...string)) {
 		if source == "" {
 			source = "merge_request_event"
 		}
-		pub("CI_MERGE_REQUEST_ID", fmt.Sprint(50000+mr.IID), "CI_MERGE_REQUEST_IID", fmt.Sprint(mr.IID),
-			"CI_MERGE_REQUEST_PROJECT_ID", fmt.Sprint(pl.project.ID), "CI_MERGE_REQUEST_PROJECT_PATH", pl.project.Path,
-			"CI_MERGE_REQUEST_SOURCE_PROJECT_ID", fmt.Sprint(from.ID), "CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", from.Path,
-			"CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", mr.Branch, "CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main",
-			"CI_MERGE_REQUEST_REF_PATH", fmt.Sprintf("refs/merge-requests/%d/head", mr.IID))
 	}
 	if source == "" {
 		source = "push"
@@ -80,6 +75,16 @@ func (j *job) refVariables(pub func(kv ...string)) {
 		pub("CI_COMMIT_BRANCH", name)
 	}
 	pub("CI_COMMIT_REF_PROTECTED", fmt.Sprint(pl.def.Protected))
+	if mr := pl.def.MR; mr != nil {
+		pub("CI_MERGE_REQUEST_ID", fmt.Sprint(50000+mr.IID), "CI_MERGE_REQUEST_IID", fmt.Sprint(mr.IID),
+			"CI_MERGE_REQUEST_REF_PATH", fmt.Sprintf("refs/merge-requests/%d/head", mr.IID),
+			"CI_MERGE_REQUEST_PROJECT_ID", fmt.Sprint(pl.project.ID), "CI_MERGE_REQUEST_PROJECT_PATH", pl.project.Path,
+			"CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main")
+		if !mr.Gone {
+			pub("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", fmt.Sprint(from.ID), "CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", from.Path,
+				"CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", mr.Branch)
+		}
+	}
 }
 
 func hostOf(raw string) string {
