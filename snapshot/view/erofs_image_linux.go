@@ -159,6 +159,8 @@ const (
 	imageFixedCost  = 1_000_000
 	fixupChangeCost = 25_000
 	fixupCopyCost   = 50_000 // and one for each byte
+	// A merge that comes a second time comes more often, and then its image is there.
+	againShare = 4
 )
 
 // imageFanin decides how the merge of spec is shown: by an image of the merged
@@ -188,6 +190,9 @@ func (d *Overlay) imageFanin(spec Spec) bool {
 		if c := &spec.Fanin.Changes[i]; !c.Delete && hasContent(&c.Entry) && c.Entry.SourceAt > 0 {
 			fixup += fixupCopyCost + c.Entry.Size
 		}
+	}
+	if spec.Fanin.Again != nil {
+		fixup *= againShare
 	}
 	return image < fixup
 }
