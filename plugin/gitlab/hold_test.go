@@ -1,9 +1,13 @@
 package gitlab
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"testing"
 	"time"
 
@@ -266,4 +270,24 @@ func TestBadPayload(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 6, job["id"])
 	require.Equal(t, []plugin.Outcome{plugin.OutcomeSystem}, h.agent.outcomes())
+}
+
+// TestStrangersBodies: who has shown no token yet can't have much of a body read, neither at once
+// nor by and by.
+func TestStrangersBodies(t *testing.T) {
+	h := newHouse(t)
+	for _, path := range []string{"jobs/request", "runners/verify"} {
+		c, err := net.Dial("tcp", h.addr)
+		require.NoError(t, err)
+		defer c.Close()
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(20*time.Second)))
+		_, err = fmt.Fprintf(c, "POST /slot1/api/v4/%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", path, maxCall)
+		require.NoError(t, err)
+		_, err = c.Write(bytes.Repeat([]byte(" "), 300<<10))
+		require.NoError(t, err)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil) // although most of it was never sent
+		require.NoError(t, err)
+		resp.Body.Close()
+		require.Equal(t, http.StatusBadRequest, resp.StatusCode, path)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/roost-ci/roost/plugin"
 )
@@ -18,7 +19,7 @@ const maxCall = 4 << 20
 // request is the runner's question for a job. The answer is 201 with a job or 204 with
 // none; never 403, three of which make the runner leave us alone for an hour.
 func (s *service) request(w http.ResponseWriter, r *http.Request, sl *slot) {
-	body, err := readObject(r.Body)
+	body, err := readAsk(w, r)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, "the request is not a JSON object")
 		return
@@ -151,15 +152,38 @@ func promises(body rawObject, env map[string]string) bool {
 var errTooLong = errors.New("more than a runner ever sends")
 
 // readBody reads a call's body whole.
-func readBody(r io.Reader) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxCall+1))
+func readBody(r io.Reader) ([]byte, error) { return readUpTo(r, maxCall) }
+
+func readUpTo(r io.Reader, limit int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(b) > maxCall {
+	if len(b) > limit {
 		return nil, errTooLong
 	}
 	return b, nil
+}
+
+const (
+	// maxAsk and askTime bound the body of a call whose token is in it: until it is read
+	// anybody may be at the other end, and there may be many of them. A runner sends 3 KiB.
+	maxAsk  = 256 << 10
+	askTime = 30 * time.Second
+)
+
+// readAsk reads such a body.
+func readAsk(w http.ResponseWriter, r *http.Request) (rawObject, error) {
+	c := http.NewResponseController(w)
+	slow := time.AfterFunc(askTime, func() { c.SetReadDeadline(time.Unix(1, 0)) }) //nolint:errcheck // then it is read for longer
+	b, err := readUpTo(r.Body, maxAsk)
+	if !slow.Stop() && err == nil {
+		err = errTooLong
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseObject(b)
 }
 
 func readObject(r io.Reader) (rawObject, error) {

@@ -9,7 +9,7 @@ import (
 // token in place of the slot's own, and the answer with the slot's own in place of the
 // real one. The runner must not learn that the real one expires: it would ask for a new one.
 func (s *service) verify(w http.ResponseWriter, r *http.Request, sl *slot) {
-	body, err := readObject(r.Body)
+	body, err := readAsk(w, r)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, "the request is not a JSON object")
 		return
