@@ -86,7 +86,10 @@ func (r *refCodec) read(c *cursor) (snapshot.Digest, int64) {
 
 func appendChanges(b []byte, changes []snapshot.Change, refs *refCodec) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(len(changes)))
-	w := entryWriter{chunks: refs}
+	return appendEach(b, changes, &entryWriter{chunks: refs})
+}
+
+func appendEach(b []byte, changes []snapshot.Change, w *entryWriter) ([]byte, error) {
 	for i := range changes {
 		ch := &changes[i]
 		op := byte(opPut)
@@ -125,21 +128,23 @@ func readChanges(c *cursor, ix *Index) {
 	ix.Changes = make([]snapshot.Change, n)
 	r := entryReader{chunks: &refCodec{chunks: ix.Chunks}}
 	for i := range ix.Changes {
-		ch := &ix.Changes[i]
-		op := c.byte()
-		ch.Delete, ch.Replace = op == opDelete, op == opReplace
-		if op > opReplace {
-			c.fail("change %d: unknown kind %d", i, op)
-		}
-		ch.Entry.Path = r.path(c)
-		switch {
-		case !ch.Delete:
-			r.entry(c, &ch.Entry)
-		case c.err == nil && ch.Entry.Path == "":
-			c.fail("the root can't be deleted")
-		}
-		if c.err != nil {
+		if readChange(c, &r, &ix.Changes[i]); c.err != nil {
 			return
 		}
+	}
+}
+
+func readChange(c *cursor, r *entryReader, ch *snapshot.Change) {
+	op := c.byte()
+	ch.Delete, ch.Replace = op == opDelete, op == opReplace
+	if op > opReplace {
+		c.fail("a change of unknown kind %d", op)
+	}
+	ch.Entry.Path = r.path(c)
+	switch {
+	case !ch.Delete:
+		r.entry(c, &ch.Entry)
+	case c.err == nil && ch.Entry.Path == "":
+		c.fail("the root can't be deleted")
 	}
 }

@@ -101,6 +101,7 @@ func Encode(ctx context.Context, o EncoderOptions, changes []snapshot.Change) (*
 	start := o.Now()
 	e := newEncoder(o)
 	defer e.close()
+	e.expect(countContents(changes))
 	if err := e.plan(changes); err != nil {
 		return nil, Stats{}, fmt.Errorf("encode: %w", err)
 	}
@@ -111,15 +112,25 @@ func Encode(ctx context.Context, o EncoderOptions, changes []snapshot.Change) (*
 		return nil, Stats{}, fmt.Errorf("encode: %w", err)
 	}
 	fail.Point("pack.encoded")
-	ix := &Index{Changes: changes, Packs: e.packs.list, Frames: e.packs.frames}
-	e.layout(ix)
-	if err := checkTables(ix); err != nil {
-		return nil, Stats{}, fmt.Errorf("encode: known chunks do not fit together: %w", err)
+	ix, err := e.index()
+	if err != nil {
+		return nil, Stats{}, err
 	}
+	ix.Changes = changes
 	e.fill(changes)
 	e.stats.Stored = e.packs.stored
 	e.stats.Elapsed = o.Now().Sub(start)
 	return ix, e.stats, nil
+}
+
+// index makes the tables.
+func (e *encoder) index() (*Index, error) {
+	ix := &Index{Packs: e.packs.list, Frames: e.packs.frames}
+	e.layout(ix)
+	if err := checkTables(ix); err != nil {
+		return nil, fmt.Errorf("encode: known chunks do not fit together: %w", err)
+	}
+	return ix, nil
 }
 
 // encoder is one run of Encode. plan fills files; then each field belongs to the
@@ -132,6 +143,10 @@ type encoder struct {
 	stats Stats       // the sequencer's, Plain and New
 	bufs  buffers
 	open  openFiles
+
+	// Of a Stream: its parts that are yet to come, and the linked files that were.
+	more   bool
+	before map[string]content // by Link
 
 	compared atomic.Int64 // bytes read to be compared with the base
 }
@@ -183,20 +198,20 @@ func (e *encoder) close() {
 
 // plan lists the files in order and finds what Known has of those that are hashed.
 func (e *encoder) plan(changes []snapshot.Change) error {
-	n := 0
-	for i := range changes {
-		if hasContent(&changes[i]) {
-			n++
-		}
-	}
-	e.files = make([]file, 0, n) // pointers into it are kept
-	e.expect(n)
+	e.files = make([]file, 0, countContents(changes)) // pointers into it are kept
 	linked := map[string]*file{}
 	for i := range changes {
 		if !hasContent(&changes[i]) {
 			continue
 		}
 		en := &changes[i].Entry
+		if was, ok := e.before[en.Link]; ok {
+			if was.size != en.Size {
+				return fmt.Errorf("%q and %q: names of one file, but of %d and %d bytes", en.Link, en.Path, was.size, en.Size)
+			}
+			en.Chunks = was.chunks
+			continue
+		}
 		if f := linked[en.Link]; f != nil && en.Link != "" {
 			if err := f.addName(i, en); err != nil {
 				return err
@@ -209,6 +224,16 @@ func (e *encoder) plan(changes []snapshot.Change) error {
 		}
 	}
 	return e.planReading(changes)
+}
+
+// countContents counts the changes with content.
+func countContents(changes []snapshot.Change) (n int) {
+	for i := range changes {
+		if hasContent(&changes[i]) {
+			n++
+		}
+	}
+	return n
 }
 
 // hasContent says whether a change puts a file there that is not empty.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -87,7 +88,7 @@ func TestMemoryPerEntry(t *testing.T) {
 		most float64
 		used func(n int) uint64
 	}{
-		{"encode", 280, func(n int) uint64 {
+		{"encode", 240, func(n int) uint64 {
 			changes := append([]snapshot.Change(nil), all[:n]...)
 			for i := range changes {
 				changes[i].Entry.Chunks = nil
@@ -96,6 +97,36 @@ func TestMemoryPerEntry(t *testing.T) {
 			o.Workers, o.discard = 1, true
 			return peak(func() {
 				_, _, err := Encode(t.Context(), o, changes)
+				require.NoError(t, err)
+			})
+		}},
+		{"a list", 60, func(n int) uint64 {
+			return live(func() any {
+				l := &List{}
+				for i := range n {
+					require.NoError(t, l.Append(&all[i].Entry))
+				}
+				return l
+			})
+		}},
+		{"a stream and its index", 220, func(n int) uint64 {
+			o := w.options()
+			o.Workers, o.discard = 1, true
+			return peak(func() {
+				st, err := NewStream(o, n)
+				require.NoError(t, err)
+				defer st.Close()
+				part := make([]snapshot.Change, 0, 4000)
+				for c := range slices.Chunk(all[:n], cap(part)) {
+					part = append(part[:0], c...)
+					for i := range part {
+						part[i].Entry.Chunks = nil
+					}
+					require.NoError(t, st.Add(t.Context(), part))
+				}
+				ix, _, err := st.Finish(t.Context())
+				require.NoError(t, err)
+				_, err = st.WriteIndex(io.Discard, ix)
 				require.NoError(t, err)
 			})
 		}},

@@ -34,11 +34,16 @@ func WriteIndex(w io.Writer, ix *Index) (snapshot.Digest, error) {
 	if err != nil {
 		return snapshot.Digest{}, fmt.Errorf("index: %w", err)
 	}
+	return writeBody(w, ix, body)
+}
+
+// writeBody writes an index with that body. Of ix it looks at Base and Manifest.
+func writeBody(w io.Writer, ix *Index, body []byte) (snapshot.Digest, error) {
 	if int64(len(body)) > maxBody {
 		return snapshot.Digest{}, fmt.Errorf("index: %d bytes, more than %d", len(body), int64(maxBody))
 	}
 	codec, stored := CodecRaw, body
-	if z := compress(nil, body); len(z) < len(body) && len(body) <= maxRatio*len(z) {
+	if z := compress(make([]byte, 0, len(body)), body); len(z) < len(body) && len(body) <= maxRatio*len(z) {
 		codec, stored = CodecZstd, z
 	}
 	out := &summed{w: w, h: sha256.New()}
@@ -49,7 +54,10 @@ func WriteIndex(w io.Writer, ix *Index) (snapshot.Digest, error) {
 	out.b = append(out.b, codec)
 	out.b = binary.LittleEndian.AppendUint64(out.b, uint64(len(body)))
 	out.b = binary.LittleEndian.AppendUint64(out.b, uint64(len(stored)))
-	out.b = append(out.b, stored...)
+	if err := out.flush(1); err != nil {
+		return snapshot.Digest{}, fmt.Errorf("index: %w", err)
+	}
+	out.b = stored // as it is: it may be large
 	d, err := out.close()
 	if err != nil {
 		return snapshot.Digest{}, fmt.Errorf("index: %w", err)

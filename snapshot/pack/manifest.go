@@ -42,28 +42,59 @@ func (idCodec) read(c *cursor) (snapshot.Digest, int64) {
 // of all that was written. Trees that are Equal entry by entry have one digest.
 // Every file must be hashed; Source is not written.
 func WriteManifest(w io.Writer, m *snapshot.Manifest) (snapshot.Digest, error) {
-	if len(m.Entries) > maxEntries {
-		return snapshot.Digest{}, fmt.Errorf("manifest: %d entries, more than %d", len(m.Entries), maxEntries)
+	mw, err := NewManifestWriter(w, len(m.Entries))
+	if err != nil {
+		return snapshot.Digest{}, err
 	}
-	out := &summed{w: w, h: sha256.New()}
-	out.b = append(out.b, manifestMagic...)
-	out.b = append(out.b, manifestV1)
-	out.b = binary.AppendUvarint(out.b, uint64(len(m.Entries)))
-	ew := entryWriter{chunks: idCodec{}}
 	for i := range m.Entries {
-		e := &m.Entries[i]
-		var err error
-		if out.b, err = ew.path(out.b, e.Path); err != nil {
-			return snapshot.Digest{}, fmt.Errorf("manifest: %w", err)
-		}
-		if out.b, err = ew.entry(out.b, e); err != nil {
-			return snapshot.Digest{}, fmt.Errorf("manifest: %w", err)
-		}
-		if err := out.flush(1 << 16); err != nil {
-			return snapshot.Digest{}, fmt.Errorf("manifest: %w", err)
+		if err := mw.Append(&m.Entries[i]); err != nil {
+			return snapshot.Digest{}, err
 		}
 	}
-	d, err := out.close()
+	return mw.Close()
+}
+
+// ManifestWriter is WriteManifest entry by entry.
+type ManifestWriter struct {
+	out  summed
+	w    entryWriter
+	left int
+}
+
+// NewManifestWriter begins a manifest of n entries.
+func NewManifestWriter(w io.Writer, n int) (*ManifestWriter, error) {
+	if n > maxEntries {
+		return nil, fmt.Errorf("manifest: %d entries, more than %d", n, maxEntries)
+	}
+	m := &ManifestWriter{out: summed{w: w, h: sha256.New()}, w: entryWriter{chunks: idCodec{}}, left: n}
+	m.out.b = append(m.out.b, manifestMagic...)
+	m.out.b = append(m.out.b, manifestV1)
+	m.out.b = binary.AppendUvarint(m.out.b, uint64(n))
+	return m, nil
+}
+
+// Append writes the next entry.
+func (m *ManifestWriter) Append(e *snapshot.Entry) (err error) {
+	m.left--
+	if m.out.b, err = m.w.path(m.out.b, e.Path); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	if m.out.b, err = m.w.entry(m.out.b, e); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	if err := m.out.flush(1 << 16); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	return nil
+}
+
+// Close writes the end and returns the digest. Nothing but the writer that was given
+// is left to be closed.
+func (m *ManifestWriter) Close() (snapshot.Digest, error) {
+	if m.left != 0 {
+		return snapshot.Digest{}, fmt.Errorf("manifest: its number of entries is wrong by %d", m.left)
+	}
+	d, err := m.out.close()
 	if err != nil {
 		return snapshot.Digest{}, fmt.Errorf("manifest: %w", err)
 	}

@@ -136,5 +136,8 @@ func (e *encoder) writer(ctx context.Context, p *pipes) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if e.more {
+		return nil // the next part goes on with the pack
+	}
 	return e.packs.finish(ctx)
 }

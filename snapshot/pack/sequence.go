@@ -10,7 +10,7 @@ import (
 func (e *encoder) sequencer(ctx context.Context, p *pipes) error {
 	defer close(p.frames)
 	defer close(p.frameOrder)
-	s := sequence{e: e, p: p}
+	s := sequence{e: e, p: p, next: len(e.packs.frames)}
 	for u := range p.unitOrder {
 		select {
 		case <-u.done:

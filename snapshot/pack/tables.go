@@ -25,7 +25,19 @@ func appendBody(b []byte, ix *Index) ([]byte, error) {
 	if len(ix.Changes) > maxEntries {
 		return nil, fmt.Errorf("%d changes, more than %d", len(ix.Changes), maxEntries)
 	}
-	b = slices.Grow(b, (minPack+4)*len(ix.Packs)+(minFrame+6)*len(ix.Frames)+(minChunk+2)*len(ix.Chunks)+typicalChange*len(ix.Changes))
+	refs := newRefCodec(ix.Chunks)
+	b = appendTables(slices.Grow(b, tablesBytes(ix)+typicalChange*len(ix.Changes)), ix, refs.inOrder(ix.Changes))
+	return appendChanges(b, ix.Changes, refs)
+}
+
+// tablesBytes is about what appendTables appends: mostly more.
+func tablesBytes(ix *Index) int {
+	return (minPack+4)*len(ix.Packs) + (minFrame+6)*len(ix.Frames) + (minChunk+2)*len(ix.Chunks) + 64
+}
+
+// appendTables appends all tables but the changes. chunks are those of ix in the order
+// in which the changes use them.
+func appendTables(b []byte, ix *Index, chunks []ChunkRef) []byte {
 	b = binary.AppendUvarint(b, uint64(len(ix.Packs)))
 	for _, p := range ix.Packs {
 		b = append(b, p.Digest[:]...)
@@ -36,10 +48,7 @@ func appendBody(b []byte, ix *Index) ([]byte, error) {
 		}
 		b = append(b, own)
 	}
-	b = appendFrames(b, ix.Frames)
-	refs := newRefCodec(ix.Chunks)
-	b = appendChunks(b, refs.inOrder(ix.Changes))
-	return appendChanges(b, ix.Changes, refs)
+	return appendChunks(appendFrames(b, ix.Frames), chunks)
 }
 
 func readBody(c *cursor, ix *Index) error {

@@ -51,6 +51,14 @@ func beginAnew(ctx context.Context, o pack.EncoderOptions, e *encoded) error {
 	if err != nil {
 		return err
 	}
+	e.instead(ix, stats)
+	e.base = ""
+	return nil
+}
+
+// instead makes ix the index, for which more may have been stored. What it names of
+// the packs that were made before is the layer's own.
+func (e *encoded) instead(ix *pack.Index, more pack.Stats) {
 	own := make(map[snapshot.Digest]bool, len(e.ix.Packs))
 	for _, p := range e.ix.Packs {
 		own[p.Digest] = p.Own
@@ -59,11 +67,10 @@ func beginAnew(ctx context.Context, o pack.EncoderOptions, e *encoded) error {
 		p := &ix.Packs[i]
 		p.Own = p.Own || own[p.Digest]
 	}
-	e.ix, e.base = ix, ""
-	e.stats.Stored += stats.Stored
-	e.stats.New += stats.New
-	e.stats.Elapsed += stats.Elapsed
-	return nil
+	e.ix = ix
+	e.stats.Stored += more.Stored
+	e.stats.New += more.New
+	e.stats.Elapsed += more.Elapsed
 }
 
 // weigh sets what fetching a layer with this index takes. What is against a base

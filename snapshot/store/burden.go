@@ -19,7 +19,18 @@ func (c *creating) unburden(ctx context.Context, o pack.EncoderOptions, e *encod
 	if len(burden) == 0 {
 		return nil
 	}
-	mine, known := e.ix.Locate(), o.Known
+	ix, stats, err := pack.Encode(ctx, unburdened(o, e.ix, burden), e.ix.Changes)
+	if err != nil {
+		return err
+	}
+	e.instead(ix, stats)
+	return nil
+}
+
+// unburdened returns options by which the changes of ix are stored without the packs
+// in burden.
+func unburdened(o pack.EncoderOptions, ix *pack.Index, burden map[snapshot.Digest]bool) pack.EncoderOptions {
+	mine, known := ix.Locate(), o.Known
 	o.Seen = nil
 	o.Known = func(d snapshot.Digest) (pack.Location, bool) {
 		loc, ok := mine[d]
@@ -31,23 +42,7 @@ func (c *creating) unburden(ctx context.Context, o pack.EncoderOptions, e *encod
 		}
 		return loc, ok
 	}
-	own := map[snapshot.Digest]bool{}
-	for _, p := range e.ix.Packs {
-		own[p.Digest] = p.Own
-	}
-	ix, stats, err := pack.Encode(ctx, o, e.ix.Changes)
-	if err != nil {
-		return err
-	}
-	for i := range ix.Packs {
-		p := &ix.Packs[i]
-		p.Own = p.Own || own[p.Digest]
-	}
-	e.ix = ix
-	e.stats.Stored += stats.Stored
-	e.stats.New += stats.New
-	e.stats.Elapsed += stats.Elapsed
-	return nil
+	return o
 }
 
 // burdens lists the packs that are neither e's own nor its base's, and of which it

@@ -156,6 +156,9 @@ func (c *creating) prepare() error {
 }
 
 func (c *creating) run(ctx context.Context) (*Created, error) {
+	if c.base == nil {
+		return newWhole(c).run(ctx)
+	}
 	if err := c.look(ctx); err != nil {
 		return nil, err
 	}
@@ -169,9 +172,7 @@ func (c *creating) run(ctx context.Context) (*Created, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	return &Created{Info: c.s.infoLocked(l), New: e.stats.New, Kept: kept}, nil
+	return c.commit(ctx, e, l, kept)
 }
 
 // look scans the directory, and beside it reads what is known of the base.
@@ -182,15 +183,13 @@ func (c *creating) look(ctx context.Context) error {
 		c.m, c.inodes, err = tree.Survey(gctx, c.spec.Dir, o)
 		return err
 	})
-	if c.base != nil {
-		g.Go(func() (err error) {
-			if c.baseTree, err = c.s.Tree(gctx, c.spec.Base); err != nil {
-				return fmt.Errorf("base: %w", err)
-			}
-			c.baseStamps = c.s.readStamps(c.spec.Base, c.base.info.Manifest, c.baseTree)
-			return nil
-		})
-	}
+	g.Go(func() (err error) {
+		if c.baseTree, err = c.s.Tree(gctx, c.spec.Base); err != nil {
+			return fmt.Errorf("base: %w", err)
+		}
+		c.baseStamps = c.s.readStamps(c.spec.Base, c.base.info.Manifest, c.baseTree)
+		return nil
+	})
 	return g.Wait()
 }
 
@@ -213,12 +212,9 @@ func (c *creating) encode(ctx context.Context) (e *encoded, kept int64, err erro
 			}
 		}
 	}
-	e = &encoded{}
-	if c.base != nil {
-		e.base = c.spec.Base
-	}
+	e = &encoded{base: c.spec.Base}
 	changes := tree.Diff(c.baseTree, c.m)
-	if len(changes) == 0 && c.base != nil { // and so there is nothing to compute
+	if len(changes) == 0 { // and so there is nothing to compute
 		e.tree = c.baseTree
 		e.ix = &pack.Index{Base: c.base.info.Manifest, Manifest: c.base.info.Manifest}
 		return e, kept, nil
@@ -237,13 +233,11 @@ func (c *creating) encode(ctx context.Context) (e *encoded, kept int64, err erro
 	if e.tree, err = tree.Apply(c.baseTree, e.ix.Changes); err != nil {
 		return nil, 0, err
 	}
-	if c.base != nil {
-		e.ix.Base = c.base.info.Manifest
-		if c.s.chainLen(c.spec.Base) >= c.s.o.MaxChain {
-			o.Seen = nil
-			if err := beginAnew(ctx, o, e); err != nil {
-				return nil, 0, err
-			}
+	e.ix.Base = c.base.info.Manifest
+	if c.s.chainLen(c.spec.Base) >= c.s.o.MaxChain {
+		o.Seen = nil
+		if err := beginAnew(ctx, o, e); err != nil {
+			return nil, 0, err
 		}
 	}
 	for i := range e.tree.Entries { // a later file there may be another one
@@ -285,37 +279,43 @@ func (c *creating) blame(ctx context.Context, read []int, err error) error {
 
 // unchanged looks again at the files that were read.
 func (c *creating) unchanged(ctx context.Context, read []int) error {
+	return inRuns(ctx, len(read), func(i int) error {
+		if e := &c.m.Entries[read[i]]; !asItWas(e, c.inodes[read[i]].CTime) {
+			return &ChangedError{Path: e.Path}
+		}
+		return nil
+	})
+}
+
+// inRuns calls fn for 0 to n-1, on all cores, until there is an error.
+func inRuns(ctx context.Context, n int, fn func(i int) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	const run = 1024
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for at := 0; at < len(read); at += run {
+	for at := 0; at < n; at += run {
 		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			for _, i := range read[at:min(at+run, len(read))] {
-				if !c.same(i) {
-					return &ChangedError{Path: c.m.Entries[i].Path}
+			for i := at; i < min(at+run, n); i++ {
+				if err := fn(i); err != nil {
+					return err
 				}
 			}
-			return nil
+			return ctx.Err()
 		})
 	}
 	return g.Wait()
 }
 
-// same reports whether entry i is as it was when it was looked at.
-func (c *creating) same(i int) bool {
-	e := &c.m.Entries[i]
+// asItWas reports whether the file at e's source is as it was when it was looked at.
+func asItWas(e *snapshot.Entry, was int64) bool {
 	fi, err := os.Lstat(e.Source)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() != e.Size || fi.ModTime().UnixNano() != e.MTime {
 		return false
 	}
 	ctime, ok := ctimeOf(fi)
-	return !ok || ctime == c.inodes[i].CTime
+	return !ok || ctime == was
 }
 
-// save writes what the layer needs beside its packs, then its row.
+// save writes what the layer needs beside its packs.
 func (c *creating) save(ctx context.Context, e *encoded) (*layer, error) {
 	s, ix := c.s, e.ix
 	index, indexBytes, err := s.writeIndex(ix)
@@ -325,33 +325,42 @@ func (c *creating) save(ctx context.Context, e *encoded) (*layer, error) {
 	if err := s.writeManifest(e.tree, ix.Manifest); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	if c.base == nil || ix.Manifest != c.base.info.Manifest {
+	if ix.Manifest != c.base.info.Manifest {
 		if err := fileDigest(s.manifestPath(ix.Manifest), "manifest", ix.Manifest); err != nil {
 			return nil, err
 		}
 	}
 	if len(c.inodes) == len(e.tree.Entries) {
 		if err := s.writeStamps(c.id, ix.Manifest, e.tree, c.inodes, c.began); err != nil {
-			s.log.Warn("which files are unchanged can't be noted, the next create reads all", "snapshot", c.id, "error", err)
+			c.noStamps(err)
 		}
 	}
 	fail.Point("store.create.written")
-	l := c.layer(e, index, indexBytes)
+	return c.layer(e, totalsOf(e.tree), index, indexBytes), nil
+}
+
+// commit writes the row.
+func (c *creating) commit(ctx context.Context, e *encoded, l *layer, kept int64) (*Created, error) {
 	c.committing = true
-	if err := s.addStored(ctx, l, e.tree); err != nil {
+	if err := c.s.addStored(ctx, l, e.tree); err != nil {
 		return nil, err
 	}
 	fail.Point("store.create.row")
-	return l, nil
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return &Created{Info: c.s.infoLocked(l), New: e.stats.New, Kept: kept}, nil
 }
 
-func (c *creating) layer(e *encoded, index snapshot.Digest, indexBytes int64) *layer {
-	m := e.tree
+func (c *creating) noStamps(err error) {
+	c.s.log.Warn("which files are unchanged can't be noted, the next create reads all", "snapshot", c.id, "error", err)
+}
+
+func (c *creating) layer(e *encoded, sum totals, index snapshot.Digest, indexBytes int64) *layer {
 	l := storedLayer(c.s.o.BootID, c.key, e.ix)
 	l.info = Info{
 		ID: c.id, WireBase: e.base, State: Packed, Synced: true, Manifest: e.ix.Manifest,
 		Index: index, IndexBytes: indexBytes, StoredBytes: e.stats.Stored + indexBytes,
-		PlainBytes: e.stats.Plain, TreeBytes: m.Bytes(), Entries: int64(len(m.Entries)),
+		PlainBytes: e.stats.Plain, TreeBytes: sum.bytes, Entries: sum.entries,
 		EncodeMS: e.stats.Elapsed.Seconds() * 1000,
 	}
 	if c.base != nil {
@@ -369,7 +378,8 @@ func storedLayer(boot string, key []byte, ix *pack.Index) *layer {
 	return l
 }
 
-// addStored writes the row of a stored layer, whose tree is m, and shows it.
+// addStored writes the row of a stored layer, whose tree is m, and shows it. If m is nil
+// it is read when it is wanted.
 func (s *Store) addStored(ctx context.Context, l *layer, m *snapshot.Manifest) error {
 	s.mu.Lock()
 	l.seq = s.nextSeq
@@ -389,7 +399,9 @@ func (s *Store) addStored(ctx context.Context, l *layer, m *snapshot.Manifest) e
 			s.have[p.Digest] = blobFile{path: s.packPath(p.Digest), bytes: p.Bytes}
 		}
 	}
-	s.trees.put(in.ID, m, len(m.Entries))
+	if m != nil {
+		s.trees.put(in.ID, m, len(m.Entries))
+	}
 	s.announceLocked(l)
 	return nil
 }

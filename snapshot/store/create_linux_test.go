@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -375,26 +376,51 @@ func TestCreateOfAChangingTree(t *testing.T) {
 		"a fifo":      func(p string) { require.NoError(t, os.Remove(p)); require.NoError(t, unix.Mkfifo(p, 0o644)) },
 		"a link":      func(p string) { require.NoError(t, os.Remove(p)); require.NoError(t, os.Symlink("/etc/passwd", p)) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			b := newBench(t, view.NameCopy)
-			dir := filepath.Join(t.TempDir(), "d")
-			write(t, filepath.Join(dir, "a"), "aaaa")
-			write(t, filepath.Join(dir, "b"), "bbbb")
-			c := creating{s: b.Store, spec: &CreateSpec{Dir: dir, DomainKey: domainKey, Progress: &Progress{}}, id: newID(t)}
-			require.NoError(t, c.prepare())
-			require.NoError(t, c.look(t.Context()))
-			time.Sleep(2 * fineTick)
-			change(filepath.Join(dir, "b"))
-			_, _, err := c.encode(t.Context())
-			var changed *ChangedError
-			require.ErrorAs(t, err, &changed)
-			require.Equal(t, "b", changed.Path)
-			b.sweepUnnamed()
-			left, err := os.ReadDir(filepath.Join(b.dir, "packs"))
-			require.NoError(t, err)
-			require.Empty(t, left)
-		})
+		for _, based := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, on a base: %t", name, based), func(t *testing.T) { createOfAChangingTree(t, change, based) })
+		}
 	}
+}
+
+func createOfAChangingTree(t *testing.T, change func(path string), based bool) {
+	b := newBench(t, view.NameCopy)
+	dir := filepath.Join(t.TempDir(), "d")
+	write(t, filepath.Join(dir, "a"), "aaaa")
+	c := creating{s: b.Store, spec: &CreateSpec{Dir: dir, DomainKey: domainKey, Progress: &Progress{}}, id: newID(t)}
+	if based {
+		c.spec.Base = b.create(dir, "").ID
+	}
+	write(t, filepath.Join(dir, "b"), "bbbb")
+	there := func() (names []string) {
+		for _, d := range []string{"packs", "indexes", "manifests", "tmp"} {
+			list, err := os.ReadDir(filepath.Join(b.dir, d))
+			require.NoError(t, err)
+			for _, e := range list {
+				names = append(names, d+"/"+e.Name())
+			}
+		}
+		return names
+	}
+	before := there()
+	require.NoError(t, c.prepare())
+	look, w := c.look, newWhole(&c)
+	if !based {
+		look = w.look
+	}
+	require.NoError(t, look(t.Context()))
+	time.Sleep(2 * fineTick)
+	change(filepath.Join(dir, "b"))
+	var err error
+	if based {
+		_, _, err = c.encode(t.Context())
+	} else {
+		_, err = w.store(t.Context())
+	}
+	var changed *ChangedError
+	require.ErrorAs(t, err, &changed)
+	require.Equal(t, "b", changed.Path)
+	b.sweepUnnamed()
+	require.Equal(t, before, there(), "nothing is left")
 }
 
 func TestCreateRefuses(t *testing.T) {

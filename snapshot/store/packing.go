@@ -304,13 +304,18 @@ func (s *Store) packFailed(ctx context.Context, l *layer, err error) {
 
 // writeIndex makes indexes/<digest>.
 func (s *Store) writeIndex(ix *pack.Index) (d snapshot.Digest, n int64, err error) {
+	return s.writeIndexBy(func(w *bufio.Writer) (snapshot.Digest, error) { return pack.WriteIndex(w, ix) })
+}
+
+// writeIndexBy makes indexes/<digest> of what write writes.
+func (s *Store) writeIndexBy(write func(*bufio.Writer) (snapshot.Digest, error)) (d snapshot.Digest, n int64, err error) {
 	f, err := durable.Create(filepath.Join(s.dir, "tmp"))
 	if err != nil {
 		return d, 0, fmt.Errorf("index: %w", err)
 	}
 	defer f.Abort()
 	w := bufio.NewWriterSize(f, 1<<20)
-	if d, err = pack.WriteIndex(w, ix); err != nil {
+	if d, err = write(w); err != nil {
 		return d, 0, fmt.Errorf("index: %w", err)
 	}
 	if err := w.Flush(); err != nil {

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/roost-ci/roost/snapshot"
@@ -48,53 +50,73 @@ func (s *Store) stampPath(id snapshot.ID) string {
 // writeStamps notes the inodes of m's files, which were looked at no earlier than
 // began.
 func (s *Store) writeStamps(id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest, inodes []tree.Inode, began time.Time) error {
-	b := encodeStamps(d, m, inodes, began)
+	l := stampList{began: began}
+	for i := range m.Entries {
+		if m.Entries[i].Type == snapshot.TypeFile {
+			l.add(&inodes[i])
+		}
+	}
+	return s.writeStampList(id, d, &l)
+}
+
+func (s *Store) writeStampList(id snapshot.ID, d snapshot.Digest, l *stampList) error {
 	f, err := os.OpenFile(s.stampPath(id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Close())
+	h := sha256.New()
+	w := io.MultiWriter(f, h)
+	_, err = w.Write(l.head(d))
+	_, rerr := w.Write(l.records)
+	_, serr := f.Write(h.Sum(nil))
+	return errors.Join(err, rerr, serr, f.Close())
 }
 
-func encodeStamps(d snapshot.Digest, m *snapshot.Manifest, inodes []tree.Inode, began time.Time) []byte {
-	devs := map[uint64]byte{}
-	var list []uint64
-	files := 0
-	for i := range m.Entries {
-		if m.Entries[i].Type != snapshot.TypeFile {
-			continue
-		}
-		files++
-		if dev := inodes[i].Dev; devs[dev] == 0 && len(list) < 255 {
-			list = append(list, dev)
-			devs[dev] = byte(len(list))
-		}
+// stampList gathers the stamps of files, which were looked at no earlier than began,
+// in the order of a manifest.
+type stampList struct {
+	began   time.Time
+	records []byte
+	devs    []uint64
+}
+
+func (l *stampList) add(in *tree.Inode) {
+	fine, coarse := l.began.Add(-fineTick).UnixNano(), l.began.Add(-coarseTick).UnixNano()
+	known := in.CTime != 0 && in.CTime < fine && (in.CTime%int64(time.Second) != 0 || in.CTime < coarse)
+	dev := byte(0)
+	if known {
+		dev = l.device(in.Dev)
 	}
-	b := make([]byte, 0, len(stampMagic)+32+4+8*len(list)+files*stampBytes+sha256.Size)
-	b = append(b, stampMagic...)
-	b = append(b, d[:]...)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(list)))
-	for _, dev := range list {
+	l.records = append(l.records, dev)
+	l.records = binary.LittleEndian.AppendUint64(l.records, in.Ino)
+	l.records = binary.LittleEndian.AppendUint64(l.records, uint64(in.CTime))
+}
+
+// device returns the number of a device, counted from 1; 0 if there are too many.
+func (l *stampList) device(dev uint64) byte {
+	at := slices.Index(l.devs, dev)
+	if at < 0 {
+		if len(l.devs) == 255 {
+			return 0
+		}
+		at, l.devs = len(l.devs), append(l.devs, dev)
+	}
+	return byte(at + 1)
+}
+
+// ctime returns that of the i-th file, known or not.
+func (l *stampList) ctime(i int) int64 {
+	return int64(binary.LittleEndian.Uint64(l.records[i*stampBytes+1+8:]))
+}
+
+// head is what stands before the records.
+func (l *stampList) head(d snapshot.Digest) []byte {
+	b := append([]byte(stampMagic), d[:]...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(l.devs)))
+	for _, dev := range l.devs {
 		b = binary.LittleEndian.AppendUint64(b, dev)
 	}
-	fine, coarse := began.Add(-fineTick).UnixNano(), began.Add(-coarseTick).UnixNano()
-	for i := range m.Entries {
-		if m.Entries[i].Type != snapshot.TypeFile {
-			continue
-		}
-		in := &inodes[i]
-		known := in.CTime != 0 && in.CTime < fine && (in.CTime%int64(time.Second) != 0 || in.CTime < coarse)
-		if known {
-			b = append(b, devs[in.Dev])
-		} else {
-			b = append(b, 0)
-		}
-		b = binary.LittleEndian.AppendUint64(b, in.Ino)
-		b = binary.LittleEndian.AppendUint64(b, uint64(in.CTime))
-	}
-	sum := sha256.Sum256(b)
-	return append(b, sum[:]...)
+	return b
 }
 
 // readStamps returns what is known of m's files, in the order of m; the zero stamp

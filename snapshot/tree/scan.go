@@ -57,21 +57,11 @@ func Survey(ctx context.Context, root string, o ScanOptions) (*snapshot.Manifest
 }
 
 func scan(ctx context.Context, root string, o ScanOptions, inodes bool) (*snapshot.Manifest, []Inode, error) {
-	t, err := openTree(root)
+	s, top, err := openSweep(root, o, inodes)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer t.close()
-	t.skipAttributes(o.Skip)
-	top, err := t.lstat("", o)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := keepable(&top); err != nil {
-		return nil, nil, err
-	}
-	s := newSweep(t, o)
-	s.inodes = inodes
+	defer s.t.close()
 	if err := s.run(ctx); err != nil {
 		return nil, nil, fmt.Errorf("scan %s: %w", root, err)
 	}
@@ -80,6 +70,56 @@ func scan(ctx context.Context, root string, o ScanOptions, inodes bool) (*snapsh
 		return nil, nil, fmt.Errorf("scan %s: %w", root, err)
 	}
 	return m, ids, nil
+}
+
+// Each is Survey for who does not want the whole tree in memory: it calls fn for each
+// entry in the order of a manifest, while other directories are being read. What fn
+// is given is its own until it returns; strings and attributes it may keep.
+//
+// That a file has two names in the tree shows at the second, and fn has seen the first
+// without a Link by then. firsts says which of its calls, counted from 0, should have
+// had their own path as Link. An error of fn ends it and is returned as it is.
+func Each(ctx context.Context, root string, o ScanOptions, fn func(e *snapshot.Entry, in *Inode) error) (firsts []int, err error) {
+	s, top, err := openSweep(root, o, true)
+	if err != nil {
+		return nil, err
+	}
+	defer s.t.close()
+	read := make(chan error, 1)
+	go func() { read <- s.run(ctx) }()
+	a := assembly{s: s, put: fn}
+	err = a.all(&top)
+	s.end()
+	switch rerr := <-read; {
+	case a.refused:
+		return nil, err
+	case rerr != nil:
+		err = rerr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("scan %s: %w", root, err)
+	}
+	return a.firsts, nil
+}
+
+// openSweep prepares the reading of a tree, and describes its root. If there is no
+// error the caller closes its t.
+func openSweep(root string, o ScanOptions, inodes bool) (s *sweep, top Item, err error) {
+	t, err := openTree(root)
+	if err != nil {
+		return nil, top, err
+	}
+	t.skipAttributes(o.Skip)
+	if top, err = t.lstat("", o); err == nil {
+		err = keepable(&top)
+	}
+	if err != nil {
+		t.close()
+		return nil, top, err
+	}
+	s = newSweep(t, o)
+	s.inodes = inodes
+	return s, top, nil
 }
 
 // Walk calls fn for each entry of the tree at root in the order of a manifest,

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
+	"sort"
 	"sync"
 
 	"github.com/roost-ci/roost/snapshot"
@@ -21,6 +23,7 @@ type dir struct {
 	subs    []*dir           // one for each directory among entries, in their order
 	linked  []linked
 	err     error // why there is nothing behind the last of entries
+	read    bool  // all of it is there; guarded by sweep.mu
 }
 
 // linked is a regular file with more than one name, here or elsewhere.
@@ -41,7 +44,7 @@ type sweep struct {
 	// mu guards the fields below; it is never held across a system call.
 	mu   sync.Mutex
 	cond *sync.Cond
-	todo []*dir // a stack, to keep few directories half read
+	todo []*dir // the last is the first in the order of a manifest
 	busy int    // tasks being worked on
 	stop bool
 }
@@ -95,11 +98,39 @@ func (s *sweep) done(d *dir, stop bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy--
+	d.read = !stop
 	s.stop = s.stop || stop
-	s.todo = append(s.todo, d.subs...)
-	if len(d.subs) > 0 || s.busy == 0 || s.stop {
-		s.cond.Broadcast()
+	s.push(d.subs)
+	s.cond.Broadcast()
+}
+
+// push adds the directories of one directory, all of which follow or precede any other
+// in the order of a manifest. Who hands them on in that order does not wait long then.
+func (s *sweep) push(subs []*dir) {
+	if len(subs) == 0 {
+		return
 	}
+	at := sort.Search(len(s.todo), func(i int) bool { return comparePaths(s.todo[i].rel, subs[0].rel) < 0 })
+	s.todo = slices.Insert(s.todo, at, subs...)
+	slices.Reverse(s.todo[at:][:len(subs)])
+}
+
+// wait returns when d was read, and reports whether it was.
+func (s *sweep) wait(d *dir) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !d.read && !s.stop {
+		s.cond.Wait()
+	}
+	return d.read
+}
+
+// end says that nobody wants what was not read yet.
+func (s *sweep) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop = true
+	s.cond.Broadcast()
 }
 
 // read fills d.
@@ -132,16 +163,26 @@ func (s *sweep) read(d *dir, items []Item) []Item {
 // manifest puts the pieces together. The first error in the order of a manifest
 // is the one that is returned.
 func (s *sweep) manifest(top *Item) (*snapshot.Manifest, []Inode, error) {
-	a := assembly{links: map[[2]uint64]int{}}
 	n := 1 + s.top.count()
-	a.entries = append(make([]snapshot.Entry, 0, n), top.Entry)
+	m := &snapshot.Manifest{Entries: make([]snapshot.Entry, 0, n)}
+	var inodes []Inode
 	if s.inodes {
-		a.inodes = append(make([]Inode, 0, n), top.Inode)
+		inodes = make([]Inode, 0, n)
 	}
-	if err := a.add(s.top); err != nil {
+	a := assembly{s: s, put: func(e *snapshot.Entry, in *Inode) error {
+		m.Entries = append(m.Entries, *e)
+		if s.inodes {
+			inodes = append(inodes, *in)
+		}
+		return nil
+	}}
+	if err := a.all(top); err != nil {
 		return nil, nil, err
 	}
-	return &snapshot.Manifest{Entries: a.entries}, a.inodes, nil
+	for _, i := range a.firsts {
+		m.Entries[i].Link = m.Entries[i].Path
+	}
+	return m, inodes, nil
 }
 
 func (d *dir) count() int {
@@ -152,45 +193,90 @@ func (d *dir) count() int {
 	return n
 }
 
+// assembly hands the pieces on in order.
 type assembly struct {
-	entries []snapshot.Entry
-	inodes  []Inode
-	links   map[[2]uint64]int // (dev, ino) to the place of its first name
+	s       *sweep
+	put     func(e *snapshot.Entry, in *Inode) error
+	n       int // entries that were put
+	links   map[inodeKey]firstName
+	firsts  []int
+	refused bool // put returned an error
 }
 
-// add appends d's entries. It recurses as deep as directories are nested, which
+type inodeKey struct{ dev, ino uint64 }
+
+// firstName is the first name of a file that may have another in the tree.
+type firstName struct {
+	at   int
+	link string
+	more bool // it has
+}
+
+// errStopped says that a directory was not read, since the sweep has ended.
+var errStopped = errors.New("ended")
+
+// all hands on the whole tree.
+func (a *assembly) all(top *Item) error {
+	a.links = map[inodeKey]firstName{}
+	if err := a.one(&top.Entry, &top.Inode); err != nil {
+		return err
+	}
+	err := a.below(a.s.top)
+	slices.Sort(a.firsts)
+	return err
+}
+
+// below hands on what is in d. It recurses as deep as directories are nested, which
 // the longest path bounds.
-func (a *assembly) add(d *dir) error {
-	subs, links := d.subs, d.linked
+func (a *assembly) below(d *dir) error {
+	if !a.s.wait(d) {
+		return errStopped
+	}
+	subs, links, none := d.subs, d.linked, Inode{}
 	for i := range d.entries {
-		a.entries = append(a.entries, d.entries[i])
+		e, in := &d.entries[i], &none
 		if d.inodes != nil {
-			a.inodes = append(a.inodes, d.inodes[i])
+			in = &d.inodes[i]
 		}
 		if len(links) > 0 && links[0].at == i {
-			a.link(links[0])
+			e.Link = a.link(links[0], e.Path)
 			links = links[1:]
 		}
-		if d.entries[i].Type == snapshot.TypeDir {
-			if err := a.add(subs[0]); err != nil {
+		isDir := e.Type == snapshot.TypeDir
+		if err := a.one(e, in); err != nil {
+			return err
+		}
+		if isDir {
+			if err := a.below(subs[0]); err != nil {
 				return err
 			}
-			subs = subs[1:]
+			subs[0], subs = nil, subs[1:]
 		}
 	}
-	d.entries, d.inodes = nil, nil // let go of the copies
+	d.entries, d.inodes, d.linked = nil, nil, nil // let go of the copies
 	return d.err
 }
 
-func (a *assembly) link(l linked) {
-	at := len(a.entries) - 1
-	first, ok := a.links[[2]uint64{l.dev, l.ino}]
+func (a *assembly) one(e *snapshot.Entry, in *Inode) error {
+	err := a.put(e, in)
+	a.n, a.refused = a.n+1, err != nil
+	return err
+}
+
+// link returns what the Link of the next entry is, if it is not a first name.
+func (a *assembly) link(l linked, path string) string {
+	k := inodeKey{l.dev, l.ino}
+	first, ok := a.links[k]
 	if !ok {
-		a.links[[2]uint64{l.dev, l.ino}] = at
-		return
+		a.links[k] = firstName{at: a.n, link: path}
+		return ""
 	}
-	a.entries[first].Link = a.entries[first].Path
-	a.entries[at].Link = a.entries[first].Path
+	if !first.more {
+		a.firsts = append(a.firsts, first.at)
+		first.more = true
+		a.links[k] = first
+	}
+	return first.link
 }
 
 // errGone is said of a name that was listed and then was not there.
