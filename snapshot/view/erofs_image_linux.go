@@ -80,7 +80,8 @@ func (g *imaging) layer(rel string) *Layer {
 // A file whose source lies in a bundle is read from there, any other in views/ by
 // reference. What can't be referred to is copied into the layer once: a source
 // outside of views/, one whose path is longer than the kernel takes, and those of
-// the layers with the fewest files when they are too many for one mount.
+// the layers with the fewest files when they are too many for one mount, or have too
+// many bundles for loop devices.
 //
 // Crash states, in order:
 //  1. before the rename the file is in the trash, which Reconcile empties; copies
@@ -113,7 +114,8 @@ func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest)
 		return nil, err
 	}
 	odd = append(odd, g.tooMany(d.images.maxData)...)
-	if err := g.copyOdd(ctx, odd); err != nil {
+	odd = append(odd, g.tooManyBundles(d.images.maxBundles)...)
+	if err := g.copyOdd(ctx, odd, base); err != nil {
 		return nil, err
 	}
 	fail.Point("view.image.copied")
@@ -222,7 +224,8 @@ func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if odd = append(odd, g.tooMany(d.images.maxData)...); len(odd) > 0 {
+	odd = append(odd, g.tooMany(d.images.maxData)...)
+	if odd = append(odd, g.tooManyBundles(d.images.maxBundles)...); len(odd) > 0 {
 		return nil, &snapshot.UnsupportedError{Path: g.m.Entries[odd[0]].Path, What: "file that no image can refer to"}
 	}
 	l := g.layer(rel)

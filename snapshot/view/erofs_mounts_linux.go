@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -25,6 +26,10 @@ const (
 	// mostData is how many data directories an image may lead to. A mount has them,
 	// and a few directories more.
 	mostData = maxStack - 40
+	// mostLoops is how many bundles an image may lead to where each is a loop device: the
+	// kernel has no bound that is near, but each is a device for all of the machine to
+	// see. Most images lead to a few.
+	mostLoops = 128
 )
 
 // images are the mounts of image files, each shared by all that is made of it, and by
@@ -38,10 +43,11 @@ type images struct {
 	o      Options
 	method erofs.Method
 	cache  *imageCache
+	loops  erofs.Loops
 
 	// Tests set these before the first use.
-	maxHot, maxData int
-	always          bool // every merge that comes with its tree is an image
+	maxHot, maxData, maxBundles int
+	always                      bool // every merge that comes with its tree is an image
 
 	// mu guards all below. It is not held across I/O.
 	mu    sync.Mutex
@@ -78,10 +84,10 @@ func fileOf(path string) fileID {
 func newImages(l layout, o Options, m erofs.Method) *images {
 	x := &images{
 		layout: l, o: o, method: m, cache: newImageCache(l, o),
-		maxHot: mostHot, maxData: mostData, hot: map[string]*imageMount{},
+		maxHot: mostHot, maxData: mostData, maxBundles: math.MaxInt, hot: map[string]*imageMount{},
 	}
 	if m == erofs.Loop {
-		x.maxHot = mostHotLoops
+		x.maxHot, x.maxBundles = mostHotLoops, mostLoops
 	}
 	return x
 }
@@ -169,7 +175,12 @@ func (m *images) mount(rel, at string) error {
 	if err := os.Mkdir(at, 0o700); err != nil {
 		return err
 	}
-	if err = erofs.Mount(m.method, image, devices, at); err == nil {
+	if m.method == erofs.Loop {
+		err = m.loops.Mount(image, devices, at)
+	} else {
+		err = erofs.Mount(m.method, image, devices, at)
+	}
+	if err == nil {
 		fail.Point("view.image.mounted")
 		if err = private(at); err == nil {
 			return nil

@@ -26,6 +26,7 @@ type imaging struct {
 
 	devices []string       // tags (bundleAt)
 	bundles []string       // the same, relative to the root
+	files   []int          // the same: files whose content lies there
 	device  map[string]int // by tag
 	data    map[string]int // by id: files whose content lies below views/<id>
 	small   map[string]int // by id: those among them that a bundle could hold
@@ -111,9 +112,11 @@ func (g *imaging) survey(ctx context.Context) (odd []int, err error) {
 		at, id, in := g.locate(e)
 		switch at {
 		case inBundle:
-			if _, err := g.deviceOf(tagOf(id, in)); err != nil {
+			n, err := g.deviceOf(tagOf(id, in))
+			if err != nil {
 				return nil, fmt.Errorf("%q: %w", e.Path, err)
 			}
+			g.files[n]++
 			g.hash.bundle(tagOf(id, in), e.SourceAt)
 			continue
 		case inObject:
@@ -150,7 +153,7 @@ func (g *imaging) deviceOf(tag string) (int, error) {
 			return 0, err
 		}
 		n = len(g.devices)
-		g.device[tag], g.devices, g.bundles = n, append(g.devices, tag), append(g.bundles, at)
+		g.device[tag], g.devices, g.bundles, g.files = n, append(g.devices, tag), append(g.bundles, at), append(g.files, 0)
 	}
 	g.lastTag, g.lastDev = tag, n
 	return n, nil
@@ -164,6 +167,11 @@ func (g *imaging) place(e *snapshot.Entry) (erofs.Content, error) {
 	at, id, in := g.locate(e)
 	switch at {
 	case inBundle:
+		if len(g.copied) > 0 {
+			if to, ok := g.copied[sourceKey(e)]; ok {
+				return erofs.Content{Object: to}, nil
+			}
+		}
 		n, err := g.deviceOf(tagOf(id, in))
 		if err != nil {
 			return erofs.Content{}, err
@@ -218,6 +226,47 @@ func (g *imaging) tooMany(most int) []int {
 	return out
 }
 
+// tooManyBundles is the same for bundles, and takes those that it picks from the list
+// of devices.
+func (g *imaging) tooManyBundles(most int) []int {
+	if len(g.devices) <= most {
+		return nil
+	}
+	order := make([]int, len(g.devices))
+	for n := range order {
+		order[n] = n
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		if n := g.files[a] - g.files[b]; n != 0 {
+			return n
+		}
+		return strings.Compare(g.devices[a], g.devices[b])
+	})
+	drop := map[string]bool{}
+	for _, n := range order[:len(order)-most] {
+		drop[g.devices[n]] = true
+	}
+	tags, bundles, files := g.devices, g.bundles, g.files
+	g.devices, g.bundles, g.files, g.device, g.lastTag = nil, nil, nil, map[string]int{}, ""
+	for n, tag := range tags {
+		if !drop[tag] {
+			g.device[tag] = len(g.devices)
+			g.devices, g.bundles, g.files = append(g.devices, tag), append(g.bundles, bundles[n]), append(g.files, files[n])
+		}
+	}
+	var out []int
+	for i := range g.m.Entries {
+		e := &g.m.Entries[i]
+		if !hasContent(e) {
+			continue
+		}
+		if at, id, in := g.locate(e); at == inBundle && drop[tagOf(id, in)] {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
 // checkOwn makes sure that the layer's own files are as large as the tree says: a
 // short one would read short without an error, as objects do. They never
 // change once their layer is sealed, so each is looked at once, by the image of
@@ -252,7 +301,10 @@ func (g *imaging) checkOwn() error {
 
 // copyOdd copies what the image can't refer to into views/<id>/o<id>. A copy is
 // named after its source, which never changes: one that is there is right.
-func (g *imaging) copyOdd(ctx context.Context, odd []int) error {
+//
+// What an image of base has copied is not copied again, but has one name more: it is
+// never shown by itself, so nobody sees a link's time.
+func (g *imaging) copyOdd(ctx context.Context, odd []int, base *Layer) error {
 	if len(odd) == 0 {
 		return nil
 	}
@@ -260,6 +312,7 @@ func (g *imaging) copyOdd(ctx context.Context, odd []int) error {
 	if err := durable.MkdirAll(g.abs(rel), 0o700); err != nil {
 		return err
 	}
+	linked := false
 	for _, i := range odd {
 		e := &g.m.Entries[i]
 		key := sourceKey(e)
@@ -272,12 +325,27 @@ func (g *imaging) copyOdd(ctx context.Context, odd []int) error {
 		if fi, err := os.Lstat(g.abs(path.Join(rel, name))); err == nil && fi.Mode().IsRegular() && fi.Size() == e.Size {
 			continue
 		}
+		if base != nil && base.ID != g.id && g.linkCopy(base, name, e.Size) {
+			linked = true
+			continue
+		}
 		if err := g.copyOne(ctx, e, g.abs(path.Join(rel, name))); err != nil {
 			return fmt.Errorf("copy of %q: %w", e.Path, err)
 		}
 	}
 	g.data[string(g.id)]++
+	if linked {
+		return durable.SyncDir(g.abs(rel))
+	}
 	return nil
+}
+
+// linkCopy takes a copy that base has.
+func (g *imaging) linkCopy(base *Layer, name string, size int64) bool {
+	from := g.abs(path.Join(part(base.ID, objectPrefix), name))
+	fi, err := os.Lstat(from)
+	return err == nil && fi.Mode().IsRegular() && fi.Size() == size &&
+		os.Link(from, g.abs(path.Join(part(g.id, objectPrefix), name))) == nil
 }
 
 func (g *imaging) copyOne(ctx context.Context, e *snapshot.Entry, to string) error {

@@ -21,6 +21,10 @@ func Mount(m Method, image string, devices []string, target string) error {
 	if err != nil {
 		return err
 	}
+	return attach(mnt, target)
+}
+
+func attach(mnt *os.File, target string) error {
 	defer mnt.Close() //nolint:errcheck // a reference; the mount stays
 	fail.Point("erofs.mount.detached")
 	if err := fsmount.Attach(mnt, target); err != nil {
@@ -40,7 +44,7 @@ func Detached(m Method, image string, devices []string) (*os.File, error) {
 	case FileBacked:
 		return mountFiles(image, devices)
 	case Loop:
-		return mountLoops(image, devices)
+		return new(Loops).mount(image, devices)
 	}
 	return nil, fmt.Errorf("erofs: unknown method %q", m)
 }
@@ -70,27 +74,6 @@ func mountFiles(image string, devices []string) (*os.File, error) {
 	}
 	// nosuid and nodev make inert what a job could smuggle into a tree.
 	return fs.Mount(unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
-}
-
-// mountLoops puts loop devices before image and devices. They go away with the
-// mount, or at once if there is none.
-func mountLoops(image string, devices []string) (*os.File, error) {
-	var loops []*os.File
-	defer func() {
-		for _, l := range loops {
-			l.Close() //nolint:errcheck // the mount holds what it needs
-		}
-	}()
-	names := make([]string, 0, 1+len(devices))
-	for _, path := range append([]string{image}, devices...) {
-		l, err := attachLoop(path)
-		if err != nil {
-			return nil, err
-		}
-		loops = append(loops, l)
-		names = append(names, l.Name())
-	}
-	return mountFiles(names[0], names[1:])
 }
 
 // attachLoop makes path a read-only loop device that is given back by its last
