@@ -44,6 +44,9 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 	if opts.UID, opts.GID, err = runnerUser(g); err != nil {
 		return err
 	}
+	if g.PluginUser != "" && g.RunAs != "" && isUser(g.PluginUser, opts.UID) {
+		return fmt.Errorf("gitlab.plugin_user: jobs run as %s too (gitlab.run_as), and could read the runners' tokens in the adapter's memory", g.PluginUser)
+	}
 	if g.Executor == gitlab.ExecutorCustom {
 		conf.Socket = g.Socket
 		if err := durable.MkdirAll(filepath.Dir(g.Socket), 0o755); err != nil {
@@ -188,6 +191,14 @@ func secretLines(path string) ([]string, error) {
 		return nil, fmt.Errorf("%s holds no token", path)
 	}
 	return lines, nil
+}
+
+// isUser reports whether a name, or a number, is that of a user.
+func isUser(name string, uid int) bool {
+	if u, err := osuser.Lookup(name); err == nil {
+		name = u.Uid
+	}
+	return name == strconv.Itoa(uid)
 }
 
 // runnerUser is who owns an empty workspace.

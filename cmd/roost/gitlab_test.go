@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	osuser "os/user"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -52,6 +54,14 @@ func TestGitLabAdapter(t *testing.T) {
 
 	opts = agent.Options{Name: "host-a", Slots: 3}
 	require.ErrorContains(t, gitlabAdapter(&opts, c, hclog.NewNullLogger()), "agent.slots is 3")
+	if u, err := osuser.Current(); err == nil && runtime.GOOS != "windows" { // jobs and adapter must not be one user
+		for _, name := range []string{u.Username, u.Uid} {
+			opts = agent.Options{Name: "host-a"}
+			same := c
+			same.GitLab.RunAs, same.GitLab.PluginUser = u.Username, name
+			require.ErrorContains(t, gitlabAdapter(&opts, same, hclog.NewNullLogger()), "gitlab.plugin_user")
+		}
+	}
 	require.NoError(t, os.Chmod(c.GitLab.TokenFiles[0], 0o644))
 	require.ErrorContains(t, gitlabAdapter(&opts, c, hclog.NewNullLogger()), "chmod 600")
 }
