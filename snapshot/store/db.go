@@ -167,6 +167,19 @@ func migrate(ctx context.Context, db *sql.DB) error {
 // an error this process never sees its effect; after a crash a later one may, if
 // it was the sync that failed. So every row must be right in both cases.
 func (s *Store) commit(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error {
+	return s.commitBy(ctx, fn, false)
+}
+
+// commitSoon is commit that does not wait for the disk. When it returns nil this
+// process may die, but the power may not go: what fn did is safe from that with the
+// next commit, or when Run has nothing else to do. Its statements may be executed a
+// second time over their own effect, and what other transactions do must be right
+// without them.
+func (s *Store) commitSoon(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error {
+	return s.commitBy(ctx, fn, true)
+}
+
+func (s *Store) commitBy(ctx context.Context, fn func(ctx context.Context, tx *txn) error, soon bool) error {
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	tx, err := s.db.BeginTx(ctx, nil)
@@ -180,6 +193,13 @@ func (s *Store) commit(ctx context.Context, fn func(ctx context.Context, tx *txn
 	}
 	if s.redo == nil {
 		return s.commitWAL(tx)
+	}
+	if soon {
+		if err := s.commitWAL(tx); err != nil {
+			return err
+		}
+		s.redo.owed = append(s.redo.owed, t.done...)
+		return nil
 	}
 	number := s.redo.last + 1
 	if err := setRedo(ctx, tx, number); err != nil {
@@ -234,9 +254,24 @@ func (s *Store) dropRedo(ctx context.Context, why error) {
 // somebody's commit, at 32 MB.
 const checkpointAfter = 500
 
+// settleOwed makes durable what commitSoon left, if no commit did so meanwhile.
+func (s *Store) settleOwed(ctx context.Context) {
+	s.committing.Lock()
+	owed := s.redo != nil && len(s.redo.owed) > 0
+	s.committing.Unlock()
+	if !owed {
+		return
+	}
+	err := s.commit(ctx, func(context.Context, *txn) error { return nil })
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("can't make the newest rows of store.db durable", "error", err)
+	}
+}
+
 // checkpoint writes the WAL back. Only Run calls it, when there is nothing to sync.
 func (s *Store) checkpoint(ctx context.Context) {
 	s.saveUse(ctx, useEvery)
+	s.settleOwed(ctx)
 	if s.commits.Load() < checkpointAfter {
 		return
 	}
@@ -246,7 +281,7 @@ func (s *Store) checkpoint(ctx context.Context) {
 	if err := writeBack(ctx, s.db); err != nil && ctx.Err() == nil {
 		s.log.Warn("can't write back the log of store.db", "error", err)
 	} else if err == nil && s.redo != nil {
-		s.redo.at = 0
+		s.redo.at, s.redo.owed = 0, nil
 	}
 }
 

@@ -113,9 +113,11 @@ type PrepareSpec struct {
 
 // Attached is a view that is ready for its job.
 type Attached struct {
-	ID              snapshot.ID
-	Target          string
-	TreeBytes       int64 // of all files that it shows
+	ID     snapshot.ID
+	Target string
+	// TreeBytes is the size of all files that it shows; of a base that was sealed a
+	// moment ago, whose tree is not known yet, what that is at most. 0 if nobody knows.
+	TreeBytes       int64
 	Written         int64 // content bytes written to make it
 	MTimeDivergence int
 	Merged          bool // several inputs were merged

@@ -14,6 +14,7 @@ import (
 // fanin is a merge that a view shows.
 type fanin struct {
 	changes []snapshot.Change // from the tree of the view's base
+	bytes   int64             // of the merged tree; -1 if a process before this one made it
 	written bool              // to manifests/<id>.fanin; guarded by Store.mu
 }
 

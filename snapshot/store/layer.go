@@ -27,8 +27,10 @@ type layer struct {
 	// here: its index has what theirs say.
 	below int
 
-	// unsized says that TreeBytes is not known yet.
+	// unsized says that TreeBytes is not known yet; atMost is what it can't be above,
+	// -1 if that is not known either.
 	unsized  bool
+	atMost   int64
 	removing bool
 	mounts   []*view.Layer // what is shown by Mount
 	use      use
@@ -37,6 +39,17 @@ type layer struct {
 // place is where the driver has the layer. It changes when an image of it is made:
 // whoever stands on the layer keeps what it was given. Not to be changed.
 func (l *layer) place() *view.Layer { return l.at.Load() }
+
+// mostLocked is TreeBytes, or what that is at most; -1 if nobody knows.
+func (l *layer) mostLocked() int64 {
+	if l == nil {
+		return -1
+	}
+	if l.unsized {
+		return l.atMost
+	}
+	return l.info.TreeBytes
+}
 
 func bySeq(a, b *layer) int { return cmp.Compare(a.seq, b.seq) }
 
@@ -168,7 +181,7 @@ type openView struct {
 	onto    *view.Layer   // what its base was when it was mounted
 	fanin   *fanin        // nil unless several inputs were merged
 	doubt   string        // why what it becomes can't be trusted; "" if it can
-	ready   chan struct{} // closed when the start tree was looked for
+	ready   chan struct{} // closed when what a seal needs beside the view was looked for
 	// outlives says that a file tells the next process of it, sealing that the file says
 	// that it may have been unmounted by Seal.
 	outlives, sealing bool

@@ -133,7 +133,7 @@ func (s *Store) resume(ctx context.Context, v *openView) error {
 	v.doubt, v.outlives, v.ready = o.Doubt, true, make(chan struct{})
 	close(v.ready)
 	if o.Fanin {
-		v.fanin = &fanin{written: true}
+		v.fanin = &fanin{written: true, bytes: -1}
 	}
 	return nil
 }

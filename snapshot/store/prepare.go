@@ -31,6 +31,10 @@ const maxClaim = 1 << 20
 //     next Open, Reconcile has unmounted it, and Discard removes what there is,
 //     however much that may be. One that outlives the process is still mounted then,
 //     if Prepare had returned.
+//
+// Prepare does not wait for the disk: the row is safe from a power cut with the next
+// commit, or moments later. If the power goes before that there is no such view, and
+// Reconcile deletes what there is of it. Nobody was promised more of an open view.
 func (s *Store) Prepare(ctx context.Context, p PrepareSpec) (*Attached, error) {
 	began := s.o.Now()
 	if len(p.DomainKey) == 0 {
@@ -107,6 +111,7 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 		spec.Base = v.onto
 	}
 	if pl.fanin != nil {
+		pl.fanin.bytes = pl.merge.bytes
 		spec.Fanin = &view.Fanin{Changes: pl.fanin.changes, Tree: pl.merged, Again: pl.again}
 	}
 	if err := s.claim(v); err != nil {
@@ -132,18 +137,18 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 	s.mu.Lock()
 	v.v = mounted
 	s.mu.Unlock()
-	if !s.spawn(func() { defer close(v.ready); s.warm(v) }) {
+	if !s.spawn(func() { defer close(v.ready); s.warm(v, pl.fanin, &mounted.Layer) }) {
 		close(v.ready)
 	}
 	a := &Attached{
 		ID: v.id, Target: mounted.Target, Written: spec.Meter.Written(), Merged: pl.merge != nil,
 		MTimeDivergence: pl.diverged,
 	}
-	if a.TreeBytes, err = s.size(ctx, pl); err == nil && v.outlives {
-		err = s.noteOutliving(v)
-	}
-	if err != nil {
-		return nil, errors.Join(err, s.undo(ctx, v))
+	a.TreeBytes = s.size(pl)
+	if v.outlives {
+		if err := s.noteOutliving(v); err != nil {
+			return nil, errors.Join(err, s.undo(ctx, v))
+		}
 	}
 	return a, nil
 }
@@ -197,8 +202,8 @@ func (s *Store) forget(v *openView) {
 }
 
 func (s *Store) insertView(ctx context.Context, v *openView) error {
-	return s.commit(ctx, func(ctx context.Context, tx *txn) error {
-		_, err := tx.ExecContext(ctx, "INSERT INTO views (id, target, claim, made) VALUES (?,?,?,?)",
+	return s.commitSoon(ctx, func(ctx context.Context, tx *txn) error {
+		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO views (id, target, claim, made) VALUES (?,?,?,?)",
 			string(v.id), v.target, v.claim, s.o.Now().UnixNano())
 		return err
 	})
@@ -212,46 +217,39 @@ func (s *Store) undo(ctx context.Context, v *openView) error {
 	return s.discard(ctx, v)
 }
 
-// warm looks for what Seal will need while the job runs: the merge is written
-// down, and the tree that the view shows is brought into memory.
-func (s *Store) warm(v *openView) {
-	if v.fanin != nil {
-		if err := s.writeFanin(v.id, v.fanin.changes); err != nil {
+// warm looks for what Seal will need while the job runs: a merge is written down. A
+// driver whose layers are whole trees compares them with the base's, which is brought
+// into memory.
+func (s *Store) warm(v *openView, f *fanin, l *view.Layer) {
+	if f != nil {
+		if err := s.writeFanin(v.id, f.changes); err != nil {
 			s.log.Warn("can't write down a merge, its view can't be sealed yet", "view", v.id, "error", err)
 			return
 		}
 		s.mu.Lock()
-		v.fanin.written = true
+		f.written = true
 		s.mu.Unlock()
 		return
 	}
-	if v.base != "" {
+	if v.base != "" && !stacked(l) {
 		if _, err := s.Tree(s.life, v.base); err != nil && s.life.Err() == nil {
 			s.log.Warn("can't read the tree of a view's base", "view", v.id, "base", v.base, "error", err)
 		}
 	}
 }
 
-// size is how many bytes the view shows. For a base that was just sealed that may
-// have to wait for its tree.
-func (s *Store) size(ctx context.Context, pl *plan) (treeBytes int64, err error) {
+// size is how many bytes the view shows, as far as that is known without waiting for
+// its base's tree.
+func (s *Store) size(pl *plan) int64 {
 	if pl.merge != nil {
-		return pl.merge.bytes, nil
+		return pl.merge.bytes
 	}
 	if pl.base == nil {
-		return 0, nil
+		return 0
 	}
 	s.mu.Lock()
-	n, unsized := pl.base.info.TreeBytes, pl.base.unsized
-	s.mu.Unlock()
-	if !unsized {
-		return n, nil
-	}
-	m, err := s.Tree(ctx, pl.base.info.ID)
-	if err != nil {
-		return 0, err
-	}
-	return m.Bytes(), nil
+	defer s.mu.Unlock()
+	return max(0, pl.base.mostLocked())
 }
 
 // Discard drops a view and all that was written in it, also one left by an
@@ -286,8 +284,8 @@ func (s *Store) discard(ctx context.Context, v *openView) error {
 	mounted := v.v
 	if mounted == nil {
 		mounted = &view.View{ID: v.id, Target: v.target, Layer: view.Layer{ID: v.id}}
-	} else {
-		<-v.ready // or the file of a merge could come after its removal
+	} else if v.fanin != nil {
+		<-v.ready // or the file of the merge could come after its removal
 	}
 	if err := s.driver.Discard(ctx, mounted); err != nil {
 		return err

@@ -37,6 +37,9 @@ import (
 // The log is begun anew when all of it is in the database for good: what is left of
 // the old one has lower numbers.
 //
+// What is to be durable soon, but not at once, has no number and no record: its
+// statements are the first in that of the next transaction.
+//
 // Crash states of a commit, in order:
 //  1. in the WAL, not in the log: not acknowledged. It may be there or not.
 //  2. in the log: durable.
@@ -56,6 +59,7 @@ type redo struct {
 	size int64
 	at   int64 // where the next record goes
 	last uint64
+	owed []statement // of transactions that have no record yet
 }
 
 // openRedo opens the log and replays what the database lacks.
@@ -95,7 +99,7 @@ func (r *redo) open(ctx context.Context, dir string, db *sql.DB) error {
 }
 
 // replay brings what only the log has into the database, and finds where the log
-// goes on. It stays as it is: what is in the database may be in its WAL alone.
+// goes on. It stays as it is, so that all can be done again.
 func (r *redo) replay(ctx context.Context, db *sql.DB, size int64) error {
 	err := db.QueryRowContext(ctx, "SELECT CAST(value AS INTEGER) FROM meta WHERE key='redo'").Scan(&r.last)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -124,11 +128,12 @@ func (r *redo) replay(ctx context.Context, db *sql.DB, size int64) error {
 		r.last = number
 		fail.Point("store.redo.replayed")
 	}
-	if before == r.last {
-		return nil
+	if before != r.last {
+		// The database is ahead: the log was begun anew, or given up.
+		r.at = 0
 	}
-	// The database is ahead: the log was begun anew, or given up.
-	r.at = 0
+	// What no record has, since it was to be durable soon, may be in the WAL alone, and
+	// what comes now may stand on it.
 	return writeBack(ctx, db)
 }
 
@@ -203,6 +208,7 @@ func writeBack(ctx context.Context, db *sql.DB) error {
 // to be written to again.
 func (r *redo) append(ctx context.Context, db *sql.DB, number uint64, done []statement) error {
 	rec := make([]byte, redoHead, redoPage)
+	rec = appendStatements(rec, r.owed)
 	rec = appendStatements(rec, done)
 	copy(rec, redoMagic)
 	binary.LittleEndian.PutUint32(rec[4:], uint32(len(rec)-redoHead))
@@ -213,7 +219,7 @@ func (r *redo) append(ctx context.Context, db *sql.DB, number uint64, done []sta
 		if err := writeBack(ctx, db); err != nil {
 			return err
 		}
-		r.at, r.last = 0, number
+		r.at, r.last, r.owed = 0, number, nil
 		return nil
 	}
 	if _, err := r.f.WriteAt(rec, r.at); err != nil {
@@ -224,6 +230,6 @@ func (r *redo) append(ctx context.Context, db *sql.DB, number uint64, done []sta
 		return fmt.Errorf("redo log: %w", err)
 	}
 	r.at += pages(int64(len(rec)))
-	r.last = number
+	r.last, r.owed = number, nil
 	return nil
 }

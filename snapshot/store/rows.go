@@ -69,7 +69,7 @@ func (s *Store) loadLayers(ctx context.Context) error {
 		manifest, idx, index_bytes, stored_bytes, plain_bytes, tree_bytes, entries, disk_bytes, encode_ms, err,
 		wire_base, fetch_bytes, made, below FROM layers ORDER BY seq`
 	return s.each(ctx, q, func(r *sql.Rows) error {
-		l, at := &layer{}, &view.Layer{}
+		l, at := &layer{atMost: -1}, &view.Layer{}
 		l.at.Store(at)
 		in := &l.info
 		var parents, place string

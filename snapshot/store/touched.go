@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/tree"
@@ -18,16 +20,15 @@ func stacked(l *view.Layer) bool { return len(l.Lowers) > 0 }
 func (s *Store) check(ctx context.Context, l *layer) error {
 	z := s.newSizer(l)
 	dir := filepath.Join(s.dir, filepath.FromSlash(l.place().Dir))
-	err := tree.Walk(ctx, dir, tree.ScanOptions{Owners: s.o.Owners}, func(it *tree.Item) error {
-		z.see(it)
-		return nil
-	})
-	if err != nil {
+	if err := tree.Look(ctx, dir, tree.ScanOptions{Owners: s.o.Owners}, z.see); err != nil {
 		return err
 	}
-	l.info.DiskBytes = z.own
-	if z.sure {
-		l.info.TreeBytes, l.unsized = z.tree, false
+	l.info.DiskBytes = z.own.Load()
+	if z.began >= 0 {
+		l.atMost = z.began + z.own.Load()
+	}
+	if !z.unsure.Load() {
+		l.info.TreeBytes, l.unsized = z.began+z.change.Load(), false
 	}
 	return nil
 }
@@ -56,15 +57,18 @@ func (s *Store) checkTree(ctx context.Context, l *layer, sealed error) error {
 
 // sizer computes how large the tree is with what the job touched, without making
 // the tree: that would take a time that grows with the tree, and the next job may
-// be waiting. It gives up (sure is false) on hard links and on renamed directories,
-// where a name does not tell what it stands on; then the tree has to be made.
+// be waiting. It is unsure if the base's tree is not in memory, and of hard links and
+// renamed directories, where a name does not tell what it stands on. Then it only
+// knows how large the tree is at most, until that is made behind the seal.
 type sizer struct {
 	base   *snapshot.Manifest // what the view showed at first; nil: nothing
-	tree   int64
-	own    int64
-	sure   bool
-	gone   string // the last directory of which the base's content is hidden
-	linked map[[2]uint64]bool
+	began  int64              // how large that was, or at most; -1: not known
+	unsure atomic.Bool
+	change atomic.Int64 // of the tree's size
+	own    atomic.Int64
+
+	mu     sync.Mutex
+	linked map[[2]uint64]bool // guarded by mu
 }
 
 // Marks of overlay layers that say what a name stands on.
@@ -74,60 +78,66 @@ const (
 )
 
 func (s *Store) newSizer(l *layer) *sizer {
-	z := &sizer{sure: !l.fanin, linked: map[[2]uint64]bool{}}
+	z := &sizer{linked: map[[2]uint64]bool{}}
 	if l.info.Base == "" {
 		return z
 	}
+	base, inMemory := s.trees.get(l.info.Base)
+	z.base = base
 	s.mu.Lock()
-	base, ok := s.layers[l.info.Base]
-	if z.sure = z.sure && ok && !base.unsized; z.sure {
-		z.tree = base.info.TreeBytes
+	defer s.mu.Unlock()
+	z.began = s.layers[l.info.Base].mostLocked()
+	if v := s.views[l.info.ID]; v != nil && v.fanin != nil {
+		z.began = v.fanin.bytes
 	}
-	s.mu.Unlock()
-	if z.base, ok = s.trees.get(l.info.Base); !ok {
-		z.sure = false
-	}
+	z.unsure.Store(!inMemory || l.fanin || s.layers[l.info.Base].unsized)
 	return z
 }
 
-// see takes the entries of the layer in the order of a manifest.
-func (z *sizer) see(it *tree.Item) {
+// see takes the entries of the layer. hidden says of a directory's entries that what
+// the base has at their names is not to be seen, and is taken away already.
+func (z *sizer) see(it *tree.Item, hidden bool) (below bool) {
 	e := &it.Entry
 	if z.again(it) {
-		return
+		return hidden
 	}
-	z.own += e.Size
-	if !z.sure {
-		return
-	}
-	z.tree += e.Size
-	if z.base == nil {
-		return
+	z.own.Add(e.Size)
+	z.change.Add(e.Size)
+	if z.base == nil || z.unsure.Load() {
+		return hidden
 	}
 	opaque := false
 	for _, x := range it.Special {
 		opaque = opaque || x.Name == markOpaque
-		z.sure = z.sure && x.Name != markRedirect
+		if x.Name == markRedirect {
+			z.unsure.Store(true)
+		}
+	}
+	if e.Type == snapshot.TypeDir && !opaque {
+		return hidden // merged with the base's, or new
 	}
 	old, ok := z.base.Find(e.Path)
 	if it.Inode.Nlink > 1 && e.Type == snapshot.TypeFile || ok && old.Link != "" {
-		z.sure = false
+		z.unsure.Store(true)
 	}
-	if !ok || z.gone != "" && overlaps(z.gone, e.Path) {
-		return
+	if !ok || hidden {
+		return hidden
 	}
-	z.tree -= old.Size
+	z.change.Add(-old.Size)
 	if old.Type == snapshot.TypeDir && (opaque || e.Type != snapshot.TypeDir) {
 		z.hide(e.Path)
+		return true
 	}
+	return false
 }
 
 // hide takes away what the base has below path.
 func (z *sizer) hide(path string) {
-	z.gone = path
 	for _, o := range z.base.Under(path) {
-		z.tree -= o.Size
-		z.sure = z.sure && o.Link == ""
+		z.change.Add(-o.Size)
+		if o.Link != "" {
+			z.unsure.Store(true)
+		}
 	}
 }
 
@@ -137,6 +147,8 @@ func (z *sizer) again(it *tree.Item) bool {
 		return false
 	}
 	ino := [2]uint64{it.Inode.Dev, it.Inode.Ino}
+	z.mu.Lock()
+	defer z.mu.Unlock()
 	was := z.linked[ino]
 	z.linked[ino] = true
 	return was

@@ -20,6 +20,7 @@ type treeRoot struct {
 	abs    string
 	fd     int
 	xattrs xattrReader
+	light  bool // no Source, no Target
 }
 
 func openTree(root string) (*treeRoot, error) {
@@ -38,6 +39,9 @@ func (t *treeRoot) close() { _ = unix.Close(t.fd) }
 
 // skipAttributes leaves out attributes that can't be kept, and tells skip of them.
 func (t *treeRoot) skipAttributes(skip func(*snapshot.UnsupportedError)) { t.xattrs.skip = skip }
+
+// lookOnly leaves out what Look does.
+func (t *treeRoot) lookOnly() { t.light, t.xattrs.namesOnly = true, true }
 
 // lstat describes one name.
 func (t *treeRoot) lstat(rel string, o ScanOptions) (it Item, err error) {
@@ -91,22 +95,9 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 	return items, nil
 }
 
-// direntBytes is what one getdents call may return: about 1,500 short names.
-const direntBytes = 48 << 10
-
-func readNames(fd int) ([]string, error) {
-	var names []string
-	buf := make([]byte, direntBytes)
-	for {
-		n, err := unix.ReadDirent(fd, buf)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil || n <= 0 {
-			return names, err
-		}
-		_, _, names = unix.ParseDirent(buf[:n], -1, names)
-	}
+func readNames(fd int) (names []string, err error) {
+	err = eachDirent(fd, func(name string, _ byte) { names = append(names, name) })
+	return names, err
 }
 
 // describe fills in it for one name of the directory dirfd.
@@ -130,6 +121,9 @@ func (t *treeRoot) describe(it *Item, dirfd int, name, path, source string, o Sc
 	case snapshot.TypeFile:
 		e.Size, e.Source = st.Size, source
 	case snapshot.TypeSymlink:
+		if t.light {
+			break
+		}
 		if e.Target, err = readlink(dirfd, name); err != nil {
 			return gone("read link", path, err)
 		}

@@ -35,6 +35,9 @@ func (t *treeRoot) close() {}
 // skipAttributes has nothing to do: no attribute is read.
 func (t *treeRoot) skipAttributes(func(*snapshot.UnsupportedError)) {}
 
+// lookOnly has nothing to leave out.
+func (t *treeRoot) lookOnly() {}
+
 func (t *treeRoot) lstat(rel string, o ScanOptions) (Item, error) {
 	var it Item
 	if rel == "" {
@@ -77,6 +80,33 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 		}
 	}
 	return items, nil
+}
+
+// look tells v what is in directory rel.
+func (t *treeRoot) look(rel string, o ScanOptions, v looker) {
+	it, err := t.lstat(rel, o)
+	if err != nil {
+		v.failed(rel, err)
+		return
+	}
+	v.dir(&it)
+	found, err := os.ReadDir(filepath.Join(t.abs, filepath.FromSlash(rel)))
+	if err != nil {
+		v.failed(rel, err)
+		return
+	}
+	for _, f := range found {
+		_, paths := t.names(rel, []string{f.Name()})
+		if f.IsDir() {
+			v.sub(paths[0])
+			continue
+		}
+		if it, err := t.lstat(paths[0], o); err != nil {
+			v.failed(paths[0], err)
+		} else {
+			v.entry(&it)
+		}
+	}
 }
 
 func describe(it *Item, name, path, source string, o ScanOptions) error {

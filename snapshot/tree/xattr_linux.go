@@ -17,8 +17,9 @@ import (
 // xattrReader lists and gets attributes of a name in a directory, without opening
 // the file and without following it.
 type xattrReader struct {
-	at   bool // listxattrat(2), Linux 6.13; else by /proc/self/fd
-	skip func(*snapshot.UnsupportedError)
+	at        bool // listxattrat(2), Linux 6.13; else by /proc/self/fd
+	skip      func(*snapshot.UnsupportedError)
+	namesOnly bool // values are not asked for
 }
 
 func newXattrReader(dirfd int) xattrReader {
@@ -58,7 +59,7 @@ func (r xattrReader) read(it *Item, dirfd int, name string) error {
 		if !keep && !special {
 			continue
 		}
-		v, err := r.get(dirfd, name, attr)
+		v, err := r.value(dirfd, name, attr)
 		if errors.Is(err, unix.ENODATA) && strings.HasPrefix(attr, "system.") {
 			continue // a file system may list an ACL that says no more than the mode
 		}
@@ -72,6 +73,10 @@ func (r xattrReader) read(it *Item, dirfd int, name string) error {
 		}
 	}
 	if n := len(it.Entry.Xattrs); n > snapshot.MaxXattrs {
+		if r.namesOnly { // some may be names alone
+			r.namesOnly, it.Entry.Xattrs, it.Special = false, nil, nil
+			return r.read(it, dirfd, name)
+		}
 		return &snapshot.UnsupportedError{Path: it.Entry.Path, What: fmt.Sprintf("set of %d attributes (the limit is %d)", n, snapshot.MaxXattrs)}
 	}
 	byName := func(a, b snapshot.Xattr) int { return strings.Compare(a.Name, b.Name) }
@@ -130,6 +135,14 @@ func (r xattrReader) listInto(dirfd int, name string, buf []byte) (int, error) {
 		return listxattrat(dirfd, name, buf)
 	}
 	return unix.Llistxattr(procPath(dirfd, name), buf)
+}
+
+// value is get where values are wanted.
+func (r xattrReader) value(dirfd int, name, attr string) ([]byte, error) {
+	if r.namesOnly {
+		return nil, nil
+	}
+	return r.get(dirfd, name, attr)
 }
 
 func (r xattrReader) get(dirfd int, name, attr string) ([]byte, error) {
