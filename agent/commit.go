@@ -17,7 +17,8 @@ import (
 const busyWait = 10 * time.Second
 
 // commit seals the view of a job that succeeded, if it is to have an output. What
-// goes wrong here leaves the job as green as it is, without one (CONTRACT 1.7 E).
+// goes wrong here leaves the job as green as it is, without one (CONTRACT 1.7 E). But a
+// job that may have read what is not as it was fails, though its commands went well (C).
 //
 // quiet, if set, is called before each try to seal, with the error of the last one,
 // which found somebody at the view. A view that it has an error for is not sealed.
@@ -53,6 +54,12 @@ func (a *Agent) commit(ctx context.Context, c *api.Claim, p *place, f api.Finish
 	fail.Point("agent.sealed")
 	f.Workspace.SealMS = ms(elapsed() - begin)
 	f = a.judge(ctx, p.note, f, info)
+	if info.State == store.Suspect { // sealed this minute: it is so because of what it stands on
+		f.Status, f.Code, f.Infrastructure = api.StatusFailed, api.FailCorrupt, true
+		f.Reason = "its workspace was found damaged while it ran (" + info.Err + ")"
+		log.say("JOB FAILED: %s", f.Reason)
+		return f, true
+	}
 	if f.Output == "" {
 		log.say("job success without output [%s]: %s", f.Code, f.Reason)
 	} else {

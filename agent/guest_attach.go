@@ -70,7 +70,7 @@ func (s served) Attach(ctx context.Context, id snapshot.ID, progress func(line s
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.note.Over > 0 {
+	if g.note.Over > 0 || g.ends {
 		return nil, fmt.Errorf("attempt %s is over: %w", id, snapshot.ErrNotFound)
 	}
 	if g.note.Answer == nil {

@@ -280,7 +280,7 @@ func (g *guest) tell(ctx context.Context, f api.Finish, sealed bool, t *told) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	if f.Status == api.StatusSuccess || f.Code == api.FailDurable {
+	if f.Status == api.StatusSuccess || f.Code == api.FailDurable || sealed {
 		g.answerSeal(f, got, known, t)
 	}
 	if err := g.change(func(n *guestNote) { n.Over = a.o.Now().UnixMilli() }); err != nil {

@@ -251,8 +251,10 @@ func TestScrubWithoutCopy(t *testing.T) {
 	}
 	b.dropStale() // as Run does
 	sealed := b.job(func(dir string) { write(t, dir+"/more", "x") }, ids[2])
-	running := b.spec(ids[2])
+	running, ended := b.spec(ids[2]), b.spec(ids[2])
 	_, err := b.Prepare(t.Context(), running)
+	require.NoError(t, err)
+	_, err = b.Prepare(t.Context(), ended)
 	require.NoError(t, err)
 	flipFile(t, b.sourceOf(ids[0], "noise"), 77)
 	got, err := b.Scrub(t.Context(), ScrubOptions{})
@@ -262,22 +264,25 @@ func TestScrubWithoutCopy(t *testing.T) {
 	require.Contains(t, got.Damages[0].Left, errNoCopy.Error())
 	require.Equal(t, []State{Suspect, Suspect, Suspect, Suspect}, b.states())
 	require.Equal(t, 1, got.Unpacked)
+	in, err := b.Seal(t.Context(), ended.ID, nil) // while what it stands on is suspect
+	require.NoError(t, err)
+	require.Equal(t, Suspect, in.State)
 
 	got, err = b.Scrub(t.Context(), ScrubOptions{Open: r.open})
 	require.NoError(t, err)
 	require.Zero(t, got.Left())
-	require.Equal(t, []State{Durable, Durable, Durable, Sealed}, b.states())
+	require.Equal(t, []State{Durable, Durable, Durable, Sealed, Suspect}, b.states())
 	require.ElementsMatch(t, append([]snapshot.ID{sealed.ID}, ids...), got.Restored)
 	b.packed(sealed.ID)
 
 	// The job that ran on it meanwhile may have read the wrong bytes.
-	in, err := b.Seal(t.Context(), running.ID, nil)
+	in, err = b.Seal(t.Context(), running.ID, nil)
 	require.NoError(t, err)
 	require.Equal(t, Suspect, in.State)
 	require.Contains(t, in.Err, "damaged")
 	got, err = b.Scrub(t.Context(), ScrubOptions{Open: r.open})
 	require.NoError(t, err)
-	require.Equal(t, []snapshot.ID{running.ID}, got.Suspect, "nothing says that it is right")
+	require.ElementsMatch(t, []snapshot.ID{running.ID, ended.ID}, got.Suspect, "nothing says that it is right")
 }
 
 // Names and modes are compared, too.

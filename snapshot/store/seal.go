@@ -107,7 +107,9 @@ func (s *Store) inherit(l *layer) {
 func (s *Store) distrust(l *layer, v *openView) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v.doubt != "" && l.info.State.Usable() {
+	// Also of one that stands on what is suspect now: that may be repaired, what the job
+	// made of it not.
+	if v.doubt != "" && (l.info.State.Usable() || l.info.State == Suspect) {
 		l.info.State, l.info.Err = Suspect, v.doubt
 	}
 }
@@ -117,6 +119,11 @@ func (s *Store) distrust(l *layer, v *openView) {
 func condemn(in *Info, why error) {
 	in.Err = why.Error()
 	if passing(why) {
+		return
+	}
+	var missing *MissingError
+	if errors.As(why, &missing) { // not what the job left: what it stands on became suspect
+		in.State = Suspect
 		return
 	}
 	in.State = Broken
