@@ -59,6 +59,8 @@ type Agent struct {
 	// holdings are the changes that the coordinator has not heard of.
 	holdings []api.Holding
 	encode   rate
+	// evicted counts layers that went for want of room since the start, and bytes.
+	evicted, evictedBytes int64
 	// noRoom says that there is no room for the views of more jobs.
 	noRoom bool
 	// offered are layers that are uploaded again, or were tried to be.

@@ -50,6 +50,7 @@ type fakeAgent struct {
 	reg      api.Register
 	beats    int
 	holdings map[snapshot.ID]bool
+	evicted  [2]int64 // layers and bytes
 	left     bool
 }
 
@@ -277,6 +278,7 @@ func (f *fake) heartbeat(w http.ResponseWriter, id string, body []byte) {
 		return
 	}
 	a.beats++
+	a.evicted = [2]int64{h.Evicted, h.EvictedBytes}
 	for _, x := range h.Holdings {
 		a.holdings[x.ID] = !x.Gone
 	}

@@ -114,12 +114,7 @@ func (a *Agent) noSpace() {
 }
 
 // roomWatch remembers what was said, so that it is said once.
-type roomWatch struct {
-	stuck bool
-	// Since the start.
-	layers int
-	bytes  int64
-}
+type roomWatch struct{ stuck bool }
 
 // fresh is for how long a layer stays after its last use while there is room for jobs:
 // the next job of its pipeline is likely to want it. A disk that others fill up must
@@ -174,9 +169,12 @@ func (a *Agent) evict(ctx context.Context, w *roomWatch, before Disk) {
 		a.hold(api.Holding{ID: e.ID, Gone: true})
 	}
 	if n := len(got.Evicted); n > 0 {
-		w.layers, w.bytes = w.layers+n, w.bytes+got.Freed
+		a.mu.Lock()
+		a.evicted, a.evictedBytes = a.evicted+int64(n), a.evictedBytes+got.Freed
+		layers, bytes := a.evicted, a.evictedBytes
+		a.mu.Unlock()
 		a.log.Info("evicted what is not needed here", "layers", n, "freed", size(got.Freed),
-			"since_start", w.layers, "freed_since_start", size(w.bytes))
+			"since_start", layers, "freed_since_start", size(bytes))
 		a.beatNow()
 	}
 	if err != nil {

@@ -73,6 +73,14 @@ func TestNoRoomNoJobs(t *testing.T) {
 		return true
 	})
 	require.Empty(t, h.store.List())
+	f.wait("the coordinator hears how many", func() bool {
+		for _, a := range f.agents {
+			if a.evicted[0] == 2 && a.evicted[1] > 0 {
+				return true
+			}
+		}
+		return false
+	})
 	// Requests for work may have been on their way. After those it asks no more.
 	var last *fakeAttempt
 	require.Eventually(t, func() bool {

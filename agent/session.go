@@ -125,6 +125,7 @@ func (a *Agent) heartbeat(ctx context.Context) error {
 	h := api.Heartbeat{
 		Session: a.session, FreeSlots: a.freeLocked(), Holdings: a.holdings,
 		EncodeRate: a.encode.perSecond(), UploadRate: a.up.Rate(),
+		Evicted: a.evicted, EvictedBytes: a.evictedBytes,
 	}
 	for _, r := range a.running {
 		h.Attempts = append(h.Attempts, r.ref)

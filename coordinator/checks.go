@@ -82,7 +82,7 @@ func tidyFinish(f *api.Finish) {
 
 // tidyHeartbeat does the same for what a host says of itself.
 func tidyHeartbeat(h *api.Heartbeat) {
-	for _, n := range []*int64{&h.DiskFree, &h.DiskTotal, &h.Queue} {
+	for _, n := range []*int64{&h.DiskFree, &h.DiskTotal, &h.Queue, &h.Evicted, &h.EvictedBytes} {
 		*n = min(max(*n, 0), maxAmount)
 	}
 	for _, x := range []*float64{&h.EncodeRate, &h.UploadRate} {

@@ -31,6 +31,7 @@ func TestAbsurdNumbers(t *testing.T) {
 		require.NoError(t, err)
 		evil.beat(func(h *api.Heartbeat) {
 			h.DiskFree, h.DiskTotal, h.Queue = math.MinInt64, math.MaxInt64, math.MinInt64
+			h.Evicted, h.EvictedBytes = math.MinInt64, math.MaxInt64
 			h.EncodeRate, h.UploadRate = math.MaxFloat64, -math.SmallestNonzeroFloat64
 		})
 

@@ -163,6 +163,7 @@ func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat, told map[snapshot.ID
 	p.expires, p.seen = t.now.Add(t.s.o.HostLease), t.now
 	hold(p, b.Holdings)
 	p.diskFree, p.diskTotal, p.queue, p.encode, p.upload = b.DiskFree, b.DiskTotal, b.Queue, b.EncodeRate, b.UploadRate
+	p.evicted, p.evictedBytes = b.Evicted, b.EvictedBytes
 	live := t.liveOn(h.Name)
 	if p.polls == 0 {
 		// While it asks for work, what it asks for counts: it is the newer word.

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -238,4 +239,28 @@ func TestFinishTwice(t *testing.T) {
 	}
 	require.Equal(t, out, b.job(p, "job").Workspace.Output)
 	require.Equal(t, api.StatusSuccess, b.job(p, "job").Status)
+}
+
+// People see what went for want of room, on a page and by the API.
+func TestEvictionsAreShown(t *testing.T) {
+	b := newBench(t)
+	a := b.newHost("a", 1)
+	page := func() string {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.http.URL+"/", nil)
+		require.NoError(t, err)
+		r.Header.Set("Authorization", "Bearer "+userToken)
+		res, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Equal(t, 200, res.StatusCode)
+		return string(text)
+	}
+	require.NotContains(t, page(), "3 (5.0 MiB)")
+	a.beat(func(h *api.Heartbeat) { h.Evicted, h.EvictedBytes = 3, 5<<20 })
+	require.Contains(t, page(), "3 (5.0 MiB)")
+	hosts, err := b.user.Hosts(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []int64{3, 5 << 20}, []int64{hosts[0].Evicted, hosts[0].EvictedBytes})
 }

@@ -248,6 +248,7 @@ func (s *Server) showHosts() []api.Host {
 			Name: name, State: h.State, Slots: h.Slots, Running: len(s.world.live[name]), Tags: h.Tags, Driver: h.Driver,
 			OS: h.OS, Arch: h.Arch, Fingerprint: h.Fingerprint, Version: h.Software, SinceMS: h.SinceMS,
 			Pool: h.Pool, Snapshots: len(p.holds), DiskFree: p.diskFree, DiskTotal: p.diskTotal, Queue: p.queue,
+			Evicted: p.evicted, EvictedBytes: p.evictedBytes,
 		}
 		if !p.seen.IsZero() {
 			v.SeenMS = p.seen.UnixMilli()

@@ -81,6 +81,8 @@ type presence struct {
 	holds               map[snapshot.ID]int64
 	diskFree, diskTotal int64
 	queue               int64
+	evicted             int64
+	evictedBytes        int64
 	encode, upload      float64
 	fetch               float64 // bytes per second, as its attaches showed
 }

@@ -65,6 +65,10 @@ type Heartbeat struct {
 	// layers, 0 while unknown. UploadRate is in stored bytes per second.
 	EncodeRate float64 `json:"encode_rate,omitempty"`
 	UploadRate float64 `json:"upload_rate,omitempty"`
+	// Evicted is how many layers went for want of room since the agent's start, and
+	// EvictedBytes about what that freed.
+	Evicted      int64 `json:"evicted,omitempty"`
+	EvictedBytes int64 `json:"evicted_bytes,omitempty"`
 }
 
 // HeartbeatReply tells the agent what changed.

@@ -178,6 +178,9 @@ type Host struct {
 	DiskFree    int64    `json:"disk_free"`
 	DiskTotal   int64    `json:"disk_total"`
 	Queue       int64    `json:"queue_bytes"`
+	// Evicted counts the layers that went for want of room since the agent's start.
+	Evicted      int64 `json:"evicted"`
+	EvictedBytes int64 `json:"evicted_bytes"`
 }
 
 // States of a Host.
