@@ -261,13 +261,15 @@ func (h *hand) giveUp(err error) {
 // begins: GitLab is told why, and that it is no fault of the script's.
 func (h *hand) refuse(err error, out plugin.Outcome) {
 	j := h.job
-	h.sl.mu.Lock()
-	h.sl.job = j
-	h.sl.mu.Unlock()
-	h.sl.s.enlist(j)
 	prefix, foreign, known := j.trace.lines()
 	j.mu.Lock()
 	j.rec.Prefix, j.rec.Foreign, j.rec.Logged, j.rec.Handed = prefix, foreign, known, j.s.now()
 	j.mu.Unlock()
+	// Only then it is listed: who looks for jobs whose runners are silent must not find one
+	// without an end.
 	j.end(final{Outcome: out, Reason: err.Error(), Counted: true})
+	h.sl.mu.Lock()
+	h.sl.job = j
+	h.sl.mu.Unlock()
+	h.sl.s.enlist(j)
 }

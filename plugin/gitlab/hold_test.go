@@ -182,7 +182,7 @@ func TestBrokeOff(t *testing.T) {
 // endedWhileAttaching has GitLab give job 5 a status while it gets its workspace: the
 // runner gets job 6.
 func endedWhileAttaching(t *testing.T, status string) *house {
-	h := newHouse(t)
+	h := newHouse(t, func(h *house) { h.cfg.HoldMS = 60_000 })
 	h.agent.attach = func(ctx context.Context, id snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
 		if id[25] == '6' {
 			return workspace(), nil

@@ -104,11 +104,24 @@ func (j *job) silence(why string) {
 	}
 }
 
-// undelivered gives back a job that no runner has seen.
+// undelivered gives back a job that no runner has seen. It does nothing if the runner has
+// spoken by now, or if the job has got another end meanwhile: GitLab is to hear of that.
 func (j *job) undelivered(why string) {
-	j.s.log.Warn("a job was not delivered", "job", j.id, "why", why)
-	j.lose(errGone)
-	j.end(final{Quiet: true, Outcome: plugin.OutcomeUndelivered, Reason: why})
+	fin, ours := final{Quiet: true, Outcome: plugin.OutcomeUndelivered, Reason: why}, false
+	err := j.change(func(r *record) {
+		if r.Final == nil && r.State == stateDelivering {
+			r.Final, r.State, ours = &fin, stateEnding, true
+		}
+	})
+	if err != nil {
+		j.s.log.Error("a job's end can't be written", "job", j.id, "error", err)
+		return
+	}
+	if ours {
+		j.s.log.Warn("a job was not delivered", "job", j.id, "why", why)
+		j.lose(errGone)
+		j.finish()
+	}
 }
 
 // runnerDied ends a job whose runner is no more.
