@@ -57,6 +57,27 @@ func TestGitLabJob(t *testing.T) {
 	require.Zero(t, l.get(11).ends, "its end is the runner's to tell")
 }
 
+// A host can't bring a job that waits here for another one: it would be run with a payload of
+// that host's making.
+func TestGitLabOfferedOfAnother(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	queueOne(t, l, b, 11)
+	thief := b.newLabHost(l, "host-t", 1)
+	thief.reg.Pool.Name, thief.reg.Pool.Tokens = "other", nil
+	thief.register()
+	r := thief.offers(100 * time.Millisecond)
+	forged, err := json.Marshal(map[string]any{
+		"id": 11, "token": "forged", "job_info": map[string]any{"name": "build", "project_id": 7, "pipeline_id": 100},
+	})
+	require.NoError(t, err)
+	r.Offers[0].Job = forged
+	_, err = thief.c.Claims(t.Context(), thief.id, r)
+	require.ErrorIs(t, err, &api.Error{Code: api.CodeInvalid})
+	c := b.newLabHost(l, "host-y", 1).takes()
+	require.Contains(t, string(c.External.Payload), "canary-11")
+}
+
 // A job that a runner has already gets its workspace where it is.
 func TestGitLabOffered(t *testing.T) {
 	l := newLab(t)

@@ -31,6 +31,9 @@ func (s *Server) take(ctx context.Context, from gitlab.Pool, j *gitlab.Job, payl
 // take makes the records of a job. host and slot are set if a runner has it already.
 func (t *txn) take(from gitlab.Pool, g *gitlab.Job, payload []byte, host string, slot int) error {
 	if old := t.outsider(g.Instance, g.ID); old != nil && !old.Status.Ended() {
+		if host != "" && old.Def.External.Host != host { // or its payload would be of that host's making
+			return invalid("job %d is here already, and not from this host", g.ID)
+		}
 		a := t.attempts.get(old.AttemptID)
 		if a != nil && a.Stage != state.AttemptAssigned && a.Stage != state.AttemptEnded {
 			t.s.log.Warn("GitLab gave a job again that runs already", "job", g.ID, "host", a.Host)
