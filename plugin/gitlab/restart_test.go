@@ -213,7 +213,7 @@ func TestFlushing(t *testing.T) {
 		n := 0
 		h.gl.set(func() {
 			h.gl.fault = func(req *http.Request, body []byte) (int, bool) {
-				if h.agent.sealed() == 0 || req.Method != http.MethodPut {
+				if req.Method != http.MethodPut || !bytes.Contains(body, []byte(`"success"`)) {
 					return 0, false
 				}
 				n++
