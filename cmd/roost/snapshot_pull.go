@@ -23,6 +23,7 @@ func newSnapshotPull() *cobra.Command {
 	var (
 		e      elsewhere
 		unpack bool
+		noSync bool
 	)
 	c := &cobra.Command{
 		Use:   "pull SNAP URL",
@@ -32,7 +33,10 @@ what is damaged here is mended. It can be restored and mounted then. Nothing tha
 comes is believed: refs are checked against the key, everything else by digests.
 
 With --unpack it comes ready to be mounted: content is unpacked as it arrives, and
-its packs, which are where it came from, are not kept here.
+its packs, which are where it came from, are not kept here. Of a chain of snapshots
+that was pushed only SNAP itself is held then. --no-sync does not wait for the disk:
+it can be mounted at once, and is fetched again if the machine stops before a later
+pull --unpack of it, without --no-sync, has ended.
 
 The key is that of the store that pushed (roost snapshot key), in --key-file; without
 it the store's own. The first key that a new store sees becomes its own.
@@ -42,19 +46,23 @@ it the store's own. The first key that a new store sees becomes its own.
 		ValidArgsFunction: e.completeSnaps(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.with(cmd, true, func(ctx context.Context, s *store.Store) error {
-				return remoteError(e.pull(ctx, cmd, s, args[0], args[1], unpack))
+				return remoteError(e.pull(ctx, cmd, s, args[0], args[1], unpack, noSync))
 			})
 		},
 	}
 	e.flags(c)
 	c.Flags().StringVar(&e.keyFile, "key-file", "", "file with the key of the store that pushed; default: this store's own")
 	c.Flags().BoolVar(&unpack, "unpack", false, "unpack it on the way, to be mounted")
+	c.Flags().BoolVar(&noSync, "no-sync", false, "with --unpack: don't wait until it is on the disk")
 	c.Flags().StringVar(&e.driver, "driver", "", "how it is unpacked: auto, or a driver's name (see roost doctor)")
 	c.MarkFlagFilename("key-file") //nolint:errcheck // the flag exists, one line above
 	return c
 }
 
-func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store, name, where string, unpack bool) error {
+func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store, name, where string, unpack, noSync bool) error {
+	if noSync && !unpack {
+		return usageError(errors.New("--no-sync is for what is unpacked"), "pull --unpack --no-sync")
+	}
 	id, err := snapshot.ParseID(name)
 	if err != nil {
 		return usageError(err, "what is elsewhere must be named by its whole id")
@@ -78,8 +86,17 @@ func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store
 	p := &store.Progress{}
 	stop := e.progress(cmd, "pulling", p)
 	defer stop()
-	if err := bring(ctx, s, r, specsOf(chain, key), unpack, p); err != nil {
+	specs := specsOf(chain, key)
+	for i := range specs {
+		specs[i].Later = noSync
+	}
+	if err := bring(ctx, s, r, specs, unpack, p); err != nil {
 		return err
+	}
+	if unpack && !noSync { // an earlier pull may have left that
+		if err := s.SyncLater(ctx, id); err != nil {
+			return err
+		}
 	}
 	stop()
 	in, err := s.Lookup(id)

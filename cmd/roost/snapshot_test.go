@@ -319,11 +319,14 @@ func TestSnapshotPullUnpack(t *testing.T) {
 			if before != nil {
 				must(t, append(append([]string{"snapshot", "pull"}, before...), from...)...)
 			}
-			got := keysOf(t, must(t, append([]string{"snapshot", "pull", two, "--unpack", "--json"}, from...)...))
+			code, _, _ := roost(t, append([]string{"snapshot", "pull", two, "--no-sync"}, from...)...)
+			require.NotZero(t, code, "without --unpack")
+			got := keysOf(t, must(t, append([]string{"snapshot", "pull", two, "--unpack", "--no-sync", "--json"}, from...)...))
 			require.NotZero(t, got["bytes_fetched"])
 			must(t, "snapshot", "mount", two, mnt, "--detach", "--store", there)
 			defer roost(t, "snapshot", "umount", mnt)
 			sameFiles(t, dir, mnt)
+			must(t, append([]string{"snapshot", "pull", two, "--unpack"}, from...)...)
 			to := filepath.Join(t.TempDir(), "to")
 			must(t, "snapshot", "restore", two, to, "--store", there)
 			sameFiles(t, dir, to)

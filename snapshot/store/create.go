@@ -94,6 +94,9 @@ func (s *Store) Create(ctx context.Context, spec CreateSpec) (*Created, error) {
 			return nil, fmt.Errorf("create: base: %w", err)
 		}
 		defer release()
+		if err := s.SyncLater(ctx, spec.Base); err != nil {
+			return nil, fmt.Errorf("create: base: %w", err)
+		}
 	}
 	out, err := c.run(ctx)
 	if err != nil {

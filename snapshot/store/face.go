@@ -201,4 +201,8 @@ type ImportSpec struct {
 	IndexBytes int64
 	Manifest   snapshot.Digest
 	DomainKey  []byte
+	// Later says that it may be used before it is on the disk: until SyncLater, or Run,
+	// has brought it there, only this boot has it. Not every driver can do that; with
+	// others it is on the disk at once.
+	Later bool
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,9 +22,29 @@ type brought struct {
 	spec      ImportSpec // what was asked for; of a chain, with the folded index and its base
 	base      *snapshot.Manifest
 	basePlace *view.Layer
-	file      *durable.File // the index, not committed
+	file      *durable.File // the index, not committed; nil if it is to be written yet
 	ix        *pack.Index
 	tree      *snapshot.Manifest
+}
+
+// drop deletes the file of the index if it was not committed.
+func (b *brought) drop() {
+	if b.file != nil {
+		b.file.Abort()
+	}
+}
+
+// located returns the tree with the sources that the changes have by now.
+func (b *brought) located() (*snapshot.Manifest, error) {
+	same := func(e snapshot.Entry, c snapshot.Change) bool { return e.Path == c.Entry.Path }
+	if b.base != nil || !slices.EqualFunc(b.tree.Entries, b.ix.Changes, same) {
+		return tree.Apply(b.base, b.ix.Changes)
+	}
+	t := &snapshot.Manifest{Entries: slices.Clone(b.tree.Entries)}
+	for i := range t.Entries {
+		t.Entries[i].Source, t.Entries[i].SourceAt = b.ix.Changes[i].Entry.Source, b.ix.Changes[i].Entry.SourceAt
+	}
+	return t, nil
 }
 
 // checkChain checks what a chain says of itself.
@@ -59,6 +80,7 @@ func (s *Store) notHeld(chain []ImportSpec) []ImportSpec {
 // tree but what the chunks hold, so a lie is found before a byte of content comes.
 func (s *Store) bring(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc) (_ *brought, err error) {
 	b := &brought{spec: *spec}
+	b.spec.Later = s.laterHere(spec)
 	if len(below) > 0 {
 		b.spec.Base = below[0].Base
 	}
@@ -70,8 +92,8 @@ func (s *Store) bring(ctx context.Context, spec *ImportSpec, below []ImportSpec,
 	} else {
 		err = s.bringChain(ctx, b, append(below[:len(below):len(below)], *spec), open)
 	}
-	if err != nil && b.file != nil {
-		b.file.Abort()
+	if err != nil {
+		b.drop()
 	}
 	return b, err
 }
@@ -86,7 +108,11 @@ func (s *Store) bringOne(ctx context.Context, b *brought, open OpenBlobFunc) (er
 	if b.tree, err = tree.Apply(b.base, b.ix.Changes); err != nil {
 		return fmt.Errorf("index %s: %w", b.spec.Index, err)
 	}
-	return checkMade(&b.spec, b.tree)
+	if err := checkMade(&b.spec, b.tree); err != nil {
+		return err
+	}
+	b.ix.Changes = tree.Relink(b.tree, b.ix.Changes)
+	return nil
 }
 
 // checkMade checks that an index made the tree that was asked for.
@@ -135,7 +161,8 @@ func (s *Store) bringChain(ctx context.Context, b *brought, chain []ImportSpec, 
 		return err
 	}
 	b.ix.Base, b.ix.Manifest = newest[len(chain)-1].Base, b.spec.Manifest
-	return s.writeFolded(b)
+	b.spec.Index, b.spec.IndexBytes = snapshot.Digest{}, 0 // until it is written
+	return nil
 }
 
 // writeFolded writes the index that a chain came to, and puts its name into b.spec.

@@ -41,9 +41,10 @@ type importing struct {
 // An imported layer is Durable from the start: it came from where others get it.
 //
 // Crash states, in order:
-//  1. while the driver unpacks: a directory of no row; Open removes it.
-//  2. index, manifest or sources written: files of no row; Open deletes them.
-//  3. after the row: held. If spec.Later was set, SyncLater says more.
+//  1. while the driver unpacks, and index and manifest are written: a directory and
+//     files of no row; Open removes them.
+//  2. sources written: one more.
+//  3. after the row: held. If spec.Later was set, import_later.go says more.
 func (s *Store) Import(ctx context.Context, spec ImportSpec, open OpenBlobFunc, m *view.Meter) error {
 	return s.ImportChain(ctx, []ImportSpec{spec}, open, m)
 }
@@ -183,38 +184,82 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []Impor
 	if err != nil {
 		return err
 	}
-	defer b.file.Abort()
-	spec, base, basePlace, ix, got := &b.spec, b.base, b.basePlace, b.ix, b.tree
-	ix.Changes = tree.Relink(got, ix.Changes)
-	have := base
-	if spec.Base == "" {
-		have = s.alike(ctx, spec, got)
-	}
-	fill := func(ctx context.Context, write view.WriteFunc) error {
-		return pack.Extract(ctx, ix, pack.ExtractOptions{
-			Key: spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: previous(have),
-		}, write)
-	}
-	place, err := s.driver.Unpack(ctx, spec.ID, basePlace, ix.Changes, fill, m)
-	if errors.Is(err, os.ErrExist) && s.abandoned(spec.ID) {
-		// An earlier attempt failed, and so did undoing it: on a full disk, say.
-		if err := s.driver.Discard(ctx, &view.View{ID: spec.ID, Layer: view.Layer{ID: spec.ID}}); err != nil {
-			return fmt.Errorf("undo an earlier attempt: %w", err)
-		}
-		place, err = s.driver.Unpack(ctx, spec.ID, basePlace, ix.Changes, fill, m)
+	defer b.drop()
+	aside := make(chan error, 1)
+	go func() { aside <- s.keepAside(b) }()
+	place, t, err := s.unpackAnew(ctx, b, open, m)
+	err = errors.Join(err, <-aside)
+	l := s.importedLayer(b)
+	l.below = len(below)
+	if err == nil {
+		fail.Point("store.import.unpacked")
+		err = s.keepImported(ctx, l, b, place, t)
 	}
 	if err != nil {
-		return err
-	}
-	fail.Point("store.import.unpacked")
-	l := s.importedLayer(spec, ix, place)
-	l.below = len(below)
-	if err := s.keepImported(ctx, l, b.file, base, ix); err != nil {
 		s.removeFiles(l)
-		return errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
+		if place != nil {
+			err = errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
+		}
+		return err
 	}
 	s.tell()
 	return nil
+}
+
+// unpackAnew is unpackImport, also if an earlier attempt failed, and so did undoing it:
+// on a full disk, say.
+func (s *Store) unpackAnew(ctx context.Context, b *brought, open OpenBlobFunc, m *view.Meter) (*view.Layer, *snapshot.Manifest, error) {
+	id := b.spec.ID
+	place, t, err := s.unpackImport(ctx, b, open, m)
+	if !errors.Is(err, os.ErrExist) || !s.abandoned(id) {
+		return place, t, err
+	}
+	if err := s.driver.Discard(ctx, &view.View{ID: id, Layer: view.Layer{ID: id}}); err != nil {
+		return nil, nil, fmt.Errorf("undo an earlier attempt: %w", err)
+	}
+	return s.unpackImport(ctx, b, open, m)
+}
+
+// unpackImport fetches content and has the driver store and show it. It returns the
+// tree with its sources.
+func (s *Store) unpackImport(ctx context.Context, b *brought, open OpenBlobFunc, m *view.Meter) (*view.Layer, *snapshot.Manifest, error) {
+	have := b.base
+	if b.spec.Base == "" {
+		have = s.alike(ctx, &b.spec, b.tree)
+	}
+	fill := func(ctx context.Context, write view.WriteFunc) error {
+		return pack.Extract(ctx, b.ix, pack.ExtractOptions{
+			Key: b.spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: previous(have),
+		}, write)
+	}
+	if u, ok := s.driver.(view.Unpacker); ok {
+		var t *snapshot.Manifest
+		place, err := u.UnpackShown(ctx, view.UnpackSpec{
+			ID: b.spec.ID, Base: b.basePlace, Changes: b.ix.Changes, Fill: fill, Meter: m, Later: b.spec.Later,
+			Tree: func() (_ *snapshot.Manifest, err error) {
+				t, err = b.located()
+				return t, err
+			},
+		})
+		return place, t, err
+	}
+	place, err := s.driver.Unpack(ctx, b.spec.ID, b.basePlace, b.ix.Changes, fill, m)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.driver.Locate(place, b.ix.Changes)
+	t, err := b.located()
+	if err != nil {
+		return nil, nil, errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
+	}
+	return place, t, nil
+}
+
+// laterHere reports whether what is imported is synced later: if that is wanted, and
+// the driver can, and it can be known after a crash whether the kernel is the same.
+func (s *Store) laterHere(spec *ImportSpec) bool {
+	_, ok := s.driver.(view.Unpacker)
+	return spec.Later && ok && s.o.BootID != ""
 }
 
 // abandoned reports whether what the driver may have of id belongs to nothing. The
@@ -241,6 +286,11 @@ func (s *Store) importBase(ctx context.Context, spec *ImportSpec) (*snapshot.Man
 	}
 	if !packed {
 		if _, err := s.Packed(ctx, spec.Base); err != nil {
+			return nil, nil, fmt.Errorf("base: %w", err)
+		}
+	}
+	if !spec.Later {
+		if err := s.SyncLater(ctx, spec.Base); err != nil {
 			return nil, nil, fmt.Errorf("base: %w", err)
 		}
 	}
@@ -347,51 +397,57 @@ func checkAgainst(spec *ImportSpec, ix *pack.Index, base snapshot.Digest) error 
 	return nil
 }
 
-func (s *Store) importedLayer(spec *ImportSpec, ix *pack.Index, place *view.Layer) *layer {
+// importedLayer is the layer that b becomes, but for its place.
+func (s *Store) importedLayer(b *brought) *layer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	spec := &b.spec
 	l := &layer{
 		seq: s.nextSeq, boot: s.o.BootID, key: bytes.Clone(spec.DomainKey), imported: true,
-		packs: ix.Packs, info: Info{
-			ID: spec.ID, Base: spec.Base, WireBase: spec.Base, Parents: spec.Parents, State: Durable, Synced: true,
+		packs: b.ix.Packs, info: Info{
+			ID: spec.ID, Base: spec.Base, WireBase: spec.Base, Parents: spec.Parents, State: Durable, Synced: !spec.Later,
 			Manifest: spec.Manifest, Index: spec.Index, IndexBytes: spec.IndexBytes, StoredBytes: spec.IndexBytes,
 		},
 	}
-	l.at.Store(place)
 	s.nextSeq++
-	for _, p := range ix.Packs {
+	for _, p := range b.ix.Packs {
 		if p.Own {
 			l.info.StoredBytes += p.Bytes
 		}
 	}
-	l.info.weigh(ix)
+	l.info.weigh(b.ix)
 	return l
 }
 
-// keepImported writes the files beside the layer, then the row.
-func (s *Store) keepImported(ctx context.Context, l *layer, f *durable.File, base *snapshot.Manifest, ix *pack.Index) error {
-	in := &l.info
-	s.driver.Locate(l.place(), ix.Changes)
-	m, err := tree.Apply(base, ix.Changes)
-	if err != nil {
-		return err
+// keepAside writes index and manifest of a layer, which don't depend on where its
+// content is.
+func (s *Store) keepAside(b *brought) error {
+	if b.file == nil {
+		if err := s.writeFolded(b); err != nil {
+			return fmt.Errorf("index: %w", err)
+		}
 	}
-	place, err := s.draw(ctx, l, l.place(), m)
-	if err != nil {
-		return fmt.Errorf("image: %w", err)
-	}
-	l.at.Store(place) // it is not shown to anybody yet
-	if err := f.Commit(s.indexPath(in.Index)); err != nil {
+	if err := b.file.Commit(s.indexPath(b.spec.Index)); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
-	if err := s.saveTree(in.ID, in.Manifest, m); err != nil {
+	if err := s.writeManifest(b.tree, b.spec.Manifest); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	return fileDigest(s.manifestPath(b.spec.Manifest), "manifest", b.spec.Manifest)
+}
+
+// keepImported writes where a layer's files are, whose tree is m, then the row.
+func (s *Store) keepImported(ctx context.Context, l *layer, b *brought, place *view.Layer, m *snapshot.Manifest) error {
+	in := &l.info
+	l.at.Store(place)
+	if err := s.writeSources(in.ID, in.Manifest, m); err != nil {
 		return err
 	}
 	fail.Point("store.import.written")
 	in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
-	in.PlainBytes = s.ownBytes(l.place(), ix)
+	in.PlainBytes = s.ownBytes(l.place(), b.ix)
 	in.DiskBytes = in.PlainBytes + in.IndexBytes
-	err = s.commit(ctx, func(ctx context.Context, tx *txn) error { return s.insertLayer(ctx, tx, l) })
+	err := s.commit(ctx, func(ctx context.Context, tx *txn) error { return s.insertLayer(ctx, tx, l) })
 	if err != nil {
 		return err
 	}

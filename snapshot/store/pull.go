@@ -169,6 +169,9 @@ func (s *Store) pullBase(ctx context.Context, spec *ImportSpec) (*snapshot.Manif
 	if string(key) != string(spec.DomainKey) {
 		return nil, fmt.Errorf("base %s belongs to another domain", spec.Base)
 	}
+	if err := s.SyncLater(ctx, spec.Base); err != nil {
+		return nil, fmt.Errorf("base: %w", err)
+	}
 	return s.Tree(ctx, spec.Base)
 }
 

@@ -25,7 +25,7 @@ import (
 //   - removals that were begun are finished;
 //   - temporary files, and blobs and manifests that no row names, are deleted:
 //     their row was never committed, or says that they are not needed;
-//   - sealed layers that were not synced in another boot are suspect, and so are
+//   - layers that were not synced in another boot are suspect, and so are
 //     those whose directory, index or manifest is gone, and all that stands on them;
 //   - what was found damaged long ago is deleted from bad/.
 //
@@ -223,6 +223,9 @@ func (s *Store) suspectUnsynced(ctx context.Context) error {
 		}
 		if !l.info.Synced && (s.o.BootID == "" || l.boot != s.o.BootID) {
 			err := errors.New("sealed before a restart of the machine and not synced by then")
+			if l.imported {
+				err = errors.New("fetched before a restart of the machine and not synced by then: it is fetched again")
+			}
 			if err := s.endUse(ctx, l, Suspect, err); err != nil {
 				return err
 			}

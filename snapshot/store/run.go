@@ -79,7 +79,8 @@ func (s *Store) nextUnsynced() *layer {
 	defer s.mu.Unlock()
 	var next *layer
 	for _, l := range s.layers {
-		if l.info.State == Sealed && !l.info.Synced && !l.removing && (next == nil || l.seq < next.seq) {
+		todo := l.info.State == Sealed && !l.info.Synced && !l.removing || l.pending()
+		if todo && (next == nil || l.seq < next.seq) {
 			next = l
 		}
 	}
@@ -108,12 +109,20 @@ func (s *Store) waitQuiet(ctx context.Context) {
 	}
 }
 
-// sync makes one layer SEALED+synced.
+// sync makes one layer synced, unless somebody has done it meanwhile.
 //
 // Crash states: before the row is committed the layer is SEALED, and after a
 // reboot SUSPECT although its bytes may be there; after it, it outlives power cuts.
 // An error is final, since a second sync can say yes to lost bytes: SUSPECT.
 func (s *Store) sync(ctx context.Context, l *layer) {
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
+	s.mu.Lock()
+	done := l.info.Synced || !l.info.State.Usable()
+	s.mu.Unlock()
+	if done {
+		return
+	}
 	err := s.driver.Sync(ctx, l.place())
 	if ctx.Err() != nil {
 		return

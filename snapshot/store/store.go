@@ -41,6 +41,7 @@ type Store struct {
 	end        context.CancelFunc
 	background sync.WaitGroup
 	running    sync.Mutex   // held by Run
+	syncing    sync.Mutex   // held while a layer is brought to disk; before rows
 	commits    atomic.Int64 // since the last checkpoint
 
 	// committing is held by whoever commits. It guards redo, which is nil when each

@@ -128,7 +128,7 @@ func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest)
 		if err := d.writeImage(ctx, g, out, on); err != nil {
 			return nil, err
 		}
-	} else if err := checkBundles(d.abs(out.Image), d.absAll(out.Devices)); err != nil {
+	} else if err := errors.Join(awaitContent(ctx, nil), checkBundles(d.abs(out.Image), d.absAll(out.Devices))); err != nil {
 		return nil, err
 	}
 	d.images.drop(out.Image)
@@ -144,6 +144,9 @@ func (d *Erofs) writeImage(ctx context.Context, g *imaging, out, on *Layer) erro
 	}
 	defer f.Abort()
 	if err := g.write(ctx, f.File, out, on); err != nil {
+		return err
+	}
+	if err := awaitContent(ctx, f.File); err != nil {
 		return err
 	}
 	if err := checkBundles(f.Name(), d.absAll(out.Devices)); err != nil {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
@@ -22,25 +24,88 @@ const maxOpenObjects = 256
 func (d *Erofs) Unpack(ctx context.Context, id snapshot.ID, base *Layer, changes []snapshot.Change,
 	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
 ) (*Layer, error) {
+	spec := UnpackSpec{ID: id, Base: base, Changes: changes, Fill: fill, Meter: m}
 	return d.frame().unpack(ctx, id, base, changes, func(l *Layer) error {
-		if err := checkImageable(changes); err != nil {
+		return d.unpackContent(ctx, l, &spec, nil)
+	})
+}
+
+// UnpackShown implements Unpacker.
+//
+// Crash states: as of Unpack and Image, in any order. Until it returns, views/<id>
+// belongs to no layer that the store knows, and Reconcile deletes it.
+func (d *Erofs) UnpackShown(ctx context.Context, spec UnpackSpec) (*Layer, error) {
+	var shown *Layer
+	_, err := d.frame().unpack(ctx, spec.ID, spec.Base, spec.Changes, func(l *Layer) error {
+		return d.unpackContent(ctx, l, &spec, func(ctx context.Context) (err error) {
+			m, err := spec.Tree()
+			if err == nil {
+				shown, err = d.Image(ctx, l, spec.Base, m)
+			}
 			return err
-		}
-		b, err := newBundleFiles(d.abs(l.Dir), id, changes, m)
-		if err != nil {
-			return err
-		}
-		defer b.close()
-		fail.Point("view.unpack.names")
-		if err := fill(ctx, b.write); err != nil {
+		})
+	})
+	return shown, err
+}
+
+// unpackContent has the content of l written, and beside does what beside says; nil is
+// nothing.
+func (d *Erofs) unpackContent(ctx context.Context, l *Layer, spec *UnpackSpec, beside func(context.Context) error) error {
+	if err := checkImageable(spec.Changes); err != nil {
+		return err
+	}
+	b, err := newBundleFiles(d.abs(l.Dir), spec)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	fail.Point("view.unpack.names")
+	g, gctx := errgroup.WithContext(ctx)
+	whole := make(chan struct{})
+	if beside != nil {
+		b.plan.locate(d.abs(l.Dir), spec.Changes)
+		g.Go(func() error { return beside(context.WithValue(gctx, contentKey{}, whole)) })
+	}
+	g.Go(func() error {
+		if err := spec.Fill(gctx, b.write); err != nil {
 			return err
 		}
 		fail.Point("view.unpack.filled")
-		if err := b.finish(); err != nil {
+		defer close(whole)
+		return b.finish()
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if spec.Later {
+		return nil
+	}
+	return d.syncUnpacked(ctx, l, b)
+}
+
+// contentKey is where the context of an image that is made beside its content has the
+// channel that is closed when that is there.
+type contentKey struct{}
+
+// awaitContent is called for an image that was written, before it is looked at whether
+// all is there that it refers to. While content still comes the image is brought to
+// disk, so that only what is left of that is waited for in the end; nil: it is there.
+func awaitContent(ctx context.Context, image *os.File) error {
+	whole, ok := ctx.Value(contentKey{}).(chan struct{})
+	if !ok {
+		return nil
+	}
+	if image != nil {
+		if err := image.Sync(); err != nil {
 			return err
 		}
-		return d.syncUnpacked(ctx, l, b)
-	})
+	}
+	select {
+	case <-whole:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // checkImageable refuses before a byte is fetched what no image could show.
@@ -73,13 +138,16 @@ type bundleFiles struct {
 	changes []snapshot.Change
 	meter   *Meter
 	bundle  *os.File
-	objects []*os.File // the first ones, by number
-	there   blockSet   // what was written of the bundle
-	behind  *durable.Writeback
+	objects []*os.File         // the first ones, by number
+	there   blockSet           // what was written of the bundle
+	behind  *durable.Writeback // nil if it is synced later: the kernel begins when it likes
 }
 
-func newBundleFiles(dir string, id snapshot.ID, changes []snapshot.Change, m *Meter) (_ *bundleFiles, err error) {
-	b := &bundleFiles{dir: dir, plan: layBundle(changes), changes: changes, meter: m, behind: durable.NewWriteback()}
+func newBundleFiles(dir string, spec *UnpackSpec) (_ *bundleFiles, err error) {
+	b := &bundleFiles{dir: dir, plan: layBundle(spec.Changes), changes: spec.Changes, meter: spec.Meter}
+	if !spec.Later {
+		b.behind = durable.NewWriteback()
+	}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -99,7 +167,7 @@ func newBundleFiles(dir string, id snapshot.ID, changes []snapshot.Change, m *Me
 		return nil, err
 	}
 	b.there = newBlockSet(b.plan.bytes)
-	if _, err := b.bundle.WriteAt(bundleHeader(id), 0); err != nil {
+	if _, err := b.bundle.WriteAt(bundleHeader(spec.ID), 0); err != nil {
 		return nil, err
 	}
 	b.there.add(0, bundleBlock)
@@ -138,7 +206,9 @@ func (b *bundleFiles) makeObjects() error {
 }
 
 func (b *bundleFiles) close() {
-	b.behind.Stop()
+	if b.behind != nil {
+		b.behind.Stop()
+	}
 	if b.bundle != nil {
 		b.bundle.Close() //nolint:errcheck // synced before, where errors are seen
 	}
@@ -167,18 +237,23 @@ func (b *bundleFiles) write(i int, off int64, p []byte) error {
 		return b.writeObject(s, off, p)
 	}
 	n, err := b.bundle.WriteAt(p, s.at+off)
-	b.meter.Add(int64(n))
 	b.there.add(s.at+off, int64(n))
-	b.behind.Wrote(b.bundle.Fd(), n)
+	b.wrote(b.bundle, n)
 	return err
+}
+
+func (b *bundleFiles) wrote(f *os.File, n int) {
+	b.meter.Add(int64(n))
+	if b.behind != nil {
+		b.behind.Wrote(f.Fd(), n)
+	}
 }
 
 func (b *bundleFiles) writeObject(s spot, off int64, p []byte) error {
 	if n := int(s.object - 1); n < len(b.objects) {
 		f := b.objects[n]
 		w, err := f.WriteAt(p, off)
-		b.meter.Add(int64(w))
-		b.behind.Wrote(f.Fd(), w)
+		b.wrote(f, w)
 		return err
 	}
 	f, err := os.OpenFile(filepath.Join(b.dir, objectName(s)), os.O_WRONLY, 0)
