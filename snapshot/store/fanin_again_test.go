@@ -170,35 +170,6 @@ func TestFaninAgainIsBounded(t *testing.T) {
 	require.Equal(t, 10, c.changes)
 }
 
-// Files that moved since are shown from where they are now.
-func TestFaninAgainAfterGathering(t *testing.T) {
-	b := gatherBench(t)
-	_, left, right := twoSides(t, b)
-	show := func() {
-		p := b.spec(left.ID, right.ID)
-		a, err := b.Prepare(t.Context(), p)
-		require.NoError(t, err)
-		requireBothSides(t, a.Target)
-		require.NoError(t, b.Discard(t.Context(), p.ID))
-	}
-	show()
-	require.NotEmpty(t, b.merges.list[0].key)
-	was := b.merges.list[0]
-	b.run()
-	b.packed(left.ID, right.ID)
-	b.waitPruned(left.ID, right.ID)
-	for range 2 {
-		show()
-		require.Same(t, was, b.merges.list[0], "it was not merged again")
-	}
-	require.NotEmpty(t, b.merges.list[0].key)
-	for _, ch := range b.merges.list[0].changes {
-		if e := ch.Entry; e.Type == snapshot.TypeFile && e.Size > 0 {
-			require.Positive(t, e.SourceAt, e.Path)
-		}
-	}
-}
-
 // Room is made by what is kept of images before a layer goes.
 func TestEvictDropsImages(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)

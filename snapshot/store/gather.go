@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -257,26 +256,6 @@ func (s *Store) prune(ctx context.Context, g view.Gatherer, l *layer) error {
 		return err
 	}
 	fail.Point("store.pruned")
-	return nil
-}
-
-// setPlace writes where the driver has l, then shows it.
-func (s *Store) setPlace(ctx context.Context, l *layer, place *view.Layer, show func()) error {
-	b, err := json.Marshal(place)
-	if err != nil {
-		return err
-	}
-	err = s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
-		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=? WHERE id=?", string(b), string(l.info.ID))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l.at.Store(place)
-	show()
 	return nil
 }
 

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
@@ -98,20 +97,7 @@ func (s *Store) newImage(ctx context.Context, l *layer, m *snapshot.Manifest) er
 		return err
 	}
 	fail.Point("store.imaged")
-	b, err := json.Marshal(place)
-	if err != nil {
-		return err
-	}
-	err = s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
-		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=? WHERE id=?", string(b), string(l.info.ID))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	fail.Point("store.image.row")
-	l.at.Store(place)
-	return nil
+	return s.setPlace(ctx, l, place, func() { fail.Point("store.image.row") })
 }
 
 // draw has the driver make an image of l, which is at place and whose tree is m.

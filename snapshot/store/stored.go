@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -100,25 +99,23 @@ func (s *Store) settlePlace(ctx context.Context, l *layer, place *view.Layer, ix
 	if err := s.writeSources(l.info.ID, l.info.Manifest, t); err != nil {
 		return err
 	}
-	b, err := json.Marshal(place)
-	if err != nil {
-		return err
-	}
 	disk := l.info.StoredBytes + s.ownBytes(place, ix)
 	err = s.commit(ctx, func(ctx context.Context, tx *txn) error {
-		_, err := tx.ExecContext(ctx, "UPDATE layers SET place=?, disk_bytes=? WHERE id=?", string(b), disk, string(l.info.ID))
+		if err := writePlace(ctx, tx, l, place); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, "UPDATE layers SET disk_bytes=? WHERE id=?", disk, string(l.info.ID))
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	fail.Point("store.materialise.row")
-	l.at.Store(place)
-	s.mu.Lock()
-	l.info.DiskBytes = disk
-	s.trees.put(l.info.ID, t, len(t.Entries))
-	s.announceLocked(l)
-	s.mu.Unlock()
+	s.showPlace(l, place, func() {
+		l.info.DiskBytes = disk
+		s.trees.put(l.info.ID, t, len(t.Entries))
+		s.announceLocked(l)
+	})
 	s.tell()
 	return nil
 }
