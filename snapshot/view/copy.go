@@ -63,44 +63,17 @@ func (d *Copy) Name() string { return d.name }
 //  1. views/<id> exists in part: Discard or Reconcile deletes it.
 //  2. meta is written, the tree is still below views/<id>: the same.
 //  3. the tree is at its target: meta says where, so they find it there.
-func (d *Copy) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
-	if _, err := snapshot.ParseID(string(spec.ID)); err != nil {
-		return nil, fmt.Errorf("view: %w", err)
-	}
-	if err := checkLayer(spec.Base); err != nil {
-		return nil, err
-	}
-	target, err := makeTarget(spec.Target)
-	if err != nil {
-		return nil, err
-	}
-	if err := sameDevice(d.root, target); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	v := &View{ID: spec.ID, Target: target, Layer: Layer{ID: spec.ID, Dir: part(spec.ID, upperPrefix)}}
-	if err := os.Mkdir(d.dir(spec.ID), 0o700); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	defer func() {
-		if err != nil {
-			if derr := d.Discard(context.WithoutCancel(ctx), v); derr != nil {
-				d.o.Log.Warn("could not undo a view; it is deleted at the next start", "view", v.ID, "err", derr)
-			}
+func (d *Copy) Prepare(ctx context.Context, spec Spec) (*View, error) {
+	return d.frame().prepare(ctx, spec, d.Discard, func(v *View) error {
+		if err := sameDevice(d.root, v.Target); err != nil {
+			return err
 		}
-	}()
-	fail.Point("view.prepare.made")
-	if err := d.held.keep(spec.ID, d.dir(spec.ID)); err != nil {
-		return nil, err
-	}
-	if err := d.build(ctx, spec, d.abs(v.Layer.Dir), target); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	fail.Point("view.prepare.upper")
-	if err := d.handOver(d.abs(v.Layer.Dir), target); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	fail.Point("view.prepare.mounted")
-	return v, nil
+		if err := d.build(ctx, spec, d.abs(v.Layer.Dir), v.Target); err != nil {
+			return err
+		}
+		fail.Point("view.prepare.upper")
+		return d.handOver(d.abs(v.Layer.Dir), v.Target)
+	})
 }
 
 // build makes the view's tree at dir and writes down what it looked like.

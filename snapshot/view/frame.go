@@ -23,6 +23,48 @@ type frame struct {
 	erase func(ctx context.Context, id snapshot.ID) error
 }
 
+// prepare checks what Prepare was given, makes the target and views/<id>, and has lay
+// make the view and show it. On error nothing of it is left: discard undoes it, also
+// when the error is that ctx ended.
+//
+// Crash states: until lay makes more of it, views/<id> exists, and nothing is mounted.
+// Discard or Reconcile deletes it.
+func (f frame) prepare(ctx context.Context, spec Spec, discard func(context.Context, *View) error,
+	lay func(v *View) error,
+) (_ *View, err error) {
+	if _, err := snapshot.ParseID(string(spec.ID)); err != nil {
+		return nil, fmt.Errorf("view: %w", err)
+	}
+	if err := checkLayer(spec.Base); err != nil {
+		return nil, err
+	}
+	target, err := makeTarget(spec.Target)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{ID: spec.ID, Target: target, Layer: Layer{ID: spec.ID, Dir: part(spec.ID, upperPrefix)}}
+	if err := os.Mkdir(f.dir(spec.ID), 0o700); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if derr := discard(context.WithoutCancel(ctx), v); derr != nil {
+			f.log.Warn("could not undo a view; it is deleted at the next start", "view", v.ID, "err", derr)
+		}
+	}()
+	fail.Point("view.prepare.made")
+	if err := f.held.keep(spec.ID, f.dir(spec.ID)); err != nil {
+		return nil, err
+	}
+	if err := lay(v); err != nil {
+		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
+	}
+	fail.Point("view.prepare.mounted")
+	return v, nil
+}
+
 // unpack checks what Unpack was given, makes views/<id> and has lay make the layer
 // in it, synced. On error nothing is left.
 //

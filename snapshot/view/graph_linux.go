@@ -93,51 +93,27 @@ func parentID(l *Layer) string {
 //
 // Crash states: views/<id> is made first and deleted last, so whatever the graph
 // has of an unknown id is found by it.
-func (d *graphDriver) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
-	if _, err := snapshot.ParseID(string(spec.ID)); err != nil {
-		return nil, fmt.Errorf("view: %w", err)
-	}
-	if err := checkLayer(spec.Base); err != nil {
-		return nil, err
-	}
-	target, err := makeTarget(spec.Target)
-	if err != nil {
-		return nil, err
-	}
-	v := &View{ID: spec.ID, Target: target, Layer: Layer{ID: spec.ID, Dir: part(spec.ID, upperPrefix)}}
-	if err := os.Mkdir(d.dir(spec.ID), 0o700); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	defer func() {
+func (d *graphDriver) Prepare(ctx context.Context, spec Spec) (*View, error) {
+	return d.frame().prepare(ctx, spec, d.Discard, func(v *View) error {
+		parent, lowers, err := d.stand(ctx, spec)
 		if err != nil {
-			if derr := d.Discard(context.WithoutCancel(ctx), v); derr != nil {
-				d.o.Log.Warn("could not undo a view; it is deleted at the next start", "view", v.ID, "err", derr)
-			}
+			return err
 		}
-	}()
-	fail.Point("view.prepare.made")
-	if err := d.held.keep(spec.ID, d.dir(spec.ID)); err != nil {
-		return nil, err
-	}
-	parent, lowers, err := d.stand(ctx, spec)
-	if err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	v.Layer.Lowers = append([]string{v.Layer.Dir}, lowers...)
-	look, err := d.lookOf(spec.ID, parent, spec.UID, spec.GID)
-	if err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	if _, err := d.create(spec.ID, upperPrefix, string(spec.ID), parent, look); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	fail.Point("view.prepare.upper")
-	if err := d.mount(string(spec.ID), target, "volatile"); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	d.ov.remember(spec.ID, target)
-	fail.Point("view.prepare.mounted")
-	return v, nil
+		v.Layer.Lowers = append([]string{v.Layer.Dir}, lowers...)
+		look, err := d.lookOf(spec.ID, parent, spec.UID, spec.GID)
+		if err != nil {
+			return err
+		}
+		if _, err := d.create(spec.ID, upperPrefix, string(spec.ID), parent, look); err != nil {
+			return err
+		}
+		fail.Point("view.prepare.upper")
+		if err := d.mount(string(spec.ID), v.Target, "volatile"); err != nil {
+			return err
+		}
+		d.ov.remember(spec.ID, v.Target)
+		return nil
+	})
 }
 
 // stand makes what the view's own layer stands on, and returns the graph's id of it

@@ -18,54 +18,27 @@ import (
 //  1. views/<id> exists in part, nothing is mounted: Discard or Reconcile deletes it.
 //  2. mounted: Reconcile unmounts; what is known to the store stays until it says
 //     Seal or Discard, all else is deleted.
-func (d *Overlay) Prepare(ctx context.Context, spec Spec) (_ *View, err error) {
-	if _, err := snapshot.ParseID(string(spec.ID)); err != nil {
-		return nil, fmt.Errorf("view: %w", err)
-	}
+func (d *Overlay) Prepare(ctx context.Context, spec Spec) (*View, error) {
 	if err := d.checkShown(spec.Base); err != nil {
 		return nil, err
 	}
-	target, err := makeTarget(spec.Target)
-	if err != nil {
-		return nil, err
-	}
-	v := &View{ID: spec.ID, Target: target, Layer: Layer{ID: spec.ID, Dir: part(spec.ID, upperPrefix)}}
-	if err := os.Mkdir(d.dir(spec.ID), 0o700); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	defer func() {
+	return d.frame().prepare(ctx, spec, d.Discard, func(v *View) error {
+		on, err := d.standOn(ctx, spec)
 		if err != nil {
-			d.dropFailed(ctx, v)
+			return err
 		}
-	}()
-	fail.Point("view.prepare.made")
-	if err := d.held.keep(spec.ID, d.dir(spec.ID)); err != nil {
-		return nil, err
-	}
-	on, err := d.standOn(ctx, spec)
-	if err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	v.Layer.Lowers = []string{v.Layer.Dir}
-	if on != nil {
-		v.Layer.Lowers = append(v.Layer.Lowers, on.Lowers...)
-		v.Layer.Data, v.Layer.Image, v.Layer.Key, v.Layer.Devices = on.Data, on.Image, on.Key, on.Devices
-		v.Layer.Small, v.Layer.Counted = on.Small, on.Counted
-	}
-	if err := d.mountView(ctx, spec, on, target); err != nil {
-		return nil, fmt.Errorf("view %s: %w", spec.ID, err)
-	}
-	d.remember(spec.ID, target)
-	fail.Point("view.prepare.mounted")
-	return v, nil
-}
-
-// dropFailed undoes a Prepare that did not come to its end, also when that was
-// because ctx ended.
-func (d *Overlay) dropFailed(ctx context.Context, v *View) {
-	if err := d.Discard(context.WithoutCancel(ctx), v); err != nil {
-		d.o.Log.Warn("could not undo a view; it is deleted at the next start", "view", v.ID, "err", err)
-	}
+		v.Layer.Lowers = []string{v.Layer.Dir}
+		if on != nil {
+			v.Layer.Lowers = append(v.Layer.Lowers, on.Lowers...)
+			v.Layer.Data, v.Layer.Image, v.Layer.Key, v.Layer.Devices = on.Data, on.Image, on.Key, on.Devices
+			v.Layer.Small, v.Layer.Counted = on.Small, on.Counted
+		}
+		if err := d.mountView(ctx, spec, on, v.Target); err != nil {
+			return err
+		}
+		d.remember(spec.ID, v.Target)
+		return nil
+	})
 }
 
 // standOn makes what the view of spec stands on: its base, changed as the fan-in
