@@ -13,7 +13,7 @@ import (
 // Job is what a payload says that the coordinator has to know. Which project, pipeline
 // and zone it belongs to comes from what the server says alone; a variable of that
 // name only where an older server says nothing else, and of several the first: the
-// server's own stand before the user's.
+// server's own stand before the user's. For the zone that is not enough: see there.
 type Job struct {
 	Instance   string // host, port and path of the server
 	ProjectID  int64
