@@ -37,7 +37,7 @@ race: ## the tests under the race detector (needs a C compiler); integration dri
 	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -v -e /integration $(RACE_SKIP:%=-e %))
 
 crash: ## kill -9 of agent and coordinator at every named step (root for overlay)
-	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob ./internal/backing ./agent ./coordinator -run 'Crash|AllPoints|Kill'
+	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob ./internal/backing ./agent ./coordinator ./integration/plugins -run 'Crash|AllPoints|Kill'
 	ROOST_KILLS=$(KILLS) $(GO) test ./integration -run 'TestKill' -v -timeout 20m
 
 promises: ## everything that the store says that it survives, in full, and the table of it (root; LEVEL=ci: a sample)

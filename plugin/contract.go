@@ -45,8 +45,8 @@ type Plugin interface {
 //   - of one that ran and can't be joined nothing is left running, and its result is
 //     StatusSystemFailure. No script is begun twice.
 //
-// What a Write to log returned for is the agent's; what it did not return for has to be
-// there for the next Run. A result is kept until Kill, which the agent calls when
+// What a Write to log returned for is the agent's; what it did not return for, or
+// returned ErrUnavailable, has to be there for the next Run. A result is kept until Kill, which the agent calls when
 // it has it. A job never outlives its agent.
 type Runner interface {
 	Plugin

@@ -68,8 +68,9 @@ func (j *Jobs) Run(ctx context.Context, job plugin.Job, log io.Writer) (plugin.R
 			p.wait(j.patience)
 			continue
 		}
-		if kerr := j.Kill(context.WithoutCancel(ctx), job.Attempt); kerr != nil {
+		if kerr := j.Kill(context.WithoutCancel(ctx), job.Attempt); kerr != nil && err == nil {
 			j.h.o.Log.Error("what is left of a job can't be cleared away", "attempt", job.Attempt, "err", kerr)
+			res.Status, res.Reason = plugin.StatusSystemFailure, "what is left of the job can't be cleared away: "+kerr.Error()
 		}
 		return res, err
 	}

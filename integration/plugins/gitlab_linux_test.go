@@ -20,6 +20,7 @@ import (
 	"github.com/roost-ci/roost/integration/gitlabtest/runner"
 	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/plugin"
+	"github.com/roost-ci/roost/plugin/exec"
 	"github.com/roost-ci/roost/plugin/gitlab"
 	"github.com/roost-ci/roost/plugin/plugintest"
 	"github.com/roost-ci/roost/plugin/wire"
@@ -28,6 +29,15 @@ import (
 // TestMain is also the main of the plugin, and what the runner calls for artifacts.
 func TestMain(m *testing.M) {
 	runner.Main()
+	exec.MaybeChild()
+	if len(os.Args) > 4 && os.Args[1] == "be-agent" {
+		beAgent(os.Args[2:])
+		os.Exit(0)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "be-exec" {
+		wire.Main(exec.NewPlugin("test", wire.Logger().Named("exec")))
+		os.Exit(0)
+	}
 	if len(os.Args) > 1 && os.Args[1] == "be-plugin" {
 		wire.Main(gitlab.New(gitlab.Options{Version: "test", Log: wire.Logger().Named("gitlab")}))
 		os.Exit(0)

@@ -38,33 +38,46 @@ type record struct {
 	Temp   string `json:"temp,omitempty"` // to be removed too
 }
 
-// newAttempt makes the directories.
+// attempt is one that may have directories already.
+func (a *Adapter) attempt(id snapshot.ID) *attempt {
+	return &attempt{a: a, id: id, dir: filepath.Join(a.o.StateDir, string(id))}
+}
+
+// newAttempt makes the directories. os.ErrExist: somebody has begun with this one.
 func (a *Adapter) newAttempt(id snapshot.ID) (*attempt, error) {
-	at := &attempt{a: a, id: id, dir: filepath.Join(a.o.StateDir, string(id))}
+	at := a.attempt(id)
 	at.Boot = bootID()
 	if err := os.Mkdir(at.dir, 0o700); err != nil {
 		return nil, err
 	}
-	base := at.dir
 	if !a.o.RootMode {
 		t, err := os.MkdirTemp("", "roost-")
 		if err != nil {
 			at.remove()
 			return nil, err
 		}
-		base, at.Temp = t, t
+		at.Temp = t
 	}
-	at.hostHome, at.hostTmp = filepath.Join(base, "home"), filepath.Join(base, "tmp")
-	at.home, at.tmp = at.hostHome, at.hostTmp
-	if a.o.RootMode {
-		at.home, at.tmp = filepath.Join(a.o.RunDir, "home"), filepath.Join(a.o.RunDir, "tmp")
-	}
+	at.places()
 	err := errors.Join(at.save(), at.mkdir(at.hostHome), at.mkdir(at.hostTmp))
 	if err != nil {
 		at.remove()
 		return nil, err
 	}
 	return at, nil
+}
+
+// places says where HOME and TMPDIR are.
+func (at *attempt) places() {
+	base := at.dir
+	if at.Temp != "" {
+		base = at.Temp
+	}
+	at.hostHome, at.hostTmp = filepath.Join(base, "home"), filepath.Join(base, "tmp")
+	at.home, at.tmp = at.hostHome, at.hostTmp
+	if at.a.o.RootMode {
+		at.home, at.tmp = filepath.Join(at.a.o.RunDir, "home"), filepath.Join(at.a.o.RunDir, "tmp")
+	}
 }
 
 // mkdir makes a directory that belongs to the job's user.
@@ -129,29 +142,43 @@ func removeTree(dir string) error {
 	return err
 }
 
+// errTorn says that a record was written halfway.
+var errTorn = errors.New("the record can't be read")
+
+// load reads the record.
+func (at *attempt) load() error {
+	b, err := os.ReadFile(filepath.Join(at.dir, "job.json"))
+	if err != nil {
+		return err
+	}
+	if json.Unmarshal(b, &at.record) != nil {
+		at.record = record{Boot: bootID()}
+		return errTorn
+	}
+	if at.Temp != "" && filepath.Dir(at.Temp) != filepath.Clean(os.TempDir()) {
+		at.Temp = "" // not one of ours; or ours of another TMPDIR, which is not ours to judge
+	}
+	at.places()
+	return nil
+}
+
 // Kill implements plugin.Adapter.
 func (a *Adapter) Kill(ctx context.Context, id snapshot.ID) error {
 	if _, err := snapshot.ParseID(string(id)); err != nil {
 		return err
 	}
-	at := &attempt{a: a, id: id, dir: filepath.Join(a.o.StateDir, string(id))}
-	b, err := os.ReadFile(filepath.Join(at.dir, "job.json"))
+	at := a.attempt(id)
+	err := at.load()
 	if errors.Is(err, fs.ErrNotExist) {
 		return removeTree(at.dir) // died before anything was started
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errTorn) { // of a torn one the mark is looked for
 		return fmt.Errorf("attempt %s: %w", id, err)
 	}
-	if json.Unmarshal(b, &at.record) != nil {
-		at.record = record{Boot: bootID()} // half-written: look for the mark alone
-	}
 	if at.Boot == bootID() {
-		if err := a.killRecorded(ctx, at); err != nil {
+		if err := a.endAttempt(ctx, at); err != nil {
 			return fmt.Errorf("attempt %s: %w", id, err)
 		}
-	}
-	if at.Temp != "" && filepath.Dir(at.Temp) != filepath.Clean(os.TempDir()) {
-		at.Temp = "" // not one of ours; or ours of another TMPDIR, which is not ours to judge
 	}
 	at.remove()
 	return nil

@@ -1,12 +1,15 @@
 package exec
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,8 +29,14 @@ func MaybeChild() {
 	if len(os.Args) == 0 || os.Args[0] != childName {
 		return
 	}
-	unix.CloseOnExec(3)
-	if err := supervise(os.NewFile(3, "adapter")); err != nil {
+	unix.CloseOnExec(fdListen)
+	unix.CloseOnExec(fdAgent)
+	f := os.NewFile(fdListen, "listener")
+	ln, err := net.FileListener(f)
+	if err == nil {
+		err = supervise(ln)
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "roost: the job's supervisor: %v\n", err)
 		os.Exit(1)
 	}
@@ -42,20 +51,34 @@ func childReady() error {
 	return nil
 }
 
-// supervisor is the process at the root of a job.
+// supervisor is the process at the root of a job. It implements session for the job
+// that it runs.
 type supervisor struct {
-	setup setup
-	out   *json.Encoder
+	// calls are done by the thread that forks. byes are those who want our end, lost is
+	// closed when the agent has gone.
+	calls chan func()
+	byes  chan *peer
+	lost  chan struct{}
+
+	work  *work
+	begin sync.Once // of the job
+	ctx   context.Context
+	stop  context.CancelFunc
+	out   *spool
 	// cgroup is a descriptor of the job's cgroup, -1 for none.
 	cgroup int
-	// shell is the pid of the shell that runs now, 0 for none.
-	shell int
+
+	// mu guards what the forking thread shares with the job's goroutine.
+	mu    sync.Mutex
+	shell int           // the pid of the shell that runs now, 0 for none
+	ended chan ended    // its end
+	quiet chan struct{} // closed when idle; a new one at each start
 }
 
-// supervise serves the adapter until it hangs up, and leaves no process behind.
-func supervise(conn *os.File) error {
-	// What forks must be the thread that gave up new privileges, so everything is
-	// done by this one; others only read.
+// supervise runs the job that it is given, and leaves no process behind.
+func supervise(ln net.Listener) error {
+	// What forks must be the thread that gave up new privileges, so all of that is
+	// done by this one.
 	runtime.LockOSThread()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("subreaper: %w", err)
@@ -69,115 +92,98 @@ func supervise(conn *os.File) error {
 	chld := make(chan os.Signal, 1)
 	signal.Notify(chld, syscall.SIGCHLD)
 
-	in := make(chan toChild)
-	go func() {
-		defer close(in)
-		dec := json.NewDecoder(conn)
-		for {
-			var m toChild
-			if dec.Decode(&m) != nil {
-				return
-			}
-			in <- m
-		}
-	}()
-	s := &supervisor{out: json.NewEncoder(conn), cgroup: -1}
+	s := &supervisor{calls: make(chan func()), byes: make(chan *peer), lost: make(chan struct{}), cgroup: -1}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	var err error
+	if s.out, err = newSpool(); err != nil {
+		return err
+	}
+	go s.watch()
+	go s.accept(ln)
 	for {
 		select {
-		case m, ok := <-in:
-			if !ok {
-				s.killAll()
-				if s.setup.Cgroup != "" { // of an adapter that died, and may never come back
-					return endCgroup(s.setup.Cgroup, endTimeout)
-				}
-				return nil
-			}
-			s.handle(m)
+		case do := <-s.calls:
+			do()
 		case <-chld:
 			s.reap()
+		case p := <-s.byes:
+			err := s.clear()
+			p.send(fromChild{Gone: err == nil}) //nolint:errcheck // it hears of our end
+			return err
+		case <-s.lost:
+			return s.clear()
 		}
 	}
 }
 
-// tell sends a message. An adapter that is gone is noticed by the reader.
-func (s *supervisor) tell(m fromChild) { s.out.Encode(m) } //nolint:errcheck // see above
-
-// handle does what a message asks for.
-func (s *supervisor) handle(m toChild) {
-	switch {
-	case m.Setup != nil:
-		s.setup = *m.Setup
-		if err := s.prepare(); err != nil {
-			s.tell(fromChild{Error: err.Error()})
+// watch waits for the agent's end: a process descriptor, or the end of a pipe, can be
+// read from then. Without either there is no agent.
+func (s *supervisor) watch() {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: fdAgent, Events: unix.POLLIN}}, -1)
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			close(s.lost)
 			return
-		}
-		s.tell(fromChild{Ready: true})
-	case m.Start != nil:
-		pid, err := s.start(m.Start)
-		if err != nil {
-			s.tell(fromChild{Error: err.Error()})
-			return
-		}
-		s.shell = pid
-		s.tell(fromChild{Started: pid})
-	case m.Signal == int(syscall.SIGKILL):
-		s.killAll()
-	case m.Signal != 0:
-		for _, pid := range descendants(os.Getpid()) {
-			syscall.Kill(pid, syscall.Signal(m.Signal)) //nolint:errcheck // gone already
 		}
 	}
+}
+
+// do has the forking thread do something, and waits for it.
+func (s *supervisor) do(fn func()) {
+	done := make(chan struct{})
+	s.calls <- func() {
+		defer close(done)
+		fn()
+	}
+	<-done
 }
 
 // prepare makes the place where the shells run.
-func (s *supervisor) prepare() error {
-	if len(s.setup.Binds) > 0 {
-		if err := makeNamespace(s.setup.Binds, s.setup.Hide); err != nil {
+func (s *supervisor) prepare(w *work) error {
+	s.work = w
+	if len(w.Binds) > 0 {
+		if err := makeNamespace(w.Binds, w.Hide); err != nil {
 			return err
 		}
 	}
-	if s.setup.Cgroup != "" {
-		fd, err := unix.Open(s.setup.Cgroup, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if w.Cgroup != "" {
+		fd, err := unix.Open(w.Cgroup, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("cgroup %s: %w", s.setup.Cgroup, err)
+			return fmt.Errorf("cgroup %s: %w", w.Cgroup, err)
 		}
 		s.cgroup = fd
 	}
 	return nil
 }
 
-// start starts one shell in a session of its own.
-func (s *supervisor) start(st *start) (int, error) {
+// fork starts one shell in a session of its own.
+func (s *supervisor) fork(script string, env []string) (int, error) {
 	fd, err := unix.MemfdCreate("script", unix.MFD_CLOEXEC)
 	if err != nil {
 		return 0, fmt.Errorf("script: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "script")
 	defer f.Close() //nolint:errcheck // in memory
-	if _, err := f.Write(st.Script); err != nil {
+	if _, err := f.WriteString(script); err != nil {
 		return 0, fmt.Errorf("script: %w", err)
 	}
 	if _, err := f.Seek(0, 0); err != nil {
 		return 0, fmt.Errorf("script: %w", err)
 	}
+	out := s.out.w.Fd()
 	attr := &syscall.ProcAttr{
-		Dir:   s.setup.Dir,
-		Env:   make([]string, 0, len(st.Env)),
-		Files: []uintptr{0, 1, 2, f.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Dir: s.work.Job.Path, Env: env, Files: []uintptr{0, out, out, f.Fd()},
+		Sys: &syscall.SysProcAttr{Setsid: true},
 	}
-	for _, e := range st.Env {
-		attr.Env = append(attr.Env, string(e))
-	}
-	if u := s.setup.User; u != nil {
+	if u := s.work.User; s.work.Switch {
 		attr.Sys.Credential = &syscall.Credential{Uid: u.UID, Gid: u.GID, Groups: u.Groups}
 	}
 	if s.cgroup >= 0 {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, s.cgroup
 	}
-	pid, err := syscall.ForkExec(s.setup.Shell, shellArgs, attr)
+	pid, err := syscall.ForkExec(s.work.Shell, shellArgs, attr)
 	if err != nil {
-		return 0, fmt.Errorf("%s in %s: %w", s.setup.Shell, s.setup.Dir, err)
+		return 0, fmt.Errorf("%s in %s: %w", s.work.Shell, attr.Dir, err)
 	}
 	return pid, nil
 }
@@ -192,18 +198,13 @@ func (s *supervisor) reap() bool {
 		case errors.Is(err, syscall.EINTR):
 			continue
 		case errors.Is(err, syscall.ECHILD):
-			s.tell(fromChild{Idle: true})
+			s.isQuiet()
 			return true
 		case err != nil || pid <= 0:
 			return false
 		}
-		if pid == s.shell && (ws.Exited() || ws.Signaled()) {
-			s.shell = 0
-			e := ended{Code: ws.ExitStatus()}
-			if ws.Signaled() {
-				e.Code, e.Signal = 128+int(ws.Signal()), unix.SignalName(ws.Signal())
-			}
-			s.tell(fromChild{Ended: &e})
+		if ws.Exited() || ws.Signaled() {
+			s.hasEnded(pid, ws)
 		}
 	}
 }
@@ -217,5 +218,21 @@ func (s *supervisor) killAll() {
 			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // gone already
 		}
 		time.Sleep(wait)
+	}
+}
+
+// clear ends everything, what escaped from us into the cgroup too.
+func (s *supervisor) clear() error {
+	s.killCgroup()
+	s.killAll()
+	if s.work != nil && s.work.Cgroup != "" {
+		return endCgroup(s.work.Cgroup, endTimeout)
+	}
+	return nil
+}
+
+func (s *supervisor) killCgroup() {
+	if w := s.work; w != nil && w.Cgroup != "" {
+		os.WriteFile(filepath.Join(w.Cgroup, "cgroup.kill"), []byte("1"), 0) //nolint:errcheck // killAll kills too
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -45,6 +44,8 @@ type Options struct {
 	SourceTimeout time.Duration
 	Log           hclog.Logger
 
+	// agent is the process that jobs end with; default: this one.
+	agent    int
 	noCgroup bool // tests only: leave everything to the supervisor
 }
 
@@ -55,6 +56,8 @@ type Adapter struct {
 	// cgroups is the directory in which each job gets a cgroup, "" where none can
 	// be made.
 	cgroups string
+	// agent can be read from when the agent has gone; keep makes it so where that is us.
+	agent, keep *os.File
 }
 
 // Bounds of what the adapter waits for.
@@ -108,6 +111,12 @@ func New(o Options) (*Adapter, error) {
 		return nil, fmt.Errorf("exec adapter: %w", err)
 	}
 	a := &Adapter{o: o, user: user}
+	if o.agent == 0 {
+		o.agent = os.Getpid()
+	}
+	if a.agent, a.keep, err = lifeline(o.agent); err != nil {
+		return nil, fmt.Errorf("exec adapter: %w", err)
+	}
 	if !o.noCgroup {
 		a.cgroups, err = findCgroups(o.Shell)
 		if err != nil {
@@ -143,45 +152,14 @@ func (a *Adapter) Owner() (uid, gid int) {
 	return int(a.user.UID), int(a.user.GID)
 }
 
-// join is Run for a plugin.Runner.
-func (a *Adapter) join(ctx context.Context, job plugin.Job, log io.Writer) (plugin.Result, error) {
-	if _, err := os.Stat(filepath.Join(a.o.StateDir, string(job.Attempt))); err == nil {
-		if err := a.Kill(ctx, job.Attempt); err != nil {
-			return plugin.Result{}, err
-		}
-		return plugin.Result{Status: plugin.StatusSystemFailure, Reason: errLost.Error()}, nil
-	}
-	return a.Run(ctx, job, log)
-}
-
 // Run implements plugin.Adapter.
 func (a *Adapter) Run(ctx context.Context, job plugin.Job, log io.Writer) (plugin.Result, error) {
-	if err := a.check(&job); err != nil {
-		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
+	res, err := a.join(ctx, job, log)
+	if kerr := a.Kill(context.WithoutCancel(ctx), job.Attempt); kerr != nil && err == nil {
+		a.o.Log.Error("processes of a job can't be killed", "attempt", job.Attempt, "err", kerr)
+		res.Status, res.Reason = plugin.StatusSystemFailure, leftRunning+kerr.Error()
 	}
-	at, err := a.newAttempt(job.Attempt)
-	if err != nil {
-		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
-	}
-	defer at.remove()
-	out, err := newOutput(log)
-	if err != nil {
-		return plugin.Result{}, fmt.Errorf("job %q: its output: %w", job.Name, err)
-	}
-	defer out.close()
-	s, err := a.open(ctx, at, &job, out.w)
-	if err != nil {
-		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
-	}
-	r := &run{a: a, job: &job, at: at, s: s}
-	res := r.stages(ctx)
-	if err := s.end(context.WithoutCancel(ctx)); err != nil {
-		a.o.Log.Error("processes of a job can't be killed", "attempt", job.Attempt, "err", err)
-		res.Status, res.Reason = plugin.StatusSystemFailure, "what the job left running can't be killed: "+err.Error()
-	}
-	out.drain()
-	fail.Point("exec.ended")
-	return res, nil
+	return res, err
 }
 
 // check refuses what can't be run and fills in defaults.
@@ -223,3 +201,6 @@ func within(dir, path string) bool {
 
 // errLost says that the supervisor died before the job did.
 var errLost = errors.New("the job's supervisor was killed")
+
+// leftRunning begins the reason when something of a job can't be ended.
+const leftRunning = "what the job left running can't be killed: "

@@ -11,8 +11,20 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
-// killRecorded ends an attempt that another process of ours started in this boot.
-// Its supervisor is about to do the same: it lost its adapter.
+// endAttempt ends what this or another process of ours started in this boot. A
+// supervisor that says that nothing is left has looked everywhere but at processes
+// that left it and the cgroup, which none can.
+func (a *Adapter) endAttempt(ctx context.Context, at *attempt) error {
+	if !at.bye(ctx) {
+		return a.killRecorded(ctx, at)
+	}
+	if at.PID > 1 {
+		return endProcess(ctx, at.PID, at.Start) // and the namespaces, which hold the view
+	}
+	return nil
+}
+
+// killRecorded ends an attempt whose supervisor does not answer.
 func (a *Adapter) killRecorded(ctx context.Context, at *attempt) error {
 	var errs []error
 	if at.Cgroup == "" && a.cgroups != "" { // the record was half-written

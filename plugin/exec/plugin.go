@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -54,7 +55,7 @@ func (p *Plugin) Serve(ctx context.Context, s plugin.Settings, _ plugin.Agent) e
 	if err := json.Unmarshal(s.Config, &c); err != nil {
 		return fmt.Errorf("exec: its configuration: %w", err)
 	}
-	o := Options{RootMode: c.RootMode, RunAs: c.RunAs, Hide: c.Hide, StateDir: s.Dir, Log: p.log}
+	o := Options{RootMode: c.RootMode, RunAs: c.RunAs, Hide: c.Hide, StateDir: s.Dir, Log: p.log, agent: os.Getppid()}
 	p.edit(&o)
 	a, err := New(o)
 	if err != nil {

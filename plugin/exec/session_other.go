@@ -5,6 +5,8 @@ package exec
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	osexec "os/exec"
 	"sync"
@@ -29,9 +31,40 @@ func findCgroups(string) (string, error) { return "", errors.New("this system ha
 // again, so nothing hangs on it.
 func bootID() string { return "" }
 
-// killRecorded can't do anything: where there is no supervisor a job's processes
+// lifeline is nothing: there is no supervisor that could wait for it.
+func lifeline(int) (end, keep *os.File, err error) { return nil, nil, nil }
+
+// join runs a job. One that an earlier process began can't be found again.
+func (a *Adapter) join(ctx context.Context, job plugin.Job, log io.Writer) (plugin.Result, error) {
+	if err := a.check(&job); err != nil {
+		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
+	}
+	at, err := a.newAttempt(job.Attempt)
+	if errors.Is(err, os.ErrExist) {
+		return plugin.Result{Status: plugin.StatusSystemFailure, Reason: errLost.Error()}, nil
+	}
+	if err != nil {
+		return plugin.Result{}, fmt.Errorf("job %q: %w", job.Name, err)
+	}
+	out, err := newOutput(log)
+	if err != nil {
+		return plugin.Result{}, fmt.Errorf("job %q: its output: %w", job.Name, err)
+	}
+	defer out.close()
+	s := &direct{job: &job, a: a, out: out.w}
+	r := &run{a: a, job: &job, at: at, s: s}
+	res := r.stages(ctx)
+	if err := s.end(context.WithoutCancel(ctx)); err != nil {
+		a.o.Log.Error("processes of a job can't be killed", "attempt", job.Attempt, "err", err)
+		res.Status, res.Reason = plugin.StatusSystemFailure, leftRunning+err.Error()
+	}
+	out.drain()
+	return res, nil
+}
+
+// endAttempt can't do anything: where there is no supervisor a job's processes
 // are known to the agent that started them alone.
-func (a *Adapter) killRecorded(context.Context, *attempt) error { return nil }
+func (a *Adapter) endAttempt(context.Context, *attempt) error { return nil }
 
 // direct is a session of process groups: every shell has one of its own, and what
 // a job puts into yet another one is not found.
@@ -43,10 +76,6 @@ type direct struct {
 	mu     sync.Mutex
 	groups []*os.Process
 	quiet  chan struct{}
-}
-
-func (a *Adapter) open(_ context.Context, _ *attempt, job *plugin.Job, out *os.File) (session, error) {
-	return &direct{job: job, a: a, out: out}, nil
 }
 
 func (d *direct) start(script string, env []string) (<-chan ended, error) {

@@ -12,8 +12,7 @@ import (
 // session is where a job's processes live. Its methods are called by one
 // goroutine.
 type session interface {
-	// start starts a shell with script. The channel gives its end, once; it is
-	// closed without a value if the supervisor died.
+	// start starts a shell with script. The channel gives its end, once.
 	start(script string, env []string) (<-chan ended, error)
 	// signal sends a signal to every process of the job: SIGTERM, or SIGKILL.
 	signal(kill bool)
@@ -61,7 +60,7 @@ func (r *run) stages(ctx context.Context) plugin.Result {
 	e, err := r.shell(ctx, compose(lines), r.env(nil), r.job.Timeout, r.job.Grace)
 	res := r.result(e, err)
 	res.Commit = commit
-	if len(r.job.After) > 0 && !errors.Is(err, errLost) {
+	if len(r.job.After) > 0 {
 		r.after(ctx, res.Status)
 	}
 	return res
@@ -131,10 +130,7 @@ func (r *run) shell(ctx context.Context, script string, env []string, limit, gra
 	}
 	var why error
 	select {
-	case e, ok := <-ch:
-		if !ok {
-			return ended{}, errLost
-		}
+	case e := <-ch:
 		return e, nil
 	case <-timeout:
 		why = errTimeout

@@ -1,51 +1,87 @@
 package exec
 
-// The adapter and a job's supervisor talk JSON over a socket pair. The adapter
-// sends one setup, then any number of starts and signals; the end of the stream
-// means: kill everything and exit. The supervisor answers setup with ready, each
-// start with started, and reports each shell's end and each time that it has no
-// process left.
+import (
+	"encoding/gob"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/roost-ci/roost/plugin"
+)
+
+// A job's supervisor listens on a socket in the job's directory. An adapter, the one that
+// started it or one that came after, connects and sends the job; the first to arrive is
+// run. From then on the supervisor needs nobody: it gives its output, each piece again until
+// it was got, and its result to whoever is connected last. Bye makes it kill everything
+// and end; so does the end of the agent.
 
 // toChild is one message to the supervisor.
 type toChild struct {
-	Setup *setup `json:"setup,omitempty"`
-	Start *start `json:"start,omitempty"`
-	// Signal is for every process of the job.
-	Signal int `json:"signal,omitempty"`
+	Job *work
+	// From goes with Job: the output up to there has been got.
+	From int64
+	Got  int64
+	Stop bool
+	Bye  bool
 }
 
-// setup says where the job lives.
-type setup struct {
+// work is a job, and where it lives. Strings need not be UTF-8.
+type work struct {
+	Job plugin.Job
 	// Binds are made in order, in a mount namespace that is the supervisor's own.
 	// Nil: no namespace.
-	Binds []bind   `json:"binds,omitempty"`
-	Hide  []string `json:"hide,omitempty"`
-	// User is nil to stay who we are.
-	User   *identity `json:"user,omitempty"`
-	Cgroup string    `json:"cgroup,omitempty"`
-	Shell  string    `json:"shell"`
-	Dir    string    `json:"dir"`
+	Binds []bind
+	Hide  []string
+	User  identity
+	// Switch says that the shells become User; else that is who we are.
+	Switch              bool
+	Cgroup, Shell, Path string
+	Home, Tmp           string // as the job sees them
+	SourceTimeout       time.Duration
 }
 
 // bind shows From at To.
 type bind struct{ From, To string }
 
-// start is one shell to start. Script is bytes: it need not be UTF-8.
-type start struct {
-	Script []byte   `json:"script"`
-	Env    [][]byte `json:"env"`
-}
-
 // fromChild is one message from the supervisor.
 type fromChild struct {
-	Ready   bool   `json:"ready,omitempty"`
-	Started int    `json:"started,omitempty"` // its pid
-	Error   string `json:"error,omitempty"`   // of setup or start
-	Ended   *ended `json:"ended,omitempty"`
-	Idle    bool   `json:"idle,omitempty"`
+	Output []byte
+	At     int64 // the first byte's number
+	// Result is the last message, or Error: nothing of the job has run then.
+	Result *plugin.Result
+	Error  string
+	// Gone answers Bye: nothing is left.
+	Gone bool
 }
+
+// peer is a connection between the two. Several goroutines may send, one receives.
+type peer struct {
+	c   net.Conn
+	dec *gob.Decoder
+	mu  sync.Mutex
+	enc *gob.Encoder
+}
+
+func newPeer(c net.Conn) *peer {
+	return &peer{c: c, dec: gob.NewDecoder(c), enc: gob.NewEncoder(c)}
+}
+
+func (p *peer) send(m any) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.enc.Encode(m)
+}
+
+func (p *peer) close() { p.c.Close() } //nolint:errcheck // a socket
 
 // childName is argv[0] of a supervisor. Whoever starts us under this name with a
 // socket of his own at descriptor 3 gets what he asks for with no more rights
 // than he had.
 const childName = "roost-job"
+
+// Descriptors of a supervisor: where it listens, and what can be read from once the
+// agent has gone.
+const (
+	fdListen = 3
+	fdAgent  = 4
+)

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -19,7 +20,7 @@ type runnerServer struct {
 
 // errCut says that the agent does not listen to a job's output any more. It calls
 // again, another process or, if it is the agent that has gone, nobody.
-var errCut = errors.New("the agent has hung up")
+var errCut = fmt.Errorf("the agent has hung up: %w", plugin.ErrUnavailable)
 
 func (s *runnerServer) Run(stream grpc.BidiStreamingServer[wirepb.RunRequest, wirepb.RunResponse]) error {
 	first, err := stream.Recv()
