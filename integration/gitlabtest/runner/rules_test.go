@@ -123,7 +123,10 @@ var rules = []rule{
 		},
 	},
 	{
-		rule: runner.PatchSize, setup: setup{entry: func(e *runner.Entry) { e.OutputLimit = 8 << 10 }},
+		// One patch has to come upon more than 1 MiB that is new, however slow the machine.
+		rule: runner.PatchSize, setup: setup{
+			entry: func(e *runner.Entry) { e.OutputLimit = 8 << 10 }, config: func(c *runner.Config) { c.Scale = 4 },
+		},
 		job: job{Script: []string{"head -c 3000000 /dev/zero | tr '\\0' x"}}, kept: func(_ *testing.T, l *lab, _ *gitlabtest.Pipeline) bool {
 			for _, c := range l.Calls(routeTrace) {
 				var from, to int
