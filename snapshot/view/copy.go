@@ -186,8 +186,14 @@ func (d *Copy) move(from, to string) error {
 }
 
 // ours reports whether the tree at m's target is the one that was put there.
-func (m *copyMeta) ours() bool {
-	_, ino, _, err := tree.Lstat(m.target, "", tree.ScanOptions{})
+func (m *copyMeta) ours() bool { return m.isAt(m.target) }
+
+// isAt is ours for another place.
+func (m *copyMeta) isAt(path string) bool {
+	if fi, err := os.Lstat(path); err != nil || !fi.IsDir() {
+		return false
+	}
+	_, ino, _, err := tree.Lstat(path, "", tree.ScanOptions{})
 	var un *snapshot.UnsupportedError
 	if err != nil && !errors.As(err, &un) {
 		return false
@@ -205,10 +211,13 @@ func (d *Copy) Seal(ctx context.Context, v *View) error {
 		return err
 	}
 	dir := d.abs(v.Layer.Dir)
-	if _, err := os.Lstat(dir); err == nil {
+	m, err := d.readMeta(v.ID)
+	if _, serr := os.Lstat(dir); serr == nil {
+		if err == nil && !m.isAt(dir) { // a crash came before it was looked at
+			return fmt.Errorf("seal %s: %s is not the view's directory", v.ID, dir)
+		}
 		return nil
 	}
-	m, err := d.readMeta(v.ID)
 	if err != nil {
 		return fmt.Errorf("seal %s: %w", v.ID, err)
 	}
@@ -221,11 +230,23 @@ func (d *Copy) Seal(ctx context.Context, v *View) error {
 		}
 	}
 	fail.Point("view.seal.readable")
-	if err := d.move(m.target, dir); err != nil {
+	if err := d.take(ctx, m, dir); err != nil {
 		return fmt.Errorf("seal %s: %w", v.ID, err)
 	}
 	fail.Point("view.seal.unmounted")
 	return nil
+}
+
+// take moves the view's tree from its target to dir. Jobs may write to where the target is: what
+// was moved is looked at where they can't, and dropped if it is something else, such as a link.
+func (d *Copy) take(ctx context.Context, m *copyMeta, dir string) error {
+	if err := d.move(m.target, dir); err != nil {
+		return err
+	}
+	if m.isAt(dir) {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("%s was not the view's directory any more", m.target), d.remove(ctx, dir))
 }
 
 // Resume implements Resumer.
