@@ -310,8 +310,9 @@ func newHouse(t testing.TB, change ...func(*house)) *house {
 	h := &house{t: t, gl: newFakeGitLab(t), agent: newFakeAgent(), dir: t.TempDir()}
 	h.cfg = Config{
 		URL: h.gl.ts.URL, Listen: []string{"127.0.0.1:0"}, BuildsDir: "/builds", Tokens: []string{realToken},
-		Slots:  []Slot{{Number: 1, Token: slotToken}, {Number: 2, Token: slotToken + "2"}},
-		HoldMS: 2000, KeepAliveMS: 50, FinalMS: 3000, AckMS: 400, GoneMS: 200, SilentMS: 400, OrphanMS: 200, RetryMS: 5,
+		Slots: []Slot{{Number: 1, Token: slotToken}, {Number: 2, Token: slotToken + "2"}},
+		// A job waits for its first word longer than a busy disk takes.
+		HoldMS: 2000, KeepAliveMS: 50, FinalMS: 3000, AckMS: 20_000, GoneMS: 200, SilentMS: 400, OrphanMS: 200, RetryMS: 5,
 	}
 	h.as = h.agent
 	tr, err := newTransport("")
