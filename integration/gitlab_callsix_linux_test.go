@@ -42,6 +42,8 @@ func TestGitLabCanceledAtFirstWord(t *testing.T) {
 			next.MustWait(t, gitlabtest.Success, time.Minute)
 			t.Logf("all had ended after %s", time.Since(begin))
 			l.gl.MustBeRight(t)
+			// An agent that the coordinator does not answer in time lets GitLab know first.
+			require.Eventually(t, func() bool { return newest(t, l.record(pl), "a").Status.Ended() }, time.Minute, 20*time.Millisecond)
 			rec := newest(t, l.record(pl), "a")
 			require.Equal(t, api.StatusCanceled, rec.Status, rec.Reason)
 		})

@@ -214,6 +214,31 @@ func TestCancelingWhileAttaching(t *testing.T) {
 	require.Eventually(t, func() bool { return h.gl.job("5").ends == 1 }, time.Minute, 5*time.Millisecond) // behind its disk and a retry
 }
 
+// TestCancelingAtFirstAnswer: GitLab wants a job to end at its runner's first word, which
+// is the one that it answers.
+func TestCancelingAtFirstAnswer(t *testing.T) {
+	h := newHouse(t)
+	h.grant("5")
+	r := h.runner(1)
+	status, _, err := r.request(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 201, status)
+	h.gl.set(func() {
+		h.gl.jobs["5"].status = "canceling"
+		h.gl.fault = func(*http.Request, []byte) (int, bool) { return 502, true }
+	})
+	first := func() int {
+		resp, _, err := r.do(t.Context(), "PUT", "jobs/5", jobToken+"5", []byte(`{"info":{},"token":"`+jobToken+`5","state":"running"}`), "Content-Type", "application/json")
+		require.NoError(t, err)
+		return resp.StatusCode
+	}
+	require.GreaterOrEqual(t, first(), 500)
+	h.gl.set(func() { h.gl.fault = nil })
+	require.Equal(t, 403, first())
+	require.Eventually(t, func() bool { return h.gl.job("5").ends == 1 }, time.Minute, 5*time.Millisecond)
+	require.Equal(t, []plugin.Outcome{plugin.OutcomeCanceled}, h.agent.outcomes())
+}
+
 // TestLostWhileAttaching: so does the agent.
 func TestLostWhileAttaching(t *testing.T) {
 	h := newHouse(t)

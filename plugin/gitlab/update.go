@@ -124,7 +124,6 @@ func (s *service) update(w http.ResponseWriter, r *http.Request, j *job) {
 		s.final(w, r, j, body)
 		return
 	}
-	first := j.first()
 	_, _, touch := counted(body) // the runner's first word knows of no log yet
 	prefix, foreign, _ := j.trace.lines()
 	j.count(&body, prefix, foreign, nil)
@@ -134,6 +133,8 @@ func (s *service) update(w http.ResponseWriter, r *http.Request, j *job) {
 		return
 	}
 	j.note(a)
+	// A runner that GitLab did not answer says it again: that is its first word then.
+	first := (a.status < 300 || a.over()) && j.first()
 	if first && a.over() {
 		// The runner drops such a job without another word.
 		j.end(final{Quiet: true, Outcome: plugin.OutcomeCanceled, Reason: "canceled before it began", Answered: true, Status: a.status, JobStatus: a.jobStatus()})
@@ -153,7 +154,8 @@ func (s *service) update(w http.ResponseWriter, r *http.Request, j *job) {
 	a.write(w)
 }
 
-// first reports, once in the process's life, that this is the first update.
+// first reports, once in the process's life, that this is the first update that GitLab took
+// or refused for good.
 func (j *job) first() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
