@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -51,15 +50,6 @@ func (b *bench) back(id snapshot.ID, dir string) {
 	left, err := filepath.Glob(to + ".*")
 	require.NoError(b.t, err)
 	require.Empty(b.t, left)
-}
-
-// chaff is n bytes that don't compress.
-func chaff(seed uint64, n int) []byte {
-	var key [32]byte
-	binary.LittleEndian.PutUint64(key[:], seed)
-	b := make([]byte, n)
-	rand.NewChaCha8(key).Read(b) //nolint:errcheck // never fails
-	return b
 }
 
 // thicket makes a tree of all that a snapshot keeps, and all that is odd.

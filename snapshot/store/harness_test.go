@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"io"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -142,6 +144,15 @@ func newID(t testing.TB) snapshot.ID {
 	id, err := snapshot.NewID(rand.Reader)
 	require.NoError(t, err)
 	return id
+}
+
+// chaff is n bytes that don't compress.
+func chaff(seed uint64, n int) []byte {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	b := make([]byte, n)
+	mathrand.NewChaCha8(key).Read(b) //nolint:errcheck // never fails
+	return b
 }
 
 // spec makes a PrepareSpec of parents in order; jobs are named a, b, c...
