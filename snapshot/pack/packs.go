@@ -14,6 +14,7 @@ import (
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 )
 
 // A pack file. Where its frames are and how they are stored, the index says.
@@ -61,6 +62,7 @@ type openPack struct {
 var crcTable = crc32.MakeTable(crc32.Castagnoli)
 
 func (w *packWriter) add(ctx context.Context, f *frame) error {
+	quiet.Step(ctx)
 	if w.cur == nil {
 		if err := w.begin(); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 )
 
 // The stages of Encode. What must be in order has one goroutine; what costs time
@@ -103,6 +104,7 @@ func (e *encoder) run(ctx context.Context) error {
 
 func (e *encoder) compressor(ctx context.Context, p *pipes) error {
 	for f := range p.frames {
+		quiet.Step(ctx)
 		if err := ctx.Err(); err != nil {
 			return err
 		}

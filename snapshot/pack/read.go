@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 )
 
 // openFile is a large file that several readers read from.
@@ -66,6 +67,7 @@ func (e *encoder) reader(ctx context.Context, p *pipes) error {
 	r := &reading{e: e, ids: newKeyed(e.o.Key), small: newSmallReader(e.o.Now())}
 	defer r.small.close()
 	for u := range p.units {
+		quiet.Step(ctx)
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 )
 
 // appID marks a database as a store's ("roST"); user_version is its schema.
@@ -180,6 +181,7 @@ func (s *Store) commitSoon(ctx context.Context, fn func(ctx context.Context, tx 
 }
 
 func (s *Store) commitBy(ctx context.Context, fn func(ctx context.Context, tx *txn) error, soon bool) error {
+	quiet.Step(ctx)
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	tx, err := s.db.BeginTx(ctx, nil)
@@ -275,6 +277,7 @@ func (s *Store) checkpoint(ctx context.Context) {
 	if s.commits.Load() < checkpointAfter {
 		return
 	}
+	quiet.Step(ctx)
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	s.commits.Store(0)

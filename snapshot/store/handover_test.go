@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/internal/testenv"
+	"github.com/roost-ci/roost/snapshot/quiet"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -121,4 +123,46 @@ func TestPowerCutAfterASeal(t *testing.T) {
 	views := b.Views()
 	require.Len(t, views, 1)
 	require.Equal(t, OpenView{ID: one.ID, Claim: []byte("claim"), Sealed: true, Outcome: []byte("green")}, views[0])
+}
+
+// watched is a driver that looks at the gate while it mounts and unmounts.
+type watched struct {
+	view.Driver
+	gate func() bool
+	held []bool
+}
+
+func (w *watched) Prepare(ctx context.Context, spec view.Spec) (*view.View, error) {
+	w.held = append(w.held, w.gate())
+	return w.Driver.Prepare(ctx, spec)
+}
+
+func (w *watched) Seal(ctx context.Context, v *view.View) error {
+	w.held = append(w.held, w.gate())
+	return w.Driver.Seal(ctx, v)
+}
+
+// shut reports whether work behind would stand aside now.
+func (b *bench) shut() bool {
+	return quiet.Held(quiet.Aside(b.t.Context(), &b.gate))
+}
+
+// Work behind stands aside from when a job's end or begin has nothing of it to wait
+// for, until it is over; and comes to its end if that never is.
+func TestWorkBehindStandsAside(t *testing.T) {
+	b := newBench(t, view.NameCopy)
+	w := &watched{Driver: b.Store.driver, gate: b.shut}
+	b.Store.driver = w
+	one := b.job(func(dir string) { write(t, dir+"/a", "1") })
+	require.Equal(t, []bool{true, true}, w.held)
+	require.False(t, b.shut())
+	_, err := b.Seal(t.Context(), newID(t), nil)
+	require.Error(t, err)
+	p := b.spec(one.ID)
+	p.Target = "not absolute"
+	_, err = b.Prepare(t.Context(), p)
+	require.Error(t, err)
+	require.False(t, b.shut(), "nor after an error")
+	defer b.gate.Hold()()
+	require.Equal(t, Packed, b.packed(one.ID)[0].State)
 }

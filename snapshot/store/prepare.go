@@ -114,6 +114,7 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 		pl.fanin.bytes = pl.merge.bytes
 		spec.Fanin = &view.Fanin{Changes: pl.fanin.changes, Tree: pl.merged, Again: pl.again}
 	}
+	defer s.gate.Hold()() // from here on it waits for nothing that is done behind
 	if err := s.claim(v); err != nil {
 		return nil, err
 	}

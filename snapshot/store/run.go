@@ -10,6 +10,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -31,7 +32,7 @@ func (s *Store) Run(ctx context.Context) error {
 		return errors.New("store: Run is running already")
 	}
 	defer s.running.Unlock()
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(quiet.Aside(ctx, &s.gate))
 	synced := make(chan struct{}, 1)
 	g.Go(func() error { s.syncLoop(ctx, synced); return nil })
 	g.Go(func() error { s.packLoop(ctx, synced); return nil })

@@ -22,7 +22,7 @@ import (
 // read, while the driver unmounts: with two cores to spare a seal takes one
 // commit, about 2 ms, and 2 µs for each of them and for each directory above them.
 // Anything more, and all that grows with the tree rather than with what was touched,
-// is done behind it; no seal waits for that.
+// is done behind it; no seal waits for that, and what Run does stands aside meanwhile.
 //
 // Crash states, in order:
 //  1. before the row is committed, unmounted or not: the view is OPEN, and is
@@ -59,6 +59,7 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 	if err := s.settle(ctx, v); err != nil {
 		return Info{}, err
 	}
+	defer s.gate.Hold()()
 	l = s.newLayer(v)
 	checked := make(chan error, 1)
 	if stacked(l.place()) {

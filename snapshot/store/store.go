@@ -19,6 +19,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -48,6 +49,9 @@ type Store struct {
 	// commit syncs store.db. Lock order: rows, committing, mu.
 	committing sync.Mutex
 	redo       *redo
+
+	// gate is held while a view is mounted or sealed. What Run does stands aside then.
+	gate quiet.Gate
 
 	// rows is held while a layer's row is read, changed and shown, so that no change
 	// is lost. Lock order: rows before mu.

@@ -18,6 +18,7 @@ import (
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 	"github.com/roost-ci/roost/snapshot/view/internal/erofs"
 )
 
@@ -152,8 +153,11 @@ func fillGathered(ctx context.Context, w *bufio.Writer, p *placer, id snapshot.I
 		if s.at == 0 || plan.first[i] != int32(i) {
 			continue
 		}
-		if i%64 == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
+		if i%32 == 0 {
+			quiet.Step(ctx)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 		}
 		e := &own[i].Entry
 		b := buf[:e.Size]
@@ -223,8 +227,11 @@ func (d *Erofs) prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error
 	dirs := map[string]bool{}
 	for i := range m.Entries {
 		e := &m.Entries[i]
-		if i%256 == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
+		if i%64 == 0 {
+			quiet.Step(ctx)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 		}
 		if e.Source != bundle {
 			continue

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 )
 
 // Options of Write.
@@ -114,6 +115,7 @@ func (w *writer) each(tree Tree, visit func(name string, e *snapshot.Entry, c Co
 	w.at, w.stack = 0, stack{frames: w.stack.frames[:0]}
 	err := tree(func(e *snapshot.Entry, c Content) error {
 		if w.at%1024 == 0 {
+			quiet.Step(w.ctx)
 			if err := w.ctx.Err(); err != nil {
 				return err
 			}

@@ -1,0 +1,79 @@
+// Package quiet has work that nobody waits for stand aside while somebody is being
+// served: whoever hands a workspace over from one job to the next needs each core
+// and the disk for a few milliseconds, and would else share them with the packing and
+// drawing of what earlier jobs left.
+//
+// Who serves holds a Gate. Work behind gets its context by Aside, and calls Step
+// between two pieces that take some milliseconds each. Others are not held up: a
+// context without a gate makes Step a no-op.
+package quiet
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// patience is how long one Step waits at most: were the gate held without end, work
+// behind would go on slowly, and who waits for it against all rules gets it.
+const patience = 100 * time.Millisecond
+
+// Gate is open unless it is held. The zero value is ready.
+type Gate struct {
+	mu   sync.Mutex // guards all below
+	held int
+	open chan struct{} // closed when nobody holds it; nil if nobody does
+}
+
+// Hold shuts the gate until release is called, once.
+func (g *Gate) Hold() (release func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.held++; g.held == 1 {
+		g.open = make(chan struct{})
+	}
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.held--; g.held == 0 {
+			close(g.open)
+			g.open = nil
+		}
+	}
+}
+
+func (g *Gate) opens() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open
+}
+
+type key struct{}
+
+// Aside is the context of work that stands aside while g is held.
+func Aside(ctx context.Context, g *Gate) context.Context { return context.WithValue(ctx, key{}, g) }
+
+// Held reports whether Step would wait.
+func Held(ctx context.Context) bool {
+	g, ok := ctx.Value(key{}).(*Gate)
+	return ok && g.opens() != nil
+}
+
+// Step waits while the gate of ctx is held, for a tenth of a second at most.
+func Step(ctx context.Context) {
+	g, ok := ctx.Value(key{}).(*Gate)
+	if !ok {
+		return
+	}
+	open := g.opens()
+	if open == nil {
+		return
+	}
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-open:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,34 @@
+package quiet
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g Gate
+		ctx, cancel := context.WithCancel(t.Context())
+		aside := Aside(context.WithoutCancel(ctx), &g)
+		waited := func(ctx context.Context) time.Duration {
+			start := time.Now()
+			Step(ctx)
+			return time.Since(start)
+		}
+		require.Zero(t, waited(aside), "nobody holds it")
+		one, two := g.Hold(), g.Hold()
+		require.Zero(t, waited(ctx), "it is nobody's who serves")
+		require.Equal(t, patience, waited(aside), "held without end")
+		time.AfterFunc(10*time.Millisecond, one)
+		time.AfterFunc(20*time.Millisecond, two)
+		require.Equal(t, 20*time.Millisecond, waited(aside))
+		require.Zero(t, waited(aside))
+		defer g.Hold()()
+		time.AfterFunc(5*time.Millisecond, cancel)
+		require.Equal(t, 5*time.Millisecond, waited(Aside(ctx, &g)))
+	})
+}
