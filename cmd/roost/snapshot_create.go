@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"runtime/debug"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -47,6 +49,7 @@ create, too; nothing is kept then.` + exitHelp,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeSnaps(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			saveMemory()
 			return o.with(cmd, true, func(ctx context.Context, s *store.Store) error {
 				return o.create(ctx, cmd, s, args[0], base, skip)
 			})
@@ -57,6 +60,15 @@ create, too; nothing is kept then.` + exitHelp,
 	c.Flags().BoolVar(&skip, "skip-unsupported", false, "leave out what can't be kept, with a warning for each")
 	c.RegisterFlagCompletionFunc("base", o.complete) //nolint:errcheck // the flag exists, two lines above
 	return c
+}
+
+// saveMemory makes the collector begin when the heap has grown by half, not when it is
+// twice as large: of a tree with millions of names that is a hundred megabytes, for a
+// hundredth of the time. GOGC, if it is set, says otherwise.
+func saveMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 }
 
 func (o *opened) create(ctx context.Context, cmd *cobra.Command, s *store.Store, dir, base string, skip bool) error {

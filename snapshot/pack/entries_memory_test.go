@@ -88,7 +88,7 @@ func TestMemoryPerEntry(t *testing.T) {
 		most float64
 		used func(n int) uint64
 	}{
-		{"encode", 240, func(n int) uint64 {
+		{"encode", 260, func(n int) uint64 {
 			changes := append([]snapshot.Change(nil), all[:n]...)
 			for i := range changes {
 				changes[i].Entry.Chunks = nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"time"
 
 	"github.com/roost-ci/roost/internal/fail"
@@ -101,7 +102,8 @@ func (s *Stream) Finish(ctx context.Context) (*Index, Stats, error) {
 	return ix, e.stats, nil
 }
 
-// WriteIndex is the function WriteIndex for what Finish returned.
+// WriteIndex is the function WriteIndex for what Finish returned. What it does not need
+// any more it lets go of on the way, ix.Chunks too, and nothing but Close may follow.
 func (s *Stream) WriteIndex(w io.Writer, ix *Index) (snapshot.Digest, error) {
 	if s.n > maxEntries {
 		return snapshot.Digest{}, fmt.Errorf("index: %d changes, more than %d", s.n, maxEntries)
@@ -110,12 +112,23 @@ func (s *Stream) WriteIndex(w io.Writer, ix *Index) (snapshot.Digest, error) {
 	for _, b := range s.coded {
 		size += len(b)
 	}
+	makeRoom(size)
 	body := appendTables(make([]byte, 0, size), ix, ix.Chunks)
 	body = binary.AppendUvarint(body, uint64(s.n))
 	for _, b := range s.coded {
 		body = append(body, b...)
 	}
+	s.coded, s.refs, s.e.table, ix.Chunks = nil, refCodec{}, table{}, nil
+	makeRoom(len(body))
 	return writeBody(w, ix, body)
+}
+
+// makeRoom gives garbage back to the system before n bytes are allocated, if they are
+// many: they do not fit between what is left, and both would be there at once.
+func makeRoom(n int) {
+	if n >= 32<<20 {
+		debug.FreeOSMemory()
+	}
 }
 
 // Each calls fn for each change, as Add left it but without Source. It may be called

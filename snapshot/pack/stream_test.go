@@ -83,6 +83,8 @@ func TestStream(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, []int64{wantStats.Plain, wantStats.New}, []int64{stats.Plain, stats.New})
 			ix.Manifest = want.Manifest
+			var told []snapshot.Change
+			require.NoError(t, st.Each(func(ch *snapshot.Change) error { told = append(told, *ch); return nil }))
 			var b bytes.Buffer
 			_, err = st.WriteIndex(&b, ix)
 			require.NoError(t, err)
@@ -94,8 +96,6 @@ func TestStream(t *testing.T) {
 			again, err := ReadIndex(bytes.NewReader(encodeIndex(t, want)))
 			require.NoError(t, err)
 			require.Equal(t, again.Changes, back.Changes)
-			var told []snapshot.Change
-			require.NoError(t, st.Each(func(ch *snapshot.Change) error { told = append(told, *ch); return nil }))
 			require.Equal(t, back.Changes, told)
 			s := newSink(back)
 			require.NoError(t, Extract(t.Context(), back, ExtractOptions{Key: testKey, Open: w.open}, s.write))
