@@ -33,7 +33,7 @@ func (g *guest) quiet(log sayer, keep bool) func(busy error) error {
 			}
 		}
 		if at != "" && (busy != nil || !a.tellsBusy()) {
-			ended, err := leftovers.End(a.out, at)
+			ended, err := leftovers.End(a.out, at, a.uid)
 			all, errs = append(all, ended...), append(errs, err)
 		}
 		if len(all) > 0 {

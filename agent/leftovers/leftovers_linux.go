@@ -20,12 +20,16 @@ const rounds = 8
 // End ends all processes that use what is at or below view, in whatever mount
 // namespace, by a working or root directory, a program, an open file, a mapping or a
 // bound socket. An error says that some survive, or that the kernel does not tell.
-func End(ctx context.Context, view string) ([]Process, error) {
+//
+// A job can hand a file of its own to any service that takes descriptors, such as the
+// message bus: services of the system that are not uid's, whose the jobs are, stay.
+func End(ctx context.Context, view string, uid int) ([]Process, error) {
 	return endAll(ctx, func() ([]found, error) {
 		s, err := newScan(view)
 		if err != nil {
 			return nil, err
 		}
+		s.uid = uid
 		return s.all()
 	})
 }

@@ -58,7 +58,7 @@ func TestEnd(t *testing.T) {
 	}
 	time.Sleep(200 * time.Millisecond) // until each has begun what it is
 	begin := time.Now()
-	ended, err := End(t.Context(), view)
+	ended, err := End(t.Context(), view, os.Getuid())
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, len(ended), len(gone))
 	require.Less(t, time.Since(begin), 10*time.Second)
@@ -67,7 +67,7 @@ func TestEnd(t *testing.T) {
 	}
 	require.True(t, alive(stays))
 	require.True(t, alive(reads))
-	again, err := End(t.Context(), view)
+	again, err := End(t.Context(), view, os.Getuid())
 	require.NoError(t, err)
 	require.Empty(t, again)
 }
@@ -79,9 +79,29 @@ func TestEndFollowsNoLink(t *testing.T) {
 	dir, link := t.TempDir(), filepath.Join(t.TempDir(), "view")
 	require.NoError(t, os.Symlink(dir, link))
 	stays := leave(t, dir, "setsid sleep 100"+quiet)
-	_, err := End(t.Context(), link)
+	_, err := End(t.Context(), link, os.Getuid())
 	require.Error(t, err)
 	require.True(t, alive(stays))
+}
+
+// TestInService: what a job handed a file to is not the job's.
+func TestInService(t *testing.T) {
+	for groups, want := range map[string]bool{
+		"0::/system.slice/dbus.service\n":                                                           true,
+		"1:name=systemd:/system.slice/system-postgres.slice/postgres@1.service\n0::/\n":             true,
+		"0::/system.slice/containerd.service\n":                                                     true,
+		"0::/system.slice/gitlab-runner.service\n":                                                  false,
+		"0::/system.slice/system-gitlab\\x2drunner\\x2droost.slice/gitlab-runner-roost@1.service\n": false,
+		"0::/system.slice/docker-0123abcd.scope\n":                                                  false,
+		"0::/docker/0123abcd\n":                                                                     false,
+		"0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n":                    false,
+		"0::/\n": false,
+		"":       false,
+	} {
+		require.Equal(t, want, inService(groups), groups)
+	}
+	s := &scan{uid: os.Getuid()}
+	require.False(t, s.service(os.Getpid()), "the jobs' own")
 }
 
 // TestEndElsewhere: a process in a mount namespace of its own sees the view under another
@@ -95,7 +115,7 @@ func TestEndElsewhere(t *testing.T) {
 	in := leave(t, "/", fmt.Sprintf("unshare -m --propagation private bash -c 'mount --bind %s %s && cd %s && exec setsid sleep 100'", view, to, to)+quiet)
 	out := leave(t, "/", fmt.Sprintf("unshare -m --propagation private bash -c 'mount --bind %s %s && exec setsid sleep 100'", view, to)+quiet)
 	time.Sleep(300 * time.Millisecond)
-	ended, err := End(t.Context(), view)
+	ended, err := End(t.Context(), view, os.Getuid())
 	require.NoError(t, err)
 	require.Len(t, ended, 1)
 	require.Equal(t, in, ended[0].PID)
@@ -114,7 +134,7 @@ func TestOwnChildrenStay(t *testing.T) {
 	require.NoError(t, cmd.Start())
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	ended, err := End(t.Context(), view)
+	ended, err := End(t.Context(), view, os.Getuid())
 	require.NoError(t, err)
 	require.Empty(t, ended)
 	require.True(t, alive(cmd.Process.Pid))

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/roost-ci/roost/internal/mountinfo"
 )
@@ -18,6 +19,7 @@ type scan struct {
 	dev  string // major:minor of the view's file system
 	part string // what of it the view is
 	self int
+	uid  int // of the jobs
 	// at caches by mount namespace, sockets by network namespace and points.
 	at      map[string][]string
 	sockets map[string]map[string]bool
@@ -94,11 +96,41 @@ func (s *scan) all() ([]found, error) {
 		if err != nil || pid == s.self || pid == 1 {
 			continue
 		}
-		if why := s.uses(pid); why != "" && parentOf(pid) != s.self {
+		if why := s.uses(pid); why != "" && parentOf(pid) != s.self && !s.service(pid) {
 			out = append(out, found{pid: pid, why: why, still: func() bool { return s.uses(pid) != "" }})
 		}
 	}
 	return out, nil
+}
+
+// service reports whether a process is a service's of the system, and not of the jobs' user.
+func (s *scan) service(pid int) bool {
+	fi, err := os.Stat(procPath(pid, "."))
+	if err != nil {
+		return false
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || int(st.Uid) == s.uid {
+		return false
+	}
+	groups, err := os.ReadFile(procPath(pid, "cgroup"))
+	return err == nil && inService(string(groups))
+}
+
+// inService reports whether control groups, as the kernel lists those of a process, are a service's
+// of the system. A runner's are not: its jobs are in them.
+func inService(groups string) bool {
+	for line := range strings.Lines(groups) {
+		_, rest, ok := strings.Cut(strings.TrimSpace(line), "/system.slice/")
+		if !ok {
+			continue
+		}
+		for part := range strings.SplitSeq(rest, "/") {
+			if strings.HasSuffix(part, ".service") {
+				return !strings.Contains(part, "runner")
+			}
+		}
+	}
+	return false
 }
 
 // uses says what of the view a process uses, "" for nothing.
