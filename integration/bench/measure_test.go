@@ -20,7 +20,7 @@ import (
 
 // sample is one measurement. Times are milliseconds; what does not apply is zero.
 type sample struct {
-	Wall  float64 `json:"ms"`                // until the result is on the disk, for everybody
+	Wall  float64 `json:"ms"`                // until the result is on the disk; of a mount, until it can be used
 	Sync  float64 `json:"sync_ms,omitempty"` // the part of it after the command had ended
 	CPU   float64 `json:"cpu_ms,omitempty"`  // user and system, of the command and its children
 	Bytes int64   `json:"bytes,omitempty"`   // stored or written

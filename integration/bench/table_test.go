@@ -89,6 +89,13 @@ func (b *bench) sessionTable(w *bytes.Buffer, tr *tree, fs string) {
 				cell(opMount), times(b.sum(r, opMount), base(opMount)), sumCell(b.sum(r, opMount, opRead)), times(b.sum(r, opMount, opRead), whole))
 		}
 	}
+	if l := b.rec.of(k.of(opMount)); len(l) > 0 {
+		late := make([]float64, len(l))
+		for i := range l {
+			late[i] = l[i].Sync
+		}
+		fmt.Fprintf(w, "\nMounted: until it can be used. Roost's is on the disk %s s later.\n", secs(median(late)))
+	}
 	fmt.Fprintln(w)
 }
 
