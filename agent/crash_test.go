@@ -179,6 +179,6 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 	f.finished(f.give("a", job("two", "exit 1")))
 	h.end()
 	f.srv.CloseClientConnections()
-	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+2 }, 5*time.Second, 50*time.Millisecond,
+	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+2 }, 30*time.Second, 50*time.Millisecond,
 		"%d goroutines before, %d after", before, runtime.NumGoroutine())
 }

@@ -254,5 +254,5 @@ func TestRunEnds(t *testing.T) {
 	cancel()
 	require.NoError(t, <-done)
 	require.NoError(t, <-polled)
-	require.Less(t, time.Since(begin), 3*time.Second)
+	require.Less(t, time.Since(begin), 30*time.Second) // not the minute
 }

@@ -383,5 +383,5 @@ func TestDiesWithItsAgent(t *testing.T) {
 	require.True(t, alive(pid))
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	require.Eventually(t, func() bool { return !alive(pid) }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !alive(pid) }, 30*time.Second, 10*time.Millisecond)
 }
