@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,6 +190,9 @@ func (a *Agent) answer(c *api.Claim, p *place, lines []string) *plugin.Workspace
 	w.Env = map[string]string{
 		"ROOST": "true", "ROOST_HOST": a.o.Name, "ROOST_ATTEMPT_ID": string(c.Attempt), "ROOST_PIPELINE_ID": c.Pipeline,
 		"ROOST_WORKSPACE_STATE": w.State, "ROOST_WORKSPACE_ORIGIN": p.ws.Origin, "ROOST_WORKSPACE_REASON": w.Reason,
+	}
+	if w.State != plugin.StateOff { // what holds, whoever has said it: the job, or its pool
+		w.Env["ROOST_DURABILITY"] = cmp.Or(a.durability(c.External), durabilityLocal)
 	}
 	return w
 }

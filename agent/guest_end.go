@@ -14,8 +14,9 @@ import (
 	"github.com/roost-ci/roost/snapshot/store"
 )
 
-// Values of External.Durability that are waited for.
+// Values of External.Durability. The last two are waited for.
 const (
+	durabilityLocal   = "local"
 	durabilitySynced  = "synced"
 	durabilityDurable = "durable"
 )

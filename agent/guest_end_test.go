@@ -127,6 +127,7 @@ func TestGuestOff(t *testing.T) {
 	require.Empty(t, w.View)
 	require.Equal(t, []string{"roost: workspace OFF: GIT_STRATEGY is none"}, w.Lines)
 	require.Equal(t, "OFF", w.Env["ROOST_WORKSPACE_STATE"])
+	require.NotContains(t, w.Env, "ROOST_DURABILITY")
 	h.end()
 	h.start()
 	require.Len(t, h.held(), 1)
@@ -224,6 +225,7 @@ func TestGuestDurableOverRestart(t *testing.T) {
 			c := ext("job")
 			c.External.Durability = "durable"
 			at, w := h.open(1, c)
+			require.Equal(t, "durable", w.Env["ROOST_DURABILITY"])
 			require.NoError(t, os.WriteFile(filepath.Join(w.View, "out"), []byte("out"), 0o644))
 			noUpload := func(m, p string) bool { return m == "PUT" && strings.HasPrefix(p, "/v1/blobs") }
 			f.edit(func() { f.down = noUpload })

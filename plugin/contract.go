@@ -152,7 +152,11 @@ type Workspace struct {
 	Lines  []string `json:"lines,omitempty"`
 	Code   string   `json:"code,omitempty"`
 	Reason string   `json:"reason,omitempty"`
-	// Env are variables that the job should see: ROOST_WORKSPACE_STATE and so on.
+	// Env are variables that the job should see, in place of its own of the same
+	// name: ROOST (true), ROOST_HOST, ROOST_ATTEMPT_ID, ROOST_PIPELINE_ID,
+	// ROOST_WORKSPACE_STATE, ROOST_WORKSPACE_ORIGIN, ROOST_WORKSPACE_REASON; and unless State
+	// is StateOff ROOST_DURABILITY, what the job's success has to mean (local, synced, durable):
+	// with durable a plugin waits for Seal as long as its system allows.
 	Env map[string]string `json:"env,omitempty"`
 }
 
