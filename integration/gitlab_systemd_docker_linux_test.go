@@ -56,6 +56,7 @@ func TestInstalledForDocker(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a machine")
 	}
+	t.Parallel()
 	testenv.Require(t, testenv.Git, "su", "useradd")
 	r := makeRig(t)
 	const address = "10.99.0.1" // containers have to get to GitLab, too

@@ -119,12 +119,22 @@ func (r *rig) inNetwork(f func()) {
 	require.NoError(r.t, err)
 }
 
-// inThread calls f in a thread that ends then.
+// inThread calls f in a thread whose network is put back. The thread must not end: what was
+// started from it would be killed.
 func inThread(f func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		runtime.LockOSThread() // never unlocked
+		runtime.LockOSThread()
+		own, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			panic(err)
+		}
+		defer own.Close()
 		f()
+		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
+			panic(err)
+		}
+		runtime.UnlockOSThread()
 	})
 	wg.Wait()
 }

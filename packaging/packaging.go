@@ -12,4 +12,6 @@ var (
 	CoordinatorUnit string
 	//go:embed systemd/gitlab-runner-roost@.service
 	RunnerUnit string
+	//go:embed systemd/gitlab-runner-roost.target
+	RunnersTarget string
 )

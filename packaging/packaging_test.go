@@ -106,5 +106,7 @@ func TestUnits(t *testing.T) {
 	}
 	require.Contains(t, RunnerUnit, "MountFlags=slave\n")
 	require.Contains(t, RunnerUnit, "KillSignal=SIGQUIT\n")
-	require.Contains(t, RunnerUnit, "After=network-online.target roost-agent.service\n")
+	require.Contains(t, RunnerUnit, "After=network-online.target gitlab-runner-roost.target\n")
+	require.NotRegexp(t, "After=.*roost-agent", RunnerUnit, "an agent that died would not start while a runner waits for its job")
+	require.Contains(t, RunnersTarget, "After=roost-agent.service\n")
 }

@@ -432,6 +432,7 @@ func (o *installOptions) unitFiles(p *installPlan) error {
 	if p.wish.User != "" {
 		args += " --user " + p.wish.User
 	}
+	p.add(filepath.Join(o.units, "gitlab-runner-roost.target"), packaging.RunnersTarget, 0o644)
 	p.add(filepath.Join(o.units, "gitlab-runner-roost@.service"), strings.NewReplacer(
 		"@SLOTS@", filepath.Join(o.lib, "slots"), "@BUILDS@", o.buildsDir(p), "@RUNNER@", p.wish.Program,
 		"@CONFIGS@", filepath.Join(filepath.Dir(p.wish.Config), "roost"), "@ARGS@", args, "@KEPT@\n", p.kept,
