@@ -36,6 +36,15 @@ func alive(pid int) bool {
 	return ok && state != 'Z'
 }
 
+// becomes waits until a process has begun what it is to be.
+func becomes(t *testing.T, pid int, name string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		return err == nil && strings.TrimSpace(string(b)) == name
+	}, 30*time.Second, 5*time.Millisecond, "it never became %s", name)
+}
+
 const quiet = " >/dev/null 2>&1 </dev/null & echo $!"
 
 func TestEnd(t *testing.T) {
@@ -56,12 +65,16 @@ func TestEnd(t *testing.T) {
 		"open":     leave(t, "/", "setsid bash -c 'exec 7>"+view+"/log; exec sleep 100'"+quiet),
 		"stubborn": leave(t, view, `setsid bash -c 'trap "" TERM; while :; do read -t 1 < <(:) || sleep 0.1; done'`+quiet),
 	}
-	time.Sleep(200 * time.Millisecond) // until each has begun what it is
+	for _, pid := range []int{stays, reads, gone["cwd"], gone["open"]} {
+		becomes(t, pid, "sleep")
+	}
+	becomes(t, gone["exe"], "mysleep")
+	becomes(t, gone["stubborn"], "bash")
 	begin := time.Now()
 	ended, err := End(t.Context(), view, os.Getuid())
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, len(ended), len(gone))
-	require.Less(t, time.Since(begin), 10*time.Second)
+	require.Less(t, time.Since(begin), 50*time.Second) // they sleep for 100
 	for what, pid := range gone {
 		require.False(t, alive(pid), what)
 	}
@@ -114,7 +127,8 @@ func TestEndElsewhere(t *testing.T) {
 	require.NoError(t, os.MkdirAll(to, 0o755))
 	in := leave(t, "/", fmt.Sprintf("unshare -m --propagation private bash -c 'mount --bind %s %s && cd %s && exec setsid sleep 100'", view, to, to)+quiet)
 	out := leave(t, "/", fmt.Sprintf("unshare -m --propagation private bash -c 'mount --bind %s %s && exec setsid sleep 100'", view, to)+quiet)
-	time.Sleep(300 * time.Millisecond)
+	becomes(t, in, "sleep")
+	becomes(t, out, "sleep")
 	ended, err := End(t.Context(), view, os.Getuid())
 	require.NoError(t, err)
 	require.Len(t, ended, 1)
