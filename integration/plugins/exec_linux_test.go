@@ -392,6 +392,7 @@ func TestExecAgentKilled(t *testing.T) {
 			out, err := agent.StdoutPipe()
 			require.NoError(t, err)
 			require.NoError(t, agent.Start())
+			t.Cleanup(func() { agent.Process.Kill() }) //nolint:errcheck // killed already, if all went well
 			var pid int
 			_, err = fmt.Fscan(out, &pid)
 			require.NoError(t, err)

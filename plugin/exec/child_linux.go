@@ -93,7 +93,7 @@ func supervise(ln net.Listener) error {
 	signal.Notify(chld, syscall.SIGCHLD)
 
 	s := &supervisor{calls: make(chan func()), byes: make(chan *peer), lost: make(chan struct{}), cgroup: -1}
-	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.ctx, s.stop = context.WithCancel(context.Background()) //nolint:forbidigo // this process has no other
 	var err error
 	if s.out, err = newSpool(); err != nil {
 		return err

@@ -66,7 +66,7 @@ func (s *supervisor) run(w *work) {
 	at := &attempt{a: a, id: w.Job.Attempt, home: w.Home, tmp: w.Tmp, hostHome: w.Home, hostTmp: w.Tmp}
 	r := &run{a: a, job: &w.Job, at: at, s: s}
 	res := r.stages(s.ctx)
-	if err := s.end(context.Background()); err != nil {
+	if err := s.end(context.WithoutCancel(s.ctx)); err != nil {
 		res.Status, res.Reason = plugin.StatusSystemFailure, leftRunning+err.Error()
 	}
 	s.out.drain()
