@@ -140,7 +140,7 @@ func TestOrphan(t *testing.T) {
 
 // TestNeverAcked: an answer that nobody read. The runner would have spoken at once.
 func TestNeverAcked(t *testing.T) {
-	h := newHouse(t, func(h *house) { h.cfg.AckMS = 400 })
+	h := newHouse(t, func(h *house) { h.cfg.AckMS = 2000 })
 	h.grant("5")
 	r := h.runner(1)
 	status, _, err := r.request(t.Context())
