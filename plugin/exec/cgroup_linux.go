@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -50,9 +51,29 @@ func findCgroups(shell string) (string, error) {
 	return "", errors.New("our own cgroup is not in what is mounted")
 }
 
+const probePrefix = cgroupPrefix + "probe-"
+
+// sweepProbes removes the empty cgroups of processes that were killed while they tried.
+func sweepProbes(dir string) {
+	found, err := filepath.Glob(filepath.Join(dir, probePrefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, cg := range found {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(cg), probePrefix))
+		if err != nil {
+			continue
+		}
+		if _, alive := readStat(pid); !alive {
+			unix.Rmdir(cg) //nolint:errcheck // one that is not empty stays
+		}
+	}
+}
+
 // tryCgroup runs one shell in a cgroup below dir.
 func tryCgroup(dir, shell string) error {
-	cg := filepath.Join(dir, fmt.Sprintf("%sprobe-%d", cgroupPrefix, os.Getpid()))
+	sweepProbes(dir)
+	cg := filepath.Join(dir, fmt.Sprintf("%s%d", probePrefix, os.Getpid()))
 	if err := makeCgroup(cg); err != nil {
 		return err
 	}

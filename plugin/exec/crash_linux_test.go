@@ -170,3 +170,16 @@ func TestMarkerIsHarmless(t *testing.T) {
 	cmd := &osexec.Cmd{Path: "/proc/self/exe", Args: []string{childName}, Env: []string{}} // no descriptor 3 at all
 	cmd.Run()                                                                              //nolint:errcheck // any end is fine
 }
+
+// TestProbesAreSwept: an adapter that was killed while it tried to make a cgroup leaves
+// nothing for ever.
+func TestProbesAreSwept(t *testing.T) {
+	f := newFixture(t, Options{})
+	if f.cgroups == "" {
+		return // then nothing is tried either
+	}
+	left := filepath.Join(f.cgroups, probePrefix+"999999999") // no pid is as large
+	require.NoError(t, os.Mkdir(left, 0o755))
+	sweepProbes(f.cgroups)
+	require.NoDirExists(t, left)
+}
