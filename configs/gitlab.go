@@ -19,8 +19,8 @@ type GitLab struct {
 	TokenFiles     []string `mapstructure:"token_files" default:"" doc:"Files with the runners' tokens, as GitLab gave them. Must be readable by their owner alone."`
 	APITokenFile   string   `mapstructure:"api_token_file" default:"" doc:"File with a token that may read pipelines (read_api): with it the coordinator knows what a job needs. Empty: ROOST_NEEDS, dependencies and stages tell."`
 	CAFile         string   `mapstructure:"ca_file" default:"" doc:"Certificates (PEM) to trust for the instance besides the system's."`
-	Listen         string   `mapstructure:"listen" default:"127.0.0.1:9292" doc:"Address where runners find the agent: the url of slot 3 is http://ADDRESS/slot3. Loopback only."`
-	ListenDocker   string   `mapstructure:"listen_docker" default:"" doc:"Second address, for the containers of the docker executor, which fetch and upload artifacts: the bridge's gateway, such as 172.17.0.1:9292. Every call there needs the token of a slot or of a job."`
+	Listen         string   `mapstructure:"listen" default:"127.0.0.1:929" doc:"Address where runners find the agent: the url of slot 3 is http://ADDRESS/slot3. Loopback only. A port below 1024, which root alone may take: a job that took it while the agent restarts would be given the runners' tokens."`
+	ListenDocker   string   `mapstructure:"listen_docker" default:"" doc:"Second address, for the containers of the docker executor, which fetch and upload artifacts: the bridge's gateway, such as 172.17.0.1:929. Every call there needs the token of a slot or of a job."`
 	Executor       string   `mapstructure:"executor" default:"shell" doc:"The runners' executor: shell, docker or custom."`
 	BuildsDir      string   `mapstructure:"builds_dir" default:"/builds" doc:"builds_dir of the runners, as a job sees it; it must show the slot's directory SLOTS_DIR/N. Empty: the slot's directory itself, another path in each slot."`
 	SlotsDir       string   `mapstructure:"slots_dir" default:"" doc:"Directory that has a directory for each slot, where the workspace of its job appears. Empty: slots beside agent.store_dir. Drivers that copy need it on the store's file system."`

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +55,7 @@ type said struct {
 	Dir  string   `json:",omitempty"`
 	Args []string `json:",omitempty"`
 	User string   `json:",omitempty"`
+	Low  string   `json:",omitempty"` // why it can't listen where root alone may
 }
 
 func (c *child) Describe(context.Context) (plugin.Description, error) {
@@ -73,7 +75,7 @@ func (c *child) Serve(ctx context.Context, s plugin.Settings, a plugin.Agent) er
 	groups, _ := os.Getgroups()
 	say(ctx, a, said{
 		What: "serve", Env: os.Environ(), Dir: wd, Args: os.Args,
-		User: fmt.Sprint(os.Geteuid(), os.Getegid(), groups),
+		User: fmt.Sprint(os.Geteuid(), os.Getegid(), groups), Low: low(),
 	})
 	c.agent <- a
 	switch c.mode {
@@ -91,6 +93,15 @@ func (c *child) Serve(ctx context.Context, s plugin.Settings, a plugin.Agent) er
 	<-ctx.Done()
 	say(context.WithoutCancel(ctx), a, said{What: "end"})
 	return nil
+}
+
+func low() string {
+	l, err := net.Listen("tcp", "127.0.93.41:929")
+	if err != nil {
+		return err.Error()
+	}
+	l.Close()
+	return ""
 }
 
 func say(ctx context.Context, a plugin.Agent, s said) {
@@ -269,6 +280,7 @@ func TestAnotherUser(t *testing.T) {
 		r := run(t, "", func(o *Options) { o.User, o.Settings.Dir = name, filepath.Join(top, "p") })
 		s := r.l.next(t)
 		require.Equal(t, "65534 65534 []", s.User)
+		require.Empty(t, s.Low)
 		require.Contains(t, s.Env, "HOME="+r.o.Settings.Dir)
 		require.Equal(t, r.o.Settings.Dir, s.Dir)
 		<-r.pids

@@ -27,6 +27,10 @@ type installOptions struct {
 	wait                     time.Duration
 }
 
+// defaultPort is one that root alone may take: a job that listened there while the agent
+// restarts would be given the runners' tokens.
+const defaultPort = 929
+
 // wish is what an installation is to be.
 type wish struct {
 	Config          string `json:"config"` // GitLab Runner's
@@ -78,7 +82,7 @@ all others join it.` + exitHelp,
 	f.BoolVar(&o.PerSlotPaths, "per-slot-paths", false, "shell: one runner process, with another path in each slot")
 	f.StringVar(&o.Pool, "pool", "", "name of the pool: hosts whose runners have the same tags and scope (default: default)")
 	f.StringVar(&o.Address, "docker-address", "", "docker: this host's address as containers see it (default: the bridge's)")
-	f.IntVar(&o.Port, "port", 0, "port where the agent listens for runners (default 9292)")
+	f.IntVar(&o.Port, "port", 0, fmt.Sprintf("port where the agent listens for runners; only one below 1024 can't be taken by a job while the agent restarts (default %d)", defaultPort))
 	f.StringVar(&o.User, "user", "", "shell: user of the jobs (default: that of the runner's service)")
 	f.StringVar(&o.Program, "runner-program", "", "gitlab-runner (default: that of the runner's service)")
 	f.BoolVar(&o.noStart, "no-start", false, "start nothing and check nothing")

@@ -91,7 +91,7 @@ func (o *installOptions) settle(p *installPlan) error {
 		w.Pool = "default"
 	}
 	if w.Port == 0 {
-		w.Port = 9292
+		w.Port = defaultPort
 	}
 	executor := p.found.Executor
 	switch {
