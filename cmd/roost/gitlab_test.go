@@ -26,7 +26,7 @@ func TestGitLabAdapter(t *testing.T) {
 	}
 	c := configs.Default()
 	c.Agent.StoreDir = filepath.Join(dir, "store")
-	c.GitLab.URL, c.GitLab.Executor, c.GitLab.ListenDocker = "https://gitlab.example.org/", "docker", "172.17.0.1:9292"
+	c.GitLab.URL, c.GitLab.Executor, c.GitLab.ListenDocker = "https://gitlab.example.org/", "docker", "172.17.0.1:929"
 	c.GitLab.TokenFiles = []string{file("real", "# of GitLab\nglrt-real\n")}
 	c.GitLab.SlotTokensFile = file("local", "local-token-0000000001\nlocal-token-0000000002\n")
 	c.GitLab.APITokenFile = file("api", "glpat-x\n")
@@ -44,7 +44,7 @@ func TestGitLabAdapter(t *testing.T) {
 
 	conf, err := pluginConfig(c, opts.Pool.Tokens)
 	require.NoError(t, err)
-	require.Equal(t, []string{"127.0.0.1:9292", "172.17.0.1:9292"}, conf.Listen)
+	require.Equal(t, []string{"127.0.0.1:929", "172.17.0.1:929"}, conf.Listen)
 	require.Equal(t, []gitlab.Slot{{Number: 1, Token: "local-token-0000000001"}, {Number: 2, Token: "local-token-0000000002"}}, conf.Slots)
 
 	c.GitLab.BuildsDir, c.GitLab.SlotsDir = "", filepath.Join(dir, "other")
