@@ -100,6 +100,23 @@ func TestRemoveAnything(t *testing.T) {
 	}
 }
 
+// TestRemoveAfterKilledOnes: what removals that were killed left in the trash, in any
+// order, is not in the way of the next.
+func TestRemoveAfterKilledOnes(t *testing.T) {
+	l := newLayout(t)
+	trash := l.abs(trashDir)
+	for i := range 40 { // a directory has its own order of names
+		for _, n := range []string{"", "~1", "~1~1", "~2"} {
+			require.NoError(t, os.MkdirAll(filepath.Join(trash, fmt.Sprintf("v%d.0%s", i, n), "d", "deep"), 0o755))
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(trash, fmt.Sprintf("v%d.0~3", i)), nil, 0o644))
+	}
+	require.NoError(t, l.emptyTrash(t.Context()))
+	left, err := os.ReadDir(trash)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 // TestRemoveStopsAtMounts: another file system inside is an error, not deleted.
 func TestRemoveStopsAtMounts(t *testing.T) {
 	testenv.Require(t, testenv.Root)

@@ -152,16 +152,12 @@ func (s *shredder) drop(dir int, name string) bool {
 		s.fail(&os.PathError{Op: "remove", Path: name, Err: err})
 		return false
 	}
-	s.moved++
-	up := fmt.Sprintf("%.100s~%d", s.base, s.moved)
-	// Not durable.Rename: what is moved is garbage, and after a crash it is
-	// garbage in either place.
-	err = unix.Renameat(dir, name, s.trash, up)
+	up, err := s.moveUp(dir, name)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		// Moving a directory writes its "..": it needs the same rights.
 		if fd, oerr := openForRemoval(dir, name); oerr == nil {
 			unix.Close(fd) //nolint:errcheck // only opened to clear what forbids it
-			err = unix.Renameat(dir, name, s.trash, up)
+			up, err = s.moveUp(dir, name)
 		}
 	}
 	if err != nil {
@@ -170,6 +166,21 @@ func (s *shredder) drop(dir int, name string) bool {
 	}
 	s.todo = append(s.todo, up)
 	return true
+}
+
+// moveUp moves a directory up into the trash and returns its name there. A removal
+// that was killed may have left names of the same kind: they have their own turn.
+func (s *shredder) moveUp(dir int, name string) (up string, err error) {
+	for {
+		s.moved++
+		up = fmt.Sprintf("%.100s~%d", s.base, s.moved)
+		// Not durable.Rename: what is moved is garbage, and after a crash it is
+		// garbage in either place.
+		err = unix.Renameat(dir, name, s.trash, up)
+		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTDIR) {
+			return up, err
+		}
+	}
 }
 
 // unlinkAny removes a name of whatever type. ENOTEMPTY says that it is a
