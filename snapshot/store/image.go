@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
@@ -56,19 +57,56 @@ func (s *Store) nextImage(failed map[snapshot.ID]bool) *layer {
 	return next
 }
 
-// lower has an image made of a layer on which a view would stand too high.
-func (s *Store) lower(ctx context.Context, l *layer) error {
-	if _, ok := s.driver.(imager); !ok || len(l.place().Lowers) <= maxStacked {
-		return nil
+// lower returns what a view of l is to stand on. One that would stand too high waits
+// for an image of l.
+func (s *Store) lower(ctx context.Context, l *layer) (*view.Layer, error) {
+	if _, ok := s.driver.(imager); !ok {
+		return l.place(), nil
+	}
+	if place := s.restack(l); len(place.Lowers) <= maxStacked {
+		return place, nil
 	}
 	err := s.image(ctx, l)
 	if ctx.Err() != nil {
-		return err
+		return nil, err
 	}
 	if err != nil { // the driver has its own ways, and limits
 		s.log.Warn("no image can be made of a high stack", "snapshot", l.info.ID, "error", err)
 	}
-	return nil
+	return l.place(), nil
+}
+
+// restack returns where l is, with a high stack put on the image of the nearest layer in
+// it that has one by now. Each job that starts right behind another one stands on the
+// other's upper and on all that this one stood on: without it, such a line would grow
+// until somebody has to wait for an image. Below maxStacked/3 it is left alone, since an
+// image that nobody has mounted yet costs more than some directories.
+func (s *Store) restack(l *layer) *view.Layer {
+	place := l.place()
+	if len(place.Lowers) <= maxStacked/3 {
+		return place
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at := l; !at.fanin && at.info.Base != ""; { // a merge leads into places of its own
+		n, err := s.usableLocked(at.info.Base)
+		if err != nil {
+			return place
+		}
+		on := n.place()
+		k := slices.Index(place.Lowers, on.Dir)
+		if k < 0 {
+			return place
+		}
+		if !stacked(on) && on.Image != "" {
+			p := *on
+			p.ID, p.Dir, p.Lowers = place.ID, place.Dir, slices.Clone(place.Lowers[:k])
+			p.Gathered, p.Pruned = place.Gathered, place.Pruned
+			return &p
+		}
+		at = n
+	}
+	return place
 }
 
 // image makes an image of l, and of what is stacked no more from then on.

@@ -103,11 +103,11 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 	}
 	spec := view.Spec{ID: p.ID, Target: p.Target, UID: p.UID, GID: p.GID, Meter: &view.Meter{}}
 	if pl.base != nil {
-		if err := s.lower(ctx, pl.base); err != nil {
+		on, err := s.lower(ctx, pl.base)
+		if err != nil {
 			return nil, err
 		}
-		v.base = pl.base.info.ID
-		v.onto = pl.base.place()
+		v.base, v.onto = pl.base.info.ID, on
 		spec.Base = v.onto
 	}
 	if pl.fanin != nil {
