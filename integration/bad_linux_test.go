@@ -131,20 +131,20 @@ func TestInterrupt(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Bash)
 	dir := stateDir(t)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "p.yml"),
-		[]byte("slow: {script: [\"(sleep 300 & sleep 301)\"]}\n"), 0o644))
+		[]byte("slow: {script: [\"(sleep 8128 & sleep 8129)\"]}\n"), 0o644))
 	cmd := exec.Command(roostBinary(t), "run", "p.yml", "--state", filepath.Join(dir, "state"), "--logs")
 	cmd.Dir = dir
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool { return len(processesOf(t, "sleep\x00301")) > 0 }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(processesOf(t, "sleep\x008129")) > 0 }, 30*time.Second, 50*time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	err := cmd.Wait()
 	require.Error(t, err)
 	require.Equal(t, 130, cmd.ProcessState.ExitCode(), out.String())
 	require.Contains(t, out.String(), "canceled")
-	require.Empty(t, processesOf(t, "sleep\x00301"))
-	require.Empty(t, processesOf(t, "sleep\x00300"))
+	require.Empty(t, processesOf(t, "sleep\x008129"))
+	require.Empty(t, processesOf(t, "sleep\x008128"))
 	requireNothingLeft(t, dir)
 }
 
@@ -208,7 +208,8 @@ func TestHostThatVanishes(t *testing.T) {
 	t.Cleanup(f.stop)
 	f.startAgent("host-a", nil)
 	f.agents["host-a"].waitReady()
-	id := f.submit("vanish", "job: {script: [\"test $ROOST_HOST = host-b || sleep 100\"]}")
+	// No other test, nor any other program of the machine, sleeps that long.
+	id := f.submit("vanish", "job: {script: [\"test $ROOST_HOST = host-b || sleep 8127\"]}")
 	require.Eventually(t, func() bool {
 		p, err := f.client.Pipeline(t.Context(), id)
 		return err == nil && p.Jobs[0].Status == api.StatusRunning
@@ -228,7 +229,7 @@ func TestHostThatVanishes(t *testing.T) {
 	// What the dead agent left is cleaned when it is back.
 	f.startAgent("host-a", nil)
 	f.agents["host-a"].waitReady()
-	require.Eventually(t, func() bool { return len(processesOf(t, "sleep\x00100")) == 0 }, 20*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return len(processesOf(t, "sleep\x008127")) == 0 }, 20*time.Second, 100*time.Millisecond)
 	f.stop()
 	requireNothingLeft(t, f.dir)
 }
