@@ -35,7 +35,7 @@ type installPlan struct {
 	verifyURL, verifyToken string
 	notes                  []string
 	home                   string // the jobs' user's, where the runner worked
-	kept                   string // lines of the runner\'s own unit
+	kept                   string // lines of the runner's own unit
 	keptSecret             bool   // they were not for everybody to read
 }
 

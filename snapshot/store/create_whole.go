@@ -118,19 +118,7 @@ func (w *whole) encode(ctx context.Context, st *pack.Stream) (*encoded, error) {
 	if w.out, err = pack.NewManifestWriter(buf, w.list.Len()); err != nil {
 		return nil, err
 	}
-	file := 0
-	err = w.list.Each(func(en *snapshot.Entry) error {
-		var ctime int64
-		if en.Type == snapshot.TypeFile {
-			ctime = w.stamps.ctime(file)
-			file++
-		}
-		return w.add(ctx, st, en, ctime)
-	})
-	if err == nil {
-		err = w.flush(ctx, st)
-	}
-	if err != nil {
+	if err := w.addAll(ctx, st, w.list.Each); err != nil {
 		return nil, err
 	}
 	e := &encoded{tree: w.keep}
@@ -158,19 +146,10 @@ func (w *whole) encode(ctx context.Context, st *pack.Stream) (*encoded, error) {
 // encodeAgain stores again, by to, what from has in packs that to does not know. Both
 // have the same changes.
 func (w *whole) encodeAgain(ctx context.Context, from, to *pack.Stream, e *encoded) error {
-	file := 0
-	err := from.Each(func(ch *snapshot.Change) error {
-		var ctime int64
-		if ch.Entry.Type == snapshot.TypeFile {
-			ctime = w.stamps.ctime(file)
-			file++
-		}
-		return w.add(ctx, to, &ch.Entry, ctime)
-	})
-	if err == nil {
-		err = w.flush(ctx, to)
+	each := func(fn func(*snapshot.Entry) error) error {
+		return from.Each(func(ch *snapshot.Change) error { return fn(&ch.Entry) })
 	}
-	if err != nil {
+	if err := w.addAll(ctx, to, each); err != nil {
 		return err
 	}
 	ix, stats, err := to.Finish(ctx)
@@ -180,6 +159,23 @@ func (w *whole) encodeAgain(ctx context.Context, from, to *pack.Stream, e *encod
 	ix.Manifest = e.ix.Manifest
 	e.instead(ix, stats)
 	return nil
+}
+
+// addAll stores all entries, in the order in which look listed them.
+func (w *whole) addAll(ctx context.Context, st *pack.Stream, each func(fn func(*snapshot.Entry) error) error) error {
+	file := 0
+	err := each(func(e *snapshot.Entry) error {
+		var ctime int64
+		if e.Type == snapshot.TypeFile {
+			ctime = w.stamps.ctime(file)
+			file++
+		}
+		return w.add(ctx, st, e, ctime)
+	})
+	if err != nil {
+		return err
+	}
+	return w.flush(ctx, st)
 }
 
 // add puts an entry into the part.

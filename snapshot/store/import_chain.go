@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -167,22 +166,9 @@ func (s *Store) bringChain(ctx context.Context, b *brought, chain []ImportSpec, 
 
 // writeFolded writes the index that a chain came to, and puts its name into b.spec.
 func (s *Store) writeFolded(b *brought) (err error) {
-	if b.file, err = durable.Create(filepath.Join(s.dir, "tmp")); err != nil {
-		return err
-	}
-	w := bufio.NewWriterSize(b.file, 1<<20)
-	if b.spec.Index, err = pack.WriteIndex(w, b.ix); err != nil {
-		return err
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	fi, err := b.file.Stat()
-	if err != nil {
-		return err
-	}
-	b.spec.IndexBytes = fi.Size()
-	return nil
+	write := func(w *bufio.Writer) (snapshot.Digest, error) { return pack.WriteIndex(w, b.ix) }
+	b.file, b.spec.Index, b.spec.IndexBytes, err = s.draftIndex(write)
+	return err
 }
 
 // fetchIndexes brings the indexes of a chain, the last one first. No file is kept.

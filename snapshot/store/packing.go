@@ -309,25 +309,35 @@ func (s *Store) writeIndex(ix *pack.Index) (d snapshot.Digest, n int64, err erro
 
 // writeIndexBy makes indexes/<digest> of what write writes.
 func (s *Store) writeIndexBy(write func(*bufio.Writer) (snapshot.Digest, error)) (d snapshot.Digest, n int64, err error) {
-	f, err := durable.Create(filepath.Join(s.dir, "tmp"))
+	f, d, n, err := s.draftIndex(write)
 	if err != nil {
 		return d, 0, fmt.Errorf("index: %w", err)
 	}
 	defer f.Abort()
-	w := bufio.NewWriterSize(f, 1<<20)
-	if d, err = write(w); err != nil {
-		return d, 0, fmt.Errorf("index: %w", err)
-	}
-	if err := w.Flush(); err != nil {
-		return d, 0, fmt.Errorf("index: %w", err)
-	}
-	if n, err = f.Seek(0, io.SeekCurrent); err != nil {
-		return d, 0, fmt.Errorf("index: %w", err)
-	}
 	if err := f.Commit(s.indexPath(d)); err != nil {
 		return d, 0, fmt.Errorf("index: %w", err)
 	}
 	return d, n, fileDigest(s.indexPath(d), "index", d)
+}
+
+// draftIndex makes a file of what write writes, n bytes. It has no name until the caller
+// commits it; on error there is none.
+func (s *Store) draftIndex(write func(*bufio.Writer) (snapshot.Digest, error)) (f *durable.File, d snapshot.Digest, n int64, err error) {
+	if f, err = durable.Create(filepath.Join(s.dir, "tmp")); err != nil {
+		return nil, d, 0, err
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	if d, err = write(w); err == nil {
+		err = w.Flush()
+	}
+	if err == nil {
+		n, err = f.Seek(0, io.SeekCurrent)
+	}
+	if err != nil {
+		f.Abort()
+		return nil, d, 0, err
+	}
+	return f, d, n, nil
 }
 
 // readIndex reads an index of this store and checks that it is the one asked for.
