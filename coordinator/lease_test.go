@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -246,16 +245,9 @@ func TestEvictionsAreShown(t *testing.T) {
 	b := newBench(t)
 	a := b.newHost("a", 1)
 	page := func() string {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.http.URL+"/", nil)
-		require.NoError(t, err)
-		r.Header.Set("Authorization", "Bearer "+userToken)
-		res, err := http.DefaultClient.Do(r)
-		require.NoError(t, err)
-		defer res.Body.Close()
-		text, err := io.ReadAll(res.Body)
-		require.NoError(t, err)
+		res, text := b.try(http.MethodGet, "/", userToken)
 		require.Equal(t, 200, res.StatusCode)
-		return string(text)
+		return text
 	}
 	require.NotContains(t, page(), "3 (5.0 MiB)")
 	a.beat(func(h *api.Heartbeat) { h.Evicted, h.EvictedBytes = 3, 5<<20 })

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -319,14 +318,7 @@ func TestGitLabOrigin(t *testing.T) {
 	hosts, err := b.user.Hosts(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, o.Pool, hosts[0].Pool)
-	r, err := http.NewRequest("GET", b.http.URL+"/pipelines/1", nil)
-	require.NoError(t, err)
-	r.Header.Set("Authorization", "Bearer "+userToken)
-	resp, err := http.DefaultClient.Do(r)
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	page, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	require.Contains(t, string(page), "gitlab 11</a>")
-	require.NotContains(t, string(page), "<img")
+	_, page := b.try(http.MethodGet, "/pipelines/1", userToken)
+	require.Contains(t, page, "gitlab 11</a>")
+	require.NotContains(t, page, "<img")
 }

@@ -4,10 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
@@ -64,17 +61,5 @@ func TestBackingOfAStore(t *testing.T) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	require.NotContains(t, string(b), state)
-	require.Eventually(t, func() bool { return !onLoop(t, state) }, 10*time.Second, 5*time.Millisecond,
-		"a loop device is left")
-}
-
-// onLoop reports whether a loop device has a file below dir. A device goes with its
-// last user, which for a moment may be another process that looks through them all.
-func onLoop(t *testing.T, dir string) bool {
-	loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	require.NoError(t, err)
-	return slices.ContainsFunc(loops, func(l string) bool {
-		b, err := os.ReadFile(l)
-		return err == nil && strings.Contains(string(b), dir)
-	})
+	require.Empty(t, testenv.Loops(t, state), "a loop device is left")
 }

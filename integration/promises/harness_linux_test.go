@@ -167,27 +167,8 @@ func leftovers(t testing.TB, dir string) (found []string) {
 			found = append(found, "mount "+strings.TrimSpace(l))
 		}
 	}
-	// A device goes with its last user, which for a moment may be another process that
-	// looks through them all: only what stays is left over.
-	loops := loopsBelow(t, dir)
-	for range 1000 {
-		if len(loops) == 0 {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-		loops = loopsBelow(t, dir)
-	}
-	return append(found, loops...)
-}
-
-// loopsBelow lists the loop devices whose file lies below dir.
-func loopsBelow(t testing.TB, dir string) (found []string) {
-	loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	require.NoError(t, err)
-	for _, l := range loops {
-		if b, err := os.ReadFile(l); err == nil && strings.Contains(string(b), dir) {
-			found = append(found, l+" "+strings.TrimSpace(string(b)))
-		}
+	for _, l := range testenv.Loops(t, dir) {
+		found = append(found, "loop "+l)
 	}
 	return found
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -28,26 +27,10 @@ func small(t *testing.T) Options {
 	return o
 }
 
-// noLoops waits until no loop device is left on the files of o. A device goes with its
-// last user, and for a moment that may be another process that looks through all
-// devices for a file of its own (see attached).
+// noLoops is for what must have no loop device on its files.
 func noLoops(t *testing.T, o Options) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(loops(t, filepath.Dir(o.Dir))) == 0 },
-		10*time.Second, 5*time.Millisecond, "a loop device is left")
-}
-
-// loops lists the loop devices on files below dir.
-func loops(t *testing.T, dir string) []string {
-	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	require.NoError(t, err)
-	var out []string
-	for _, name := range all {
-		if b, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(b), dir+"/") {
-			out = append(out, name)
-		}
-	}
-	return out
+	require.Empty(t, testenv.Loops(t, filepath.Dir(o.Dir)), "a loop device is left")
 }
 
 func ensure(t *testing.T, o Options) Status {
