@@ -192,10 +192,17 @@ func (l *lab) Look(t testing.TB, name string) plugintest.Seen {
 		default:
 			seen.Ended = append(seen.Ended, plugin.StatusFailed)
 		}
-		require.True(t, f.Right, "the log of %s is of %d bytes and checksum %08x, reported was %+v; gaps %d, repeats %d\n%s",
+		require.True(t, f.Right || blind(j, f), "the log of %s is of %d bytes and checksum %08x, reported was %+v; gaps %d, repeats %d\n%s",
 			name, len(j.Trace), j.CRC(), f, j.Log.Gaps, j.Log.Repeats, j.Trace)
 	}
 	return seen
+}
+
+// blind: a process that was killed before it handed the job out had put lines of progress into
+// the log. The next one can't know them, sees by GitLab's refusal that they are there, and tells
+// no checksum. The runner's part must be there once all the same.
+func blind(j gitlabtest.Job, f gitlabtest.Final) bool {
+	return f.Checksum == "" && f.Size == 0 && j.Log.Gaps > 0 && strings.Count(string(j.Trace), "Running with gitlab-runner") == 1
 }
 
 func locked(t testing.TB, path string) bool {
