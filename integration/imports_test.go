@@ -26,6 +26,7 @@ var allowed = []struct {
 	{"internal/fail", nil, "every package may name a step at which to die"},
 	{"internal/durable", []string{"internal/fail"}, "the only place that renames"},
 	{"internal/testenv", nil, "tests alone"},
+	{"internal/pause", nil, "time alone"},
 	{"internal/backing", nil, "a file system for the store's directory; knows of no store"},
 	{"internal/runnerconf", nil, "text in, text out; knows of no file"},
 	{"internal/gitlablog", nil, "bytes of a line; knows of no GitLab"},
@@ -58,7 +59,7 @@ var allowed = []struct {
 }
 
 // everybody may import these.
-var common = []string{"internal/fail", "internal/durable", "internal/testenv"}
+var common = []string{"internal/fail", "internal/durable", "internal/pause", "internal/testenv"}
 
 // neverStd are imports of the standard library that a package must do without.
 var neverStd = []struct{ pkg, dep, why string }{
