@@ -24,8 +24,8 @@ const (
 	// schema 1: the first; 2: layers know what they are against where they travel;
 	// 3: when layers were used and checked, and what they were before they were suspect;
 	// 4: layers of local jobs may have their small files in a bundle;
-	// 5: a layer may be what a chain of them was elsewhere.
-	schema = 5
+	// 5: a layer may be what a chain of them was elsewhere; 6: which chain.
+	schema = 6
 )
 
 // The rows. Every column that could be computed from the files is there so that
@@ -79,8 +79,11 @@ const schema4 = `SELECT 1;`
 // Before schema 5 each layer of a chain had a row.
 const schema5 = `ALTER TABLE layers ADD COLUMN below INTEGER NOT NULL DEFAULT 0;`
 
+// Before schema 6 nobody noted the indexes of such a chain.
+const schema6 = `ALTER TABLE layers ADD COLUMN chain TEXT NOT NULL DEFAULT '';`
+
 // migrations[n] makes schema n+1 of schema n.
-var migrations = [schema]string{schema1, schema2, schema3, schema4, schema5}
+var migrations = [schema]string{schema1, schema2, schema3, schema4, schema5, schema6}
 
 // openDB opens or makes the database. One connection: SQLite has one writer, and
 // all that is read often is in memory. The exclusive locking mode keeps the index

@@ -219,11 +219,15 @@ func (s *Store) freedLocked(l *layer) int64 {
 	return max(n, 0)
 }
 
-// allBlobs are the packs that l's index names and the index.
+// allBlobs are the packs that l's index names and the index, or the indexes that it
+// was made of: what is to be had elsewhere.
 func allBlobs(l *layer) []Blob {
 	out := make([]Blob, 0, len(l.packs)+1)
 	for _, p := range l.packs {
 		out = append(out, Blob{Digest: p.Digest, Bytes: p.Bytes})
+	}
+	if len(l.chain) > 0 {
+		return append(out, l.chain...)
 	}
 	return append(out, Blob{Digest: l.info.Index, Bytes: l.info.IndexBytes})
 }

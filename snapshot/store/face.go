@@ -167,6 +167,9 @@ type Info struct {
 	// StoredOnly says that its content is in packs alone: no view can stand on it
 	// before Materialise.
 	StoredOnly bool
+	// Folded says that it was fetched as the last one of a chain: its index is this
+	// host's own, and elsewhere it is several layers.
+	Folded bool
 	// WireBase is what the changes in the index are against, so what another host
 	// must have before it: Base, or "" for none. "" until packed.
 	WireBase snapshot.ID

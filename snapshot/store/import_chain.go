@@ -134,7 +134,6 @@ func (s *Store) bringChain(ctx context.Context, b *brought, chain []ImportSpec, 
 	if err != nil {
 		return err
 	}
-	b.tree = b.base
 	var before snapshot.Digest
 	if b.spec.Base != "" {
 		in, err := s.Lookup(b.spec.Base)
@@ -144,24 +143,35 @@ func (s *Store) bringChain(ctx context.Context, b *brought, chain []ImportSpec, 
 		before = in.Manifest
 	}
 	for i := range chain {
-		ix := newest[len(chain)-1-i]
-		if err := checkAgainst(&chain[i], ix, before); err != nil {
+		if err := checkAgainst(&chain[i], newest[len(chain)-1-i], before); err != nil {
 			return err
-		}
-		if b.tree, err = tree.Apply(b.tree, ix.Changes); err != nil {
-			return fmt.Errorf("index %s: %w", chain[i].Index, err)
 		}
 		before = chain[i].Manifest
 	}
-	if err := checkMade(&chain[len(chain)-1], b.tree); err != nil {
+	if b.tree, b.ix, err = fold(b.base, newest, &chain[len(chain)-1]); err != nil {
 		return err
 	}
-	if b.ix, err = pack.Fold(newest, tree.Diff(b.base, b.tree)); err != nil {
-		return err
-	}
-	b.ix.Base, b.ix.Manifest = newest[len(chain)-1].Base, b.spec.Manifest
 	b.spec.Index, b.spec.IndexBytes = snapshot.Digest{}, 0 // until it is written
 	return nil
+}
+
+// fold makes one index of those of a chain on base, the last one first, of which tip is
+// wanted. Each has been checked by itself.
+func fold(base *snapshot.Manifest, newest []*pack.Index, tip *ImportSpec) (m *snapshot.Manifest, ix *pack.Index, err error) {
+	m = base
+	for i, ix := range slices.Backward(newest) {
+		if m, err = tree.Apply(m, ix.Changes); err != nil {
+			return nil, nil, fmt.Errorf("index %d of a chain of %d: %w", len(newest)-i, len(newest), err)
+		}
+	}
+	if err := checkMade(tip, m); err != nil {
+		return nil, nil, err
+	}
+	if ix, err = pack.Fold(newest, tree.Diff(base, m)); err != nil {
+		return nil, nil, err
+	}
+	ix.Base, ix.Manifest = newest[len(newest)-1].Base, tip.Manifest
+	return m, ix, nil
 }
 
 // writeFolded writes the index that a chain came to, and puts its name into b.spec.

@@ -190,7 +190,7 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []Impor
 	place, t, err := s.unpackAnew(ctx, b, open, m)
 	err = errors.Join(err, <-aside)
 	l := s.importedLayer(b)
-	l.below = len(below)
+	l.standFor(below, spec)
 	if err == nil {
 		fail.Point("store.import.unpacked")
 		err = s.keepImported(ctx, l, b, place, t)

@@ -26,6 +26,9 @@ type layer struct {
 	// below is how many layers another host has to fetch before it that are not layers
 	// here: its index has what theirs say.
 	below int
+	// chain are the indexes of these and of itself elsewhere, the first one first; none
+	// if its index is the one that others have.
+	chain []Blob
 
 	// unsized says that TreeBytes is not known yet; atMost is what it can't be above,
 	// -1 if that is not known either.
@@ -56,7 +59,7 @@ func bySeq(a, b *layer) int { return cmp.Compare(a.seq, b.seq) }
 // infoLocked returns a copy that the caller may keep.
 func (s *Store) infoLocked(l *layer) Info {
 	in := l.info
-	in.Parents, in.StoredOnly = slices.Clone(in.Parents), l.stored()
+	in.Parents, in.StoredOnly, in.Folded = slices.Clone(in.Parents), l.stored(), l.below > 0
 	if in.Index.IsZero() {
 		return in
 	}

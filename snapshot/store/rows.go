@@ -67,17 +67,17 @@ func (s *Store) loadViews(ctx context.Context) error {
 func (s *Store) loadLayers(ctx context.Context) error {
 	const q = `SELECT seq, id, base, parents, place, fanin, imported, state, synced, boot, domain_key,
 		manifest, idx, index_bytes, stored_bytes, plain_bytes, tree_bytes, entries, disk_bytes, encode_ms, err,
-		wire_base, fetch_bytes, made, below FROM layers ORDER BY seq`
+		wire_base, fetch_bytes, made, below, chain FROM layers ORDER BY seq`
 	return s.each(ctx, q, func(r *sql.Rows) error {
 		l, at := &layer{atMost: -1}, &view.Layer{}
 		l.at.Store(at)
 		in := &l.info
-		var parents, place string
+		var parents, place, chain string
 		var manifest, index []byte
 		var made int64
 		if err := r.Scan(&l.seq, &in.ID, &in.Base, &parents, &place, &l.fanin, &l.imported, &in.State, &in.Synced,
 			&l.boot, &l.key, &manifest, &index, &in.IndexBytes, &in.StoredBytes, &in.PlainBytes, &in.TreeBytes,
-			&in.Entries, &in.DiskBytes, &in.EncodeMS, &in.Err, &in.WireBase, &in.FetchBytes, &made, &l.below); err != nil {
+			&in.Entries, &in.DiskBytes, &in.EncodeMS, &in.Err, &in.WireBase, &in.FetchBytes, &made, &l.below, &chain); err != nil {
 			return err
 		}
 		if _, err := snapshot.ParseID(string(in.ID)); err != nil {
@@ -88,6 +88,9 @@ func (s *Store) loadLayers(ctx context.Context) error {
 		}
 		if err := json.Unmarshal([]byte(place), at); err != nil {
 			return fmt.Errorf("%s: place: %w", in.ID, err)
+		}
+		if err := l.readChain(chain); err != nil {
+			return err
 		}
 		in.Made = time.Unix(0, made)
 		copy(in.Manifest[:], manifest)
@@ -145,13 +148,17 @@ func (s *Store) insertLayer(ctx context.Context, tx *txn, l *layer) error {
 	if err != nil {
 		return err
 	}
+	chain, err := l.chainText()
+	if err != nil {
+		return err
+	}
 	_, err = tx.ExecContext(ctx, `INSERT OR REPLACE INTO layers (seq, id, base, parents, place, fanin, imported, state, synced,
 		boot, domain_key, manifest, idx, index_bytes, stored_bytes, plain_bytes, tree_bytes, entries, disk_bytes,
-		encode_ms, err, made, wire_base, fetch_bytes, below) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+		encode_ms, err, made, wire_base, fetch_bytes, below, chain) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		l.seq, string(in.ID), string(in.Base), string(parents), string(place), l.fanin, l.imported, string(in.State),
 		in.Synced, l.boot, l.key, bytesOf(in.Manifest), bytesOf(in.Index), in.IndexBytes, in.StoredBytes, in.PlainBytes,
 		in.TreeBytes, in.Entries, in.DiskBytes, in.EncodeMS, in.Err, in.Made.UnixNano(),
-		string(in.WireBase), in.FetchBytes, l.below)
+		string(in.WireBase), in.FetchBytes, l.below, chain)
 	if err != nil {
 		return err
 	}

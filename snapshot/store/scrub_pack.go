@@ -98,21 +98,22 @@ type foundChunk struct {
 	c snapshot.Chunk
 }
 
-// makerOf returns the layer that made a pack, if its files are here.
-func (s *Store) makerOf(d snapshot.Digest) (*layer, pack.Pack) {
+// makerOf returns the layer that made a pack, if its files are here. Of a chain that was
+// fetched for its last tree only what that shows is here, which may be less than all.
+func (s *Store) makerOf(d snapshot.Digest) (best *layer, of pack.Pack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.layers {
-		if l.stored() || l.info.Index.IsZero() || l.removing {
+		if l.stored() || l.info.Index.IsZero() || l.removing || best != nil && l.below > 0 {
 			continue
 		}
 		for _, p := range l.packs {
 			if p.Own && p.Digest == d {
-				return l, p
+				best, of = l, p
 			}
 		}
 	}
-	return nil, pack.Pack{}
+	return best, of
 }
 
 // Reoffer sees to it that a blob that the blob store lost can be read here, and
@@ -140,16 +141,16 @@ func (s *Store) Reoffer(ctx context.Context, lost snapshot.Digest) (Info, error)
 
 // sourceOfBlob returns a layer that made a pack, or whose index it is, and which
 // can be uploaded.
-func (s *Store) sourceOfBlob(d snapshot.Digest) *layer {
+func (s *Store) sourceOfBlob(d snapshot.Digest) (best *layer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.layers {
-		if l.info.Index.IsZero() || !l.info.State.Usable() || l.removing {
+		if l.info.Index.IsZero() || !l.info.State.Usable() || l.removing || best != nil && l.below > 0 {
 			continue
 		}
 		if l.info.Index == d || slices.ContainsFunc(l.packs, func(p pack.Pack) bool { return p.Own && p.Digest == d }) {
-			return l
+			best = l
 		}
 	}
-	return nil
+	return best
 }

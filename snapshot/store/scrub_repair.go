@@ -17,7 +17,12 @@ var errNoCopy = errors.New("no other copy of it is at hand")
 
 // remakeIndex gets the index from the blob store, or makes it again from the files.
 func (c *checkup) remakeIndex(ctx context.Context) (string, error) {
-	err := c.fetchBlob(ctx, c.in.Index, c.in.IndexBytes, c.x.s.indexPath(c.in.Index))
+	var err error
+	if c.in.Folded {
+		err = c.refold(ctx)
+	} else {
+		err = c.fetchBlob(ctx, c.in.Index, c.in.IndexBytes, c.x.s.indexPath(c.in.Index))
+	}
 	if err == nil {
 		return fromBlobStore, nil
 	}
