@@ -44,6 +44,29 @@ func Missing(layers []LayerRef, have func(snapshot.ID) bool, want []snapshot.ID)
 	return out, nil
 }
 
+// Chains divides what Missing returned into chains, in the same order: of each only the
+// last layer must be had as a snapshot of its own, since it is wanted or several stand on
+// it. Those before it are there for its sake alone.
+func Chains(need []LayerRef, want []snapshot.ID) [][]LayerRef {
+	above := make(map[snapshot.ID]int, len(need)) // of those that stand on it; wanted counts as several
+	for _, w := range want {
+		above[w] = 2
+	}
+	for _, l := range need {
+		above[l.Base]++
+	}
+	var out [][]LayerRef
+	begin := 0
+	for i, l := range need {
+		last := i+1 == len(need) || need[i+1].Base != l.ID
+		if last || above[l.ID] > 1 {
+			out = append(out, need[begin:i+1:i+1])
+			begin = i + 1
+		}
+	}
+	return out
+}
+
 // missingChain walks from id down to what is there already, child first. It marks
 // what it took in done.
 func missingChain(known map[snapshot.ID]LayerRef, have func(snapshot.ID) bool,

@@ -2,6 +2,7 @@ package transfer_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -107,5 +108,64 @@ func TestMissingIsRightInAnyForest(t *testing.T) {
 				t.Fatalf("%s is wanted and not there", w)
 			}
 		}
+		checkChains(t, got, held, want)
 	})
+}
+
+// checkChains checks that the chains of got are all of it, each a line on what is there by
+// then as a snapshot, and that what is wanted is.
+func checkChains(t *rapid.T, got []transfer.LayerRef, held map[snapshot.ID]bool, want []snapshot.ID) {
+	n := 0
+	for _, c := range transfer.Chains(got, want) {
+		for i, l := range c {
+			if l != got[n] || i > 0 && l.Base != c[i-1].ID || i == 0 && l.Base != "" && !held[l.Base] {
+				t.Fatalf("%v can't be imported", c)
+			}
+			n++
+		}
+		held[c[len(c)-1].ID] = true
+	}
+	if n != len(got) {
+		t.Fatalf("%d of %d layers", n, len(got))
+	}
+	for _, w := range want {
+		if !held[w] {
+			t.Fatalf("%s is wanted, and no snapshot of its own", w)
+		}
+	}
+}
+
+func TestChains(t *testing.T) {
+	// a - b - c - d, and on b: e - f.
+	all := layers("a", "", "b", "a", "c", "b", "d", "c", "e", "b", "f", "e", "other", "")
+	type chain = []snapshot.ID
+	for _, c := range []struct {
+		name       string
+		have, want []snapshot.ID
+		got        []chain
+	}{
+		{"nothing", nil, nil, nil},
+		{"one line", nil, []snapshot.ID{"d"}, []chain{{"a", "b", "c", "d"}}},
+		{"what is here", []snapshot.ID{"b"}, []snapshot.ID{"d"}, []chain{{"c", "d"}}},
+		{"two that are wanted", nil, []snapshot.ID{"c", "d"}, []chain{{"a", "b", "c"}, {"d"}}},
+		{"the upper one first", nil, []snapshot.ID{"d", "c"}, []chain{{"a", "b", "c"}, {"d"}}},
+		{"two that part", nil, []snapshot.ID{"d", "f"}, []chain{{"a", "b"}, {"c", "d"}, {"e", "f"}}},
+		{"where they part is here", []snapshot.ID{"b"}, []snapshot.ID{"d", "f"}, []chain{{"c", "d"}, {"e", "f"}}},
+		{"two lines", nil, []snapshot.ID{"c", "other"}, []chain{{"a", "b", "c"}, {"other"}}},
+		{"two lines, the other way", nil, []snapshot.ID{"other", "c"}, []chain{{"other"}, {"a", "b", "c"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			need, err := transfer.Missing(all, func(id snapshot.ID) bool { return slices.Contains(c.have, id) }, c.want)
+			require.NoError(t, err)
+			var got []chain
+			for _, ls := range transfer.Chains(need, c.want) {
+				var ids chain
+				for _, l := range ls {
+					ids = append(ids, l.ID)
+				}
+				got = append(got, ids)
+			}
+			require.Equal(t, c.got, got)
+		})
+	}
 }
