@@ -61,6 +61,9 @@ func (a *Agent) poll(ctx, out context.Context, id snapshot.ID, r api.ClaimReques
 		for _, c := range got.Claims {
 			a.take(out, c)
 		}
+		for _, r := range got.Refused {
+			a.refuse(asked, r)
+		}
 	} else if ctx.Err() == nil {
 		a.log.Debug("asking for work", "err", err)
 		if notFound(err) {

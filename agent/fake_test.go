@@ -40,6 +40,7 @@ type fake struct {
 	nodes    map[snapshot.ID]api.Node
 	urgent   []snapshot.ID
 	offers   []api.SlotOffer // of the last request for work
+	refuse   func(api.SlotOffer) *api.Refusal
 	calls    []string
 	// down answers with 503 whatever it returns true for.
 	down func(method, path string) bool
@@ -309,6 +310,14 @@ func (f *fake) claims(w http.ResponseWriter, r *http.Request, id string, body []
 		f.mu.Lock()
 		a := f.agentByID(id)
 		out := api.Claims{Claims: []api.Claim{}}
+		for _, o := range q.Offers {
+			if f.refuse == nil {
+				break
+			}
+			if r := f.refuse(o); r != nil {
+				out.Refused = append(out.Refused, *r)
+			}
+		}
 		for _, at := range f.attempts {
 			if a != nil && at.host == a.reg.Name && offered(&at.claim) && !at.accepted && time.Since(at.delivered) > 300*time.Millisecond && !at.fenced && at.finish == nil {
 				at.delivered = time.Now()
@@ -321,7 +330,7 @@ func (f *fake) claims(w http.ResponseWriter, r *http.Request, id string, body []
 			answer(w, 404, api.Error{Code: api.CodeNotFound, Text: "register again"})
 			return
 		}
-		if len(out.Claims) > 0 {
+		if len(out.Claims)+len(out.Refused) > 0 {
 			answer(w, 200, out)
 			return
 		}

@@ -19,6 +19,8 @@ type offer struct {
 	polls int // requests for work that told of it
 	gone  bool
 	got   chan *guest // gets one at most
+	// refused gets one at most: why there will be no guest.
+	refused chan error
 }
 
 // openOffersLocked lists the slots that want a job, those first that have waited
@@ -59,6 +61,8 @@ func (s served) Claim(ctx context.Context, o plugin.Offer) (*plugin.Grant, error
 	select {
 	case g := <-of.got:
 		return g.take(), nil
+	case err := <-of.refused:
+		return nil, err
 	case <-ctx.Done():
 	case <-a.quitting.Done():
 	}
@@ -99,7 +103,7 @@ func (a *Agent) makeOffer(o plugin.Offer) (*offer, error) {
 	a.offerSeq++
 	of := &offer{
 		SlotOffer: api.SlotOffer{Slot: o.Slot, Runner: o.Runner, Job: o.Job},
-		seq:       a.offerSeq, got: make(chan *guest, 1),
+		seq:       a.offerSeq, got: make(chan *guest, 1), refused: make(chan error, 1),
 	}
 	a.offers[o.Slot] = of
 	return of, nil
@@ -119,6 +123,24 @@ func (a *Agent) withdraw(of *offer) *guest {
 	default:
 		return nil
 	}
+}
+
+// refuse ends the offer of a job that a runner has already, if it is among those that were
+// asked for.
+func (a *Agent) refuse(asked []*offer, r api.Refusal) {
+	err := fmt.Errorf("%.500s: %w", r.Reason, plugin.ErrInvalid)
+	if r.Later {
+		err = fmt.Errorf("%.500s: %w", r.Reason, plugin.ErrUnavailable)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	of := a.offers[r.Slot]
+	if of == nil || of.Job == nil || !slices.Contains(asked, of) {
+		return
+	}
+	of.gone = true
+	delete(a.offers, r.Slot)
+	of.refused <- err // there is room for one
 }
 
 // takeGuest gives a claim the slot of a runner that wants it. Without one it goes

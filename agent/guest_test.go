@@ -456,3 +456,27 @@ func expired(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// TestGuestRefused: a job that the coordinator does not believe in is refused with its reason, and
+// its slot takes the next one.
+func TestGuestRefused(t *testing.T) {
+	f := newFake(t)
+	h := guestHost(t, f)
+	f.refuse = func(o api.SlotOffer) *api.Refusal {
+		switch string(o.Job) {
+		case "forged":
+			return &api.Refusal{Slot: o.Slot, Reason: "GitLab does not confirm the job"}
+		case "later":
+			return &api.Refusal{Slot: o.Slot, Reason: "GitLab does not say", Later: true}
+		}
+		return nil
+	}
+	h.start()
+	for job, want := range map[string]error{"forged": plugin.ErrInvalid, "later": plugin.ErrUnavailable} {
+		g, err := h.ag().Claim(t.Context(), plugin.Offer{Slot: 1, Job: []byte(job)})
+		require.Nil(t, g)
+		require.ErrorIs(t, err, want)
+		require.ErrorContains(t, err, "GitLab does not")
+	}
+	h.pass(1, ext("next"), "file")
+}

@@ -33,10 +33,15 @@ func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimReque
 		t.pollEnds(host, ctx.Err() == nil)
 		return nil
 	})
-	if err := s.takeOffered(ctx, host, r.Offers); err != nil {
+	refused, err := s.takeOffered(ctx, host, r.Offers)
+	if err != nil {
 		return out, err
 	}
+	out.Refused = refused
 	wait := min(time.Duration(r.WaitMS)*time.Millisecond, maxWait)
+	if len(refused) > 0 {
+		wait = 0 // there is something to tell
+	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for over := wait <= 0; ; {

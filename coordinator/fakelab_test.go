@@ -127,6 +127,8 @@ func (l *lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/api/graphql":
 			l.graphql(w, r, body)
+		case r.URL.Path == "/api/v4/job":
+			l.whose(w, r)
 		case r.URL.Path == "/api/v4/jobs/request":
 			l.request(w, r, body)
 		case strings.HasSuffix(r.URL.Path, "/trace"):
@@ -139,6 +141,27 @@ func (l *lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	serve(w)
+}
+
+// whose says which job a token is of.
+func (l *lab) whose(w http.ResponseWriter, r *http.Request) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, j := range l.jobs {
+		if j.token != r.Header.Get("JOB-TOKEN") || j.state == "success" || j.state == "failed" || j.state == "canceled" {
+			continue
+		}
+		info, git := j.payload["job_info"].(map[string]any), j.payload["git_info"].(map[string]any)
+		b, _ := json.Marshal(map[string]any{
+			"id": j.id, "name": info["name"], "stage": info["stage"], "status": "running", "ref": git["ref"], "tag": git["ref_type"] == "tag",
+			"pipeline": map[string]any{"id": info["pipeline_id"], "project_id": info["project_id"], "ref": git["ref"], "sha": git["sha"]},
+			"web_url":  fmt.Sprintf("%s/%v/-/jobs/%d", l.http.URL, info["project_full_path"], j.id),
+		})
+		w.Write(b)
+		return
+	}
+	w.WriteHeader(401)
+	io.WriteString(w, `{"message":"401 Unauthorized"}`)
 }
 
 func (l *lab) request(w http.ResponseWriter, r *http.Request, body []byte) {
@@ -311,12 +334,15 @@ func (l *lab) pool() *api.Pool {
 }
 
 // newLabHost registers a host of the lab's pool.
-func (b *bench) newLabHost(l *lab, name string, slots int) *host {
+func (b *bench) newLabHost(l *lab, name string, slots int, edit ...func(*api.Register)) *host {
 	b.t.Helper()
 	h := &host{b: b, free: slots, reg: api.Register{
 		Name: name, StoreID: newID(b.t), Session: newID(b.t), BootID: "boot", Slots: slots,
 		Driver: "copy", OS: "linux", Arch: "amd64", Fingerprint: "linux/amd64", Pool: l.pool(),
 	}}
+	for _, f := range edit {
+		f(&h.reg)
+	}
 	h.register()
 	return h
 }

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -25,8 +26,9 @@ func busyOffers(os []api.SlotOffer) int {
 
 // takeOffered keeps the jobs that a host's runners have already. Each is assigned to
 // its slot; nobody asks where it would be better off, and its end is its runner's to
-// tell.
-func (s *Server) takeOffered(ctx context.Context, host string, os []api.SlotOffer) error {
+// tell. It gives those that are refused.
+func (s *Server) takeOffered(ctx context.Context, host string, os []api.SlotOffer) ([]api.Refusal, error) {
+	var refused []api.Refusal
 	for _, o := range os {
 		if len(o.Job) == 0 {
 			continue
@@ -36,24 +38,62 @@ func (s *Server) takeOffered(ctx context.Context, host string, os []api.SlotOffe
 		pool, key := p.pool, p.poolKey
 		s.mu.RUnlock()
 		if pool == nil {
-			return invalid("slot %d: a host without a pool has no jobs of its own", o.Slot)
+			return nil, invalid("slot %d: a host without a pool has no jobs of its own", o.Slot)
 		}
 		instance, err := gitlab.Instance(pool.URL)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		j, err := gitlab.Parse(instance, o.Job)
 		if err != nil {
-			return invalid("slot %d: %v", o.Slot, err)
+			return nil, invalid("slot %d: %v", o.Slot, err)
 		}
-		from := gitlab.Pool{Name: key, URL: pool.URL, Runner: o.Runner}
-		if err := s.takeInto(ctx, j, func(t *txn) error {
-			return t.take(from, j, o.Job, host, o.Slot)
-		}); err != nil {
-			return err
+		err = s.takeOne(ctx, gitlab.Pool{Name: key, URL: pool.URL, Runner: o.Runner}, j, host, o)
+		switch {
+		case errors.Is(err, gitlab.ErrNotConfirmed), errors.Is(err, gitlab.ErrNoWord):
+			s.log.Warn("a job that a host brought gets no workspace", "host", host, "slot", o.Slot, "job", j.ID, "error", err)
+			refused = append(refused, api.Refusal{Slot: o.Slot, Reason: err.Error(), Later: errors.Is(err, gitlab.ErrNoWord)})
+		case err != nil:
+			return nil, err
 		}
 	}
-	return nil
+	return refused, nil
+}
+
+// takeOne keeps a job that a host brought, as far as GitLab says that it is what the host says:
+// whoever has an agent's token, or the runner's place on a host, may say anything.
+func (s *Server) takeOne(ctx context.Context, from gitlab.Pool, j *gitlab.Job, host string, o api.SlotOffer) error {
+	take := func(j *gitlab.Job) func(*txn) error {
+		return func(t *txn) error { return t.take(from, j, o.Job, host, o.Slot) }
+	}
+	s.mu.RLock()
+	old := s.world.jobs[s.world.byOutside[outsideKey(j.Instance, j.ID)]]
+	s.mu.RUnlock()
+	if old != nil && !old.Status.Ended() { // it was confirmed, or is refused as another host's
+		return s.do(ctx, take(j))
+	}
+	if !slices.Contains(s.gitlabURLs, from.URL) {
+		return fmt.Errorf("%w: this coordinator does not ask %s: add it to coordinator.gitlab_urls in its configuration",
+			gitlab.ErrNotConfirmed, from.URL)
+	}
+	sure, err := s.gitlab.Confirm(ctx, from.URL, j)
+	if err != nil {
+		return err
+	}
+	// A pipeline of that number in the zone that the payload names is one of which GitLab gave us
+	// another job itself: then that is the zone.
+	known := false
+	seen := *sure
+	seen.Zone = j.Zone
+	if err := s.takeInto(ctx, &seen, func(t *txn) error {
+		if known = t.hasPipeline(&seen); !known {
+			return nil
+		}
+		return take(&seen)(t)
+	}); err != nil || known {
+		return err
+	}
+	return s.takeInto(ctx, sure, take(sure))
 }
 
 // placeHeld assigns the jobs whose runners have them already, and gives the others.

@@ -40,17 +40,25 @@ func (s *Server) takeInto(ctx context.Context, j *gitlab.Job, f func(*txn) error
 	}
 }
 
-// openPipeline finds the pipeline of a job, or makes it.
-func (t *txn) openPipeline(g *gitlab.Job) (*state.Pipeline, error) {
+// hasPipeline reports whether there is a pipeline for a job.
+func (t *txn) hasPipeline(g *gitlab.Job) bool { return t.findPipeline(g) != nil }
+
+func (t *txn) findPipeline(g *gitlab.Job) *state.Pipeline {
 	key := pipelineKey(g)
 	for _, p := range t.pipelines.dirty {
 		if p.Key == key {
-			return t.openAgain(p), nil
+			return p
 		}
 	}
-	if p := t.pipelines.get(t.w.byKey[key]); p != nil {
+	return t.pipelines.get(t.w.byKey[key])
+}
+
+// openPipeline finds the pipeline of a job, or makes it.
+func (t *txn) openPipeline(g *gitlab.Job) (*state.Pipeline, error) {
+	if p := t.findPipeline(g); p != nil {
 		return t.openAgain(p), nil
 	}
+	key := pipelineKey(g)
 	id, err := t.ulid()
 	if err != nil {
 		return nil, err

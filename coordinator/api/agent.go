@@ -96,6 +96,16 @@ type ClaimRequest struct {
 // Claims answers ClaimRequest.
 type Claims struct {
 	Claims []Claim `json:"claims"`
+	// Refused are offered slots whose jobs get no workspace.
+	Refused []Refusal `json:"refused,omitempty"`
+}
+
+// Refusal says why a job that a runner had already gets no workspace.
+type Refusal struct {
+	Slot   int    `json:"slot"`
+	Reason string `json:"reason"`
+	// Later says that the same offer may be taken in a while.
+	Later bool `json:"later,omitempty"`
 }
 
 // Claim is one attempt given to a host under an epoch. It must be accepted within

@@ -158,6 +158,7 @@ func (g *GitLab) handler() http.Handler {
 	api("PATCH /api/v4/jobs/{id}/trace", g.serveTrace)
 	api("POST /api/v4/jobs/{id}/artifacts", g.serveUpload)
 	api("GET /api/v4/jobs/{id}/artifacts", g.serveDownload)
+	api("GET /api/v4/job", g.serveWhose)
 	api("GET /storage/{id}", g.serveStorage)
 	api("GET /api/v4/projects/{project}/pipelines/{pipeline}/jobs", g.servePipelineJobs)
 	api("GET /api/v4/projects/{project}/pipelines/{pipeline}", g.servePipeline)

@@ -146,8 +146,8 @@ func (c *customs) listen(ctx context.Context) (*http.Server, error) {
 // peerKey finds the user behind a connection.
 type peerKey struct{}
 
-// allowed: root and ourselves. Not the jobs' user: what a job is, and so whose workspace it gets, is
-// believed of the caller, since nobody asks GitLab.
+// allowed: root and ourselves. Not the jobs' user: with the token that each job is given anybody could
+// ask for its workspace, or end it. Whose job it is the coordinator asks GitLab.
 func allowed(ctx context.Context) bool {
 	uid, ok := ctx.Value(peerKey{}).(uint32)
 	return ok && (uid == 0 || uid == uint32(max(0, os.Geteuid())))

@@ -31,9 +31,9 @@ func (c *customs) config(ctx context.Context, q custom.Request, info jobInfo, bo
 	}
 	defer c.give(slot)
 	begun := c.s.now()
-	grant := c.claim(ctx, slot, q.Payload)
+	grant, why := c.claim(ctx, slot, q.Payload)
 	if grant == nil {
-		return &custom.Answer{Reason: "nobody gave the job a workspace in time"}
+		return &custom.Answer{Reason: why}
 	}
 	j := &customJob{
 		Attempt: grant.Attempt, Slot: slot, Job: info.ID, TokenHash: hashToken(info.Token),
@@ -51,20 +51,24 @@ func (c *customs) config(ctx context.Context, q custom.Request, info jobInfo, bo
 	return &j.Answer
 }
 
-// claim asks for the job's workspace for a while.
-func (c *customs) claim(ctx context.Context, slot int, payload []byte) *plugin.Grant {
+// claim asks for the job's workspace for a while. Without one it says why.
+func (c *customs) claim(ctx context.Context, slot int, payload []byte) (g *plugin.Grant, why string) {
 	ctx, cancel := context.WithTimeout(ctx, ms(c.s.cfg.CustomMS))
 	defer cancel()
+	why = "nobody gave the job a workspace in time"
 	for r := c.s.retry(); ; {
 		g, err := c.s.agent.Claim(ctx, plugin.Offer{Slot: slot, Job: payload})
-		if g != nil && err == nil {
-			return g
-		}
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case g != nil && err == nil:
+			return g, ""
+		case errors.Is(err, plugin.ErrInvalid):
+			return nil, err.Error()
+		case err != nil && ctx.Err() == nil:
 			c.s.log.Warn("the agent gave no answer; trying again", "slot", slot, "error", err)
+			why = err.Error()
 		}
 		if !r.wait(ctx, 0) {
-			return nil
+			return nil, why
 		}
 	}
 }

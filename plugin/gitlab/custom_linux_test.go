@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -174,6 +175,27 @@ func TestCustomWithout(t *testing.T) {
 	require.NotContains(t, x.config(), "builds_dir")
 	require.NoError(t, x.client().Cleanup(t.Context()))
 	require.Equal(t, 2, needs.exit(needs.client().Config(t.Context())))
+}
+
+// TestCustomRefused: a job that GitLab does not confirm starts at once without a workspace; one of
+// which GitLab says nothing now is asked for until its time is over. Both say why.
+func TestCustomRefused(t *testing.T) {
+	for why, times := range map[string]int{"GitLab does not confirm the job": 1, "GitLab does not say": 2} {
+		h := customHouse(t)
+		h.agent.refuse = fmt.Errorf("%s: %w", why, plugin.ErrInvalid)
+		if times > 1 {
+			h.agent.refuse = fmt.Errorf("%s: %w", why, plugin.ErrUnavailable)
+		}
+		x := h.custom("7")
+		require.NotContains(t, x.config(), "builds_dir")
+		require.Contains(t, x.out.String(), "NO WORKSPACE")
+		require.Contains(t, x.out.String(), why)
+		if times == 1 {
+			require.Len(t, h.agent.offers, 1)
+		} else {
+			require.GreaterOrEqual(t, len(h.agent.offers), times)
+		}
+	}
 }
 
 // TestCustomStrangers: who is not root or the agent's user, or has another job's id without its

@@ -195,6 +195,7 @@ type fakeAgent struct {
 	offers   []plugin.Offer
 	seals    []plugin.SealRequest
 	discards []plugin.DiscardRequest
+	refuse   error // of every claim
 }
 
 func newFakeAgent() *fakeAgent { return &fakeAgent{queue: make(chan *plugin.Grant, 100)} }
@@ -202,7 +203,11 @@ func newFakeAgent() *fakeAgent { return &fakeAgent{queue: make(chan *plugin.Gran
 func (a *fakeAgent) Claim(ctx context.Context, o plugin.Offer) (*plugin.Grant, error) {
 	a.mu.Lock()
 	a.offers = append(a.offers, o)
+	refuse := a.refuse
 	a.mu.Unlock()
+	if refuse != nil {
+		return nil, refuse
+	}
 	select {
 	case g := <-a.queue:
 		g.Slot = o.Slot
