@@ -118,7 +118,7 @@ func openDB(ctx context.Context, dir string) (*sql.DB, error) {
 func dsn(path string) string {
 	p := (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()
 	return "file:" + strings.ReplaceAll(p, "?", "%3f") + "?_txlock=immediate" +
-		"&_pragma=locking_mode(EXCLUSIVE)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)" +
+		"&_pragma=locking_mode(EXCLUSIVE)&_pragma=synchronous(NORMAL)" +
 		"&_pragma=busy_timeout(2000)&_pragma=wal_autocheckpoint(8000)"
 }
 
@@ -147,6 +147,11 @@ func migrate(ctx context.Context, db *sql.DB) error {
 			version, schema, snapshot.ErrNewerFormat)
 	case version == schema:
 		return nil
+	}
+	// The file remembers it. Not in dsn: of a file that has it already this would be the
+	// first access, and that one makes the mapped index.
+	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode=WAL"); err != nil {
+		return err
 	}
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {

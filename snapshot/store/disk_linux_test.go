@@ -132,3 +132,21 @@ func TestReserve(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<20, fi.Size())
 }
+
+// A store that was closed in order is opened on a disk that is full to the last block,
+// tells what it has and makes room: no index of the database's log is mapped, which
+// would need some.
+func TestOpenOnAFullDisk(t *testing.T) {
+	disk := smallDisk(t, 64)
+	b := benchAt(t, disk+"/store", view.NameCopy)
+	dir := filepath.Join(t.TempDir(), "d")
+	write(t, filepath.Join(dir, "f"), string(chaff(1, 4<<20)))
+	one := b.create(dir, "")
+	fill(t, disk+"/ballast")
+	b.reopen()
+	require.NoFileExists(t, filepath.Join(b.dir, "store.db-shm"))
+	require.Len(t, b.List(), 1)
+	require.NoError(t, b.Drop(t.Context(), one.ID))
+	b.reopen()
+	require.Empty(t, b.List())
+}
