@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/transfer/blob"
 )
@@ -62,7 +63,7 @@ func NewFetcher(o FetcherOptions) *Fetcher {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	return &Fetcher{o: o, backoff: backoff{100 * time.Millisecond, 10 * time.Second, o.Rand}}
+	return &Fetcher{o: o, backoff: backoff{pause.Backoff{First: 100 * time.Millisecond, Most: 10 * time.Second, Rand: o.Rand}}}
 }
 
 // Open returns the n bytes of blob d at off, or all from off if n is negative.
@@ -230,7 +231,7 @@ func (r *fetch) failed(err error) error {
 	r.f.o.Log.Debug("fetch broke off", "digest", r.digest, "offset", r.off, "left", r.left,
 		"failures", r.fails, "retry_in", wait, "error", err)
 	r.quiet += wait
-	return sleep(r.ctx, wait)
+	return pause.For(r.ctx, wait)
 }
 
 // drop ends the connection.

@@ -5,6 +5,8 @@ import (
 	"math"
 	"sync"
 	"time"
+
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 // limiter is a token bucket of bytes.
@@ -41,7 +43,7 @@ func (l *limiter) take(ctx context.Context, most int) (int, error) {
 		if n > 0 || most == 0 {
 			return n, nil
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := pause.For(ctx, wait); err != nil {
 			return 0, err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/transfer/blob"
 )
@@ -34,7 +35,7 @@ type PushOptions struct {
 // last of blobs is sent when the others are there: who finds an index finds what
 // it names. What breaks is tried again for about half a minute.
 func Push(ctx context.Context, o PushOptions, blobs []Blob) (sent int64, err error) {
-	p := pushing{o: o, backoff: backoff{200 * time.Millisecond, 10 * time.Second, rand.Reader}}
+	p := pushing{o: o, backoff: backoff{pause.Backoff{First: 200 * time.Millisecond, Most: 10 * time.Second, Rand: rand.Reader}}}
 	if p.o.Sent == nil {
 		p.o.Sent = new(atomic.Int64)
 	}
@@ -73,7 +74,7 @@ func (p *pushing) one(ctx context.Context, b Blob) error {
 		case permanent(err), errors.As(err, &local), try == pushTries:
 			return fmt.Errorf("push: %w", err)
 		}
-		if err := sleep(ctx, p.backoff.after(try, err)); err != nil {
+		if err := pause.For(ctx, p.backoff.after(try, err)); err != nil {
 			return err
 		}
 	}

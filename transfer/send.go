@@ -19,7 +19,7 @@ func (u *Uploader) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		t, ok, wait, changed := u.next()
 		if !ok {
-			pause(ctx, wait, changed)
+			await(ctx, wait, changed)
 			continue
 		}
 		err := u.do(ctx, t)
@@ -30,8 +30,8 @@ func (u *Uploader) work(ctx context.Context) {
 	}
 }
 
-// pause waits for a change, but at most for d unless d is 0.
-func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
+// await waits for a change, but at most for d unless d is 0.
+func await(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	var timeout <-chan time.Time
 	if d > 0 {
 		t := time.NewTimer(d)

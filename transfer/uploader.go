@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/transfer/blob"
 )
@@ -125,8 +126,8 @@ func NewUploader(o UploaderOptions) *Uploader {
 		o:       o,
 		limit:   newLimiter(o.Rate, o.Now),
 		meter:   newMeter(o.Now),
-		item:    backoff{o.Backoff, 128 * o.Backoff, o.Rand},
-		overall: backoff{o.Backoff / 2, 64 * o.Backoff, o.Rand},
+		item:    backoff{pause.Backoff{First: o.Backoff, Most: 128 * o.Backoff, Rand: o.Rand}},
+		overall: backoff{pause.Backoff{First: o.Backoff / 2, Most: 64 * o.Backoff, Rand: o.Rand}},
 		byID:    map[snapshot.ID]*entry{},
 		sooner:  map[snapshot.ID]bool{},
 		sending: map[snapshot.Digest]bool{},

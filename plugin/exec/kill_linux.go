@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -51,7 +52,7 @@ func endProcess(ctx context.Context, pid int, start uint64) error {
 				syscall.Kill(d, syscall.SIGKILL) //nolint:errcheck // gone already
 			}
 		}
-		if err := sleep(ctx, begin); err != nil {
+		if err := pause.For(ctx, begin); err != nil {
 			return err
 		}
 		begin = min(2*begin, 100*time.Millisecond)
@@ -70,22 +71,10 @@ func killMarked(ctx context.Context, id snapshot.ID) error {
 		for _, pid := range left {
 			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // gone already
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := pause.For(ctx, wait); err != nil {
 			return err
 		}
 		wait = min(2*wait, 100*time.Millisecond)
 	}
 	return fmt.Errorf("processes of attempt %s survive being killed", id)
-}
-
-// sleep waits, or returns the context's error.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -113,7 +114,7 @@ func (s *Dir) Scrub(ctx context.Context, from byte, rate int64, damaged func(d s
 		if rate <= 0 {
 			return nil
 		}
-		return wait(ctx, time.Duration(float64(size)/float64(rate)*float64(time.Second)))
+		return pause.For(ctx, time.Duration(float64(size)/float64(rate)*float64(time.Second)))
 	}
 	for i := range s.shards {
 		if err := s.each(ctx, from+byte(i), one); err != nil {
@@ -121,15 +122,4 @@ func (s *Dir) Scrub(ctx context.Context, from byte, rate int64, damaged func(d s
 		}
 	}
 	return st, nil
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
