@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 const (
@@ -138,7 +139,7 @@ func (a *asker) take(ctx context.Context, w Want, p poll, err error) {
 				return
 			}
 		}
-		sleep(context.WithoutCancel(ctx), a.s.o.Retry)
+		pause.For(context.WithoutCancel(ctx), a.s.o.Retry) //nolint:errcheck // nothing ends it
 	}
 }
 
@@ -152,7 +153,7 @@ func (a *asker) refuse(ctx context.Context, j *Job) {
 		if err == nil && st.code < 500 && st.code != 429 {
 			return
 		}
-		sleep(context.WithoutCancel(ctx), max(st.after, a.s.backoff(n)))
+		pause.For(context.WithoutCancel(ctx), max(st.after, a.s.backoff(n))) //nolint:errcheck // same
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 // Options configure a Service. Board must be set.
@@ -239,17 +241,5 @@ func (s *Service) client(url string) *client {
 
 // backoff is the wait after n failures in a row.
 func (s *Service) backoff(n int) time.Duration {
-	return min(s.o.Retry<<min(max(n-1, 0), 10), time.Minute)
-}
-
-// sleep waits, and reports whether ctx still goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return pause.Backoff{First: s.o.Retry, Most: time.Minute}.After(n)
 }

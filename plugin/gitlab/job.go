@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/plugin"
 )
 
@@ -219,7 +220,7 @@ func (j *job) keepAlive(ctx context.Context, state string) (over bool) {
 		every = min(every, awaitEvery)
 	}
 	for {
-		if !sleep(ctx, every) {
+		if pause.For(ctx, every) != nil {
 			return false
 		}
 		callCtx, cancel := context.WithTimeout(ctx, 30*time.Second)

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 // report tells GitLab until it answers, and returns its answer. nil: the service or
@@ -58,7 +60,7 @@ func (f *finishing) again(ctx context.Context, a *answer) bool {
 	}
 	if !f.listening() {
 		f.alone = f.alone || lost
-		return !lost && sleep(ctx, a.interval())
+		return !lost && pause.For(ctx, a.interval()) == nil
 	}
 	select {
 	case <-f.kick: // from before this answer

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -145,18 +146,6 @@ func (s *service) spawn(f func(ctx context.Context)) {
 // now is the service's clock.
 func (s *service) now() time.Time { return s.o.Now() }
 
-// sleep waits, and reports whether it may go on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // retry is a growing pause between tries.
 type retry struct {
 	s *service
@@ -169,7 +158,7 @@ func (s *service) retry() *retry { return &retry{s: s, d: ms(s.cfg.RetryMS)} }
 func (r *retry) wait(ctx context.Context, hint time.Duration) bool {
 	d := max(hint, r.d/2+time.Duration(r.s.o.Rand()*float64(r.d)/2))
 	r.d = min(2*r.d, time.Minute)
-	return sleep(ctx, d)
+	return pause.For(ctx, d) == nil
 }
 
 // tell calls the agent until it answers. Every such call may be repeated. It reports

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -64,7 +65,7 @@ func (a *stormAgent) Claim(ctx context.Context, o plugin.Offer) (*plugin.Grant, 
 			return &plugin.Grant{Attempt: attempt, Slot: o.Slot, Payload: payload(id)}, nil
 		}
 		a.mu.Unlock()
-		if !sleep(ctx, 5*time.Millisecond) {
+		if pause.For(ctx, 5*time.Millisecond) != nil {
 			return nil, nil
 		}
 	}
@@ -140,7 +141,7 @@ func (r *stormRunner) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		status, job, err := r.request(ctx)
 		if err != nil || status != 201 {
-			sleep(ctx, 20*time.Millisecond)
+			pause.For(ctx, 20*time.Millisecond)
 			continue
 		}
 		if r.rng.Float64() < 0.1 {
@@ -179,7 +180,7 @@ func (r *stormRunner) job(ctx context.Context, id string) {
 		if at, stop = r.flush(ctx, id, at); stop {
 			return
 		}
-		sleep(ctx, time.Duration(r.rng.IntN(20))*time.Millisecond)
+		pause.For(ctx, time.Duration(r.rng.IntN(20))*time.Millisecond)
 	}
 	for ctx.Err() == nil {
 		for at < r.sent.Len() && ctx.Err() == nil {
@@ -195,7 +196,7 @@ func (r *stormRunner) job(ctx context.Context, id string) {
 		case err == nil && resp.StatusCode == 412:
 			at = 0
 		}
-		sleep(ctx, 10*time.Millisecond)
+		pause.For(ctx, 10*time.Millisecond)
 	}
 }
 

@@ -5,13 +5,14 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/plugin"
 )
 
 // watch looks after jobs whose runners are silent.
 func (s *service) watch(ctx context.Context) {
 	every := min(5*time.Second, ms(min(s.cfg.AckMS, s.cfg.SilentMS)/4)+time.Millisecond)
-	for sleep(ctx, every) {
+	for pause.For(ctx, every) == nil {
 		s.mu.Lock()
 		jobs := make([]*job, 0, len(s.attempts))
 		for _, j := range s.attempts {
@@ -86,7 +87,7 @@ func (s *service) follow(r *http.Request, j *job) {
 			return
 		}
 		// Its first word may be on its way over another connection.
-		if sleep(ctx, min(10*time.Second, ms(s.cfg.AckMS))) && j.record().State == stateDelivering && j.silent() > 0 {
+		if pause.For(ctx, min(10*time.Second, ms(s.cfg.AckMS))) == nil && j.record().State == stateDelivering && j.silent() > 0 {
 			j.silence("its runner broke off when it was handed out")
 		}
 	})

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 // web is the endpoint's listeners.
@@ -66,7 +68,7 @@ func (s *service) listen(ctx context.Context) (*web, error) {
 }
 
 func (s *service) listenLater(ctx context.Context, w *web, addr string) {
-	for sleep(ctx, 3*time.Second) {
+	for pause.For(ctx, 3*time.Second) == nil {
 		if l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr); err == nil {
 			s.accept(w, l)
 			return

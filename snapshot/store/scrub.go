@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -217,14 +218,7 @@ func (p *pacer) took(ctx context.Context, n int64) error {
 		}
 		return nil
 	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return pause.For(ctx, wait)
 }
 
 // asCorrupt returns why err says that something is damaged, "" if it says another
