@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -91,13 +92,23 @@ func (at *attempt) mkdir(dir string) error {
 	return os.Chown(dir, int(at.a.user.UID), int(at.a.user.GID))
 }
 
-// save writes the record.
+// recordSize is how long a record is made with spaces: so that one is written over
+// another in place, and a process that is killed leaves one of the two.
+const recordSize = 1 << 10
+
+// save writes the record, in one piece.
 func (at *attempt) save() error {
 	b, err := json.Marshal(at.record)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(at.dir, "job.json"), b, 0o600)
+	b = append(b, bytes.Repeat([]byte{' '}, max(0, recordSize-len(b)))...)
+	f, err := os.OpenFile(filepath.Join(at.dir, "job.json"), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Close())
 }
 
 // remove deletes the directories. Nothing of the job runs any more; what can't be
@@ -142,24 +153,21 @@ func removeTree(dir string) error {
 	return err
 }
 
-// errTorn says that a record was written halfway.
+// errTorn says that a record was written halfway: the first one, as later ones are
+// written over it.
 var errTorn = errors.New("the record can't be read")
 
-// load reads the record.
+// load reads the record. fs.ErrNotExist: none was written, and nothing was started.
 func (at *attempt) load() error {
 	b, err := os.ReadFile(filepath.Join(at.dir, "job.json"))
-	if err != nil {
-		return err
-	}
-	if json.Unmarshal(b, &at.record) != nil {
-		at.record = record{Boot: bootID()}
-		return errTorn
+	if err == nil && json.Unmarshal(b, &at.record) != nil {
+		at.record, err = record{Boot: bootID()}, errTorn
 	}
 	if at.Temp != "" && filepath.Dir(at.Temp) != filepath.Clean(os.TempDir()) {
 		at.Temp = "" // not one of ours; or ours of another TMPDIR, which is not ours to judge
 	}
 	at.places()
-	return nil
+	return err
 }
 
 // Kill implements plugin.Adapter.

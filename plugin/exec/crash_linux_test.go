@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -91,6 +92,74 @@ func TestAgentKilled(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestKilledWhileRecording: a plugin that was killed between making a job's directory and
+// writing its record, or with the record half-way, did not lose the job.
+func TestKilledWhileRecording(t *testing.T) {
+	for _, root := range []bool{false, true} {
+		for name, leave := range map[string]func(*testing.T, *fixture, *plugin.Job){
+			"nothing written": func(t *testing.T, f *fixture, job *plugin.Job) {
+				require.NoError(t, os.Mkdir(f.attempt(job.Attempt).dir, 0o700))
+			},
+			"an empty record": func(t *testing.T, f *fixture, job *plugin.Job) {
+				at := f.attempt(job.Attempt)
+				require.NoError(t, os.Mkdir(at.dir, 0o700))
+				require.NoError(t, os.WriteFile(filepath.Join(at.dir, "job.json"), nil, 0o600))
+			},
+			"launched, and the record lost": func(t *testing.T, f *fixture, job *plugin.Job) {
+				at, err := f.newAttempt(job.Attempt)
+				require.NoError(t, err)
+				p, err := f.launch(at, job)
+				require.NoError(t, err)
+				p.close()
+				require.NoError(t, os.Truncate(filepath.Join(at.dir, "job.json"), 0))
+			},
+		} {
+			t.Run(fmt.Sprintf("%s, root %v", name, root), func(t *testing.T) {
+				f := newFixture(t, Options{RootMode: root})
+				p := f.place(t)
+				job := plugin.Job{Attempt: plugintest.NewID(t), Name: "job", View: p.View, Path: p.Path, Script: []string{"pwd"}}
+				leave(t, f, &job)
+				var log plugintest.Log
+				res, err := f.Run(t.Context(), job, &log)
+				require.NoError(t, err)
+				require.Equal(t, plugin.StatusSuccess, res.Status, res.Reason)
+				require.NoError(t, f.Kill(t.Context(), job.Attempt))
+				require.Eventually(t, func() bool { return len(descendants(os.Getpid())) == 0 }, time.Minute, 5*time.Millisecond)
+			})
+		}
+	}
+}
+
+// TestRecordIsNeverTorn: at no moment of a save can nothing, or a part, be read.
+func TestRecordIsNeverTorn(t *testing.T) {
+	f := newFixture(t, Options{})
+	at, err := f.newAttempt(plugintest.NewID(t))
+	require.NoError(t, err)
+	at.PID = 1
+	require.NoError(t, at.save())
+	var saved atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		defer saved.Store(true)
+		for range 2000 {
+			if err := at.save(); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for !saved.Load() {
+		require.NoError(t, f.attempt(at.id).load())
+	}
+	require.NoError(t, <-done)
+	at.PID = 0
+	require.NoError(t, at.save())
+	was := f.attempt(at.id)
+	require.NoError(t, was.load(), "a shorter one over a longer one")
+	require.Zero(t, was.PID)
 }
 
 // stopSupervisor kills the supervisor of an agent's job.

@@ -25,7 +25,7 @@ const socketName = "socket"
 // join runs a job, or goes on with one that an earlier process began.
 //
 // Crash states, by what is on disk, and what the next call makes of each:
-//  1. a directory, no pid in its record, nobody listens: nothing has run. Begun anew.
+//  1. a directory, no whole record or no pid in it, nobody listens: nothing has run. Begun anew.
 //  2. somebody listens: its supervisor, which runs the job or has its result, or
 //     waits for the job. It is sent the job again, which counts if it is the first.
 //  3. a pid, nobody listens: the supervisor was killed. Nothing is left of the job,
@@ -266,6 +266,6 @@ func (at *attempt) bye(ctx context.Context) bool {
 // recorded reads what is known of an attempt, and reports whether that is all.
 func (a *Adapter) recorded(id snapshot.ID) (*attempt, bool) {
 	at := a.attempt(id)
-	known := at.load() == nil
-	return at, known
+	err := at.load()
+	return at, err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, errTorn)
 }
