@@ -118,10 +118,7 @@ func appendEach(b []byte, changes []snapshot.Change, w *entryWriter) ([]byte, er
 }
 
 func readChanges(c *cursor, ix *Index) {
-	n := c.count("number of changes", minEntry)
-	if n > maxEntries {
-		c.fail("%d changes, more than %d", n, maxEntries)
-	}
+	n := countChanges(c)
 	if c.err != nil {
 		return
 	}
@@ -132,6 +129,15 @@ func readChanges(c *cursor, ix *Index) {
 			return
 		}
 	}
+}
+
+// countChanges reads how many changes follow.
+func countChanges(c *cursor) int {
+	n := c.count("number of changes", minEntry)
+	if n > maxEntries {
+		c.fail("%d changes, more than %d", n, maxEntries)
+	}
+	return n
 }
 
 func readChange(c *cursor, r *entryReader, ch *snapshot.Change) {

@@ -128,12 +128,12 @@ func readXattrs(c *cursor, e *snapshot.Entry) {
 		c.fail("%q: an empty list of extended attributes", e.Path)
 	}
 	for range n {
-		name := c.bytes(int(c.uvarint("length of an attribute's name", maxXattrName)))
+		name := string(c.bytes(int(c.uvarint("length of an attribute's name", maxXattrName))))
 		value := c.bytes(int(c.uvarint("length of an attribute's value", snapshot.MaxXattrBytes)))
 		if c.err != nil {
 			return
 		}
-		e.Xattrs = append(e.Xattrs, snapshot.Xattr{Name: string(name), Value: append([]byte(nil), value...)})
+		e.Xattrs = append(e.Xattrs, snapshot.Xattr{Name: name, Value: append([]byte(nil), value...)})
 	}
 }
 

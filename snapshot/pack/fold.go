@@ -46,7 +46,7 @@ func Fold(indexes []*Index, changes []snapshot.Change) (*Index, error) {
 				continue
 			}
 			if !find(c) {
-				return nil, &snapshot.CorruptError{What: indexWhat, Name: e.Path, Why: fmt.Sprintf("chunk %s of %d bytes is in no frame", c.ID, c.Len)}
+				return nil, inNoFrame(e.Path, c)
 			}
 		}
 	}
@@ -56,4 +56,9 @@ func Fold(indexes []*Index, changes []snapshot.Change) (*Index, error) {
 		out.Packs[i].Own = own[out.Packs[i].Digest]
 	}
 	return out, nil
+}
+
+// inNoFrame says that a file needs a chunk that no index has.
+func inNoFrame(path string, c *snapshot.Chunk) error {
+	return &snapshot.CorruptError{What: indexWhat, Name: path, Why: fmt.Sprintf("chunk %s of %d bytes is in no frame", c.ID, c.Len)}
 }

@@ -97,23 +97,33 @@ func parseIndex(b []byte) (*Index, error) {
 	if stored != uint64(len(body)) {
 		return nil, fmt.Errorf("body has %d bytes and should have %d", len(body), stored)
 	}
-	switch codec := b[72]; codec {
-	case CodecRaw:
-		if plain != stored {
-			return nil, fmt.Errorf("body is stored raw in %d bytes and should have %d", stored, plain)
-		}
-	case CodecZstd:
-		if plain <= stored || plain > maxRatio*stored || plain > maxBody {
-			return nil, fmt.Errorf("body says that it grows from %d to %d bytes", stored, plain)
-		}
+	if err := checkBody(b[72], plain, stored); err != nil {
+		return nil, err
+	}
+	if b[72] == CodecZstd {
 		if body, err = decompress(make([]byte, 0, plain), body); err != nil {
 			return nil, fmt.Errorf("body: %w", err)
 		}
-	default:
-		return nil, fmt.Errorf("body has codec %d: %w", codec, snapshot.ErrNewerFormat)
 	}
 	if err := readBody(&cursor{b: body}, ix); err != nil {
 		return nil, err
 	}
 	return ix, nil
+}
+
+// checkBody checks what an index says of its body.
+func checkBody(codec byte, plain, stored uint64) error {
+	switch codec {
+	case CodecRaw:
+		if plain != stored {
+			return fmt.Errorf("body is stored raw in %d bytes and should have %d", stored, plain)
+		}
+	case CodecZstd:
+		if plain <= stored || plain > maxRatio*stored || plain > maxBody {
+			return fmt.Errorf("body says that it grows from %d to %d bytes", stored, plain)
+		}
+	default:
+		return fmt.Errorf("body has codec %d: %w", codec, snapshot.ErrNewerFormat)
+	}
+	return nil
 }

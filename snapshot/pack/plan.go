@@ -49,7 +49,7 @@ func planExtract(ix *Index) (*extractPlan, error) {
 			c := &e.Chunks[i]
 			at, ok := ids.find(&c.ID)
 			if !ok || int64(ix.Chunks[at].Len) != c.Len {
-				return &snapshot.CorruptError{What: indexWhat, Name: e.Path, Why: fmt.Sprintf("chunk %s of %d bytes is in no frame", c.ID, c.Len)}
+				return inNoFrame(e.Path, c)
 			}
 			refs = append(refs, int32(at))
 			behind[at]++

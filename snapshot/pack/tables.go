@@ -52,6 +52,19 @@ func appendTables(b []byte, ix *Index, chunks []ChunkRef) []byte {
 }
 
 func readBody(c *cursor, ix *Index) error {
+	readTables(c, ix)
+	if c.err != nil {
+		return c.err
+	}
+	if err := checkTables(ix); err != nil {
+		return err
+	}
+	readChanges(c, ix)
+	return c.end()
+}
+
+// readTables reads all tables but the changes.
+func readTables(c *cursor, ix *Index) {
 	ix.Packs = make([]Pack, c.count("number of packs", minPack))
 	for i := range ix.Packs {
 		p := &ix.Packs[i]
@@ -65,14 +78,6 @@ func readBody(c *cursor, ix *Index) error {
 	}
 	readFrames(c, ix)
 	readChunks(c, ix)
-	if c.err != nil {
-		return c.err
-	}
-	if err := checkTables(ix); err != nil {
-		return err
-	}
-	readChanges(c, ix)
-	return c.end()
 }
 
 func appendFrames(b []byte, frames []Frame) []byte {

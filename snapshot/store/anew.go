@@ -40,9 +40,9 @@ func (s *Store) chainLen(id snapshot.ID) int {
 // those that o.Known tells of, so no file is read, but where an ancestor's index
 // can't be: that one's content is stored again.
 func beginAnew(ctx context.Context, o pack.EncoderOptions, e *encoded) error {
-	mine, known := e.ix.Locate(), o.Known
+	mine, known := pack.PlacesOf(e.ix), o.Known
 	o.Known = func(d snapshot.Digest) (pack.Location, bool) {
-		if loc, ok := mine[d]; ok {
+		if loc, ok := mine.Find(d); ok {
 			return loc, true
 		}
 		return known(d)

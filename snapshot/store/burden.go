@@ -30,10 +30,10 @@ func (c *creating) unburden(ctx context.Context, o pack.EncoderOptions, e *encod
 // unburdened returns options by which the changes of ix are stored without the packs
 // in burden.
 func unburdened(o pack.EncoderOptions, ix *pack.Index, burden map[snapshot.Digest]bool) pack.EncoderOptions {
-	mine, known := ix.Locate(), o.Known
+	mine, known := pack.PlacesOf(ix), o.Known
 	o.Seen = nil
 	o.Known = func(d snapshot.Digest) (pack.Location, bool) {
-		loc, ok := mine[d]
+		loc, ok := mine.Find(d)
 		if !ok {
 			loc, ok = known(d)
 		}

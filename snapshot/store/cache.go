@@ -105,8 +105,8 @@ func (c *treeCache) leave(id snapshot.ID, b *building) {
 }
 
 // locationCache keeps where the chunks of a layer's index are.
-type locationCache = lru[map[snapshot.Digest]pack.Location]
+type locationCache = lru[*pack.Places]
 
 func newLocationCache(limit int) *locationCache {
-	return newLRU[map[snapshot.Digest]pack.Location](limit)
+	return newLRU[*pack.Places](limit)
 }

@@ -61,7 +61,8 @@ func (w *whole) store(ctx context.Context) (*Created, error) {
 	if w.list.Len() <= w.s.o.CacheEntries {
 		w.keep = &snapshot.Manifest{Entries: make([]snapshot.Entry, 0, w.list.Len())}
 	}
-	o := w.s.encoder(w.key, w.s.locate(w.whereToLook()).find, nil)
+	lo := w.s.locate(w.whereToLook())
+	o := w.s.encoder(w.key, lo.find, nil)
 	o.Seen, o.Open = &w.spec.Progress.Done, w.s.OpenRange
 	st, err := pack.NewStream(o, w.files)
 	if err != nil {
@@ -84,6 +85,7 @@ func (w *whole) store(ctx context.Context) (*Created, error) {
 		st = lighter
 	}
 	fail.Point("store.create.encoded")
+	lo.forget()
 	return w.save(ctx, st, e)
 }
 

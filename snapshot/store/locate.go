@@ -10,7 +10,7 @@ import (
 	"github.com/roost-ci/roost/snapshot/tree"
 )
 
-// maxLocated bounds the chunks that a locator keeps, about 100 bytes each.
+// maxLocated bounds the chunks that a locator keeps, about 70 bytes each.
 const maxLocated = 8 << 20
 
 // locator finds chunks by the indexes of layers. It reads an index when a chunk is
@@ -18,20 +18,16 @@ const maxLocated = 8 << 20
 type locator struct {
 	s *Store
 
-	mu      sync.Mutex // guards all below, across the reading of an index
-	todo    []Info
-	indexes []*pack.Index
-	at      map[snapshot.Digest]chunkAt
+	mu   sync.Mutex // guards all below, across the reading of an index
+	todo []Info
+	at   pack.Places
 	// away has chunks of packs that are not held; nil: they are not looked for.
-	away map[snapshot.Digest]chunkAt
+	away *pack.Places
 }
-
-// chunkAt is a chunk's place in the indexes.
-type chunkAt struct{ index, chunk int32 }
 
 // locate returns a locator of what layers have, which are asked in order.
 func (s *Store) locate(layers []Info) *locator {
-	return &locator{s: s, todo: layers, at: map[snapshot.Digest]chunkAt{}}
+	return &locator{s: s, todo: layers}
 }
 
 // find returns where a chunk is.
@@ -39,61 +35,49 @@ func (lo *locator) find(d snapshot.Digest) (pack.Location, bool) {
 	lo.mu.Lock()
 	defer lo.mu.Unlock()
 	for {
-		if at, ok := lo.at[d]; ok {
-			return lo.location(at), true
+		if at, ok := lo.at.Find(d); ok {
+			return at, true
 		}
 		if !lo.nextLocked() {
-			at, ok := lo.away[d]
-			if !ok {
+			if lo.away == nil {
 				return pack.Location{}, false
 			}
-			return lo.location(at), true
+			return lo.away.Find(d)
 		}
 	}
-}
-
-func (lo *locator) location(at chunkAt) pack.Location {
-	ix := lo.indexes[at.index]
-	c := &ix.Chunks[at.chunk]
-	f := ix.Frames[c.Frame]
-	return pack.Location{Pack: ix.Packs[f.Pack], Frame: f, Off: c.Off, Len: c.Len}
 }
 
 // nextLocked reads one more index, and reports whether there was one.
 func (lo *locator) nextLocked() bool {
-	if len(lo.todo) == 0 || len(lo.at) > maxLocated {
+	if len(lo.todo) == 0 || lo.at.Len() > maxLocated {
 		return false
 	}
 	in := lo.todo[0]
 	lo.todo = lo.todo[1:]
-	ix, err := lo.s.readIndex(in.Index)
+	ix, err := lo.s.readTables(in.Index)
 	if err != nil {
 		// What can't be found there is stored again, or said to be missing.
 		lo.s.log.Warn("a layer's index can't be read", "snapshot", in.ID, "error", err)
 		return true
 	}
-	lo.addLocked(ix)
-	return true
-}
-
-func (lo *locator) addLocked(ix *pack.Index) {
-	slim := &pack.Index{Packs: ix.Packs, Frames: ix.Frames, Chunks: ix.Chunks}
-	n := int32(len(lo.indexes))
-	lo.indexes = append(lo.indexes, slim)
 	held := make([]bool, len(ix.Packs))
 	for i := range ix.Packs {
 		held[i] = lo.s.needs(ix.Packs[i].Digest)
 	}
-	for i := range slim.Chunks {
-		c := &slim.Chunks[i]
-		if _, ok := lo.at[c.ID]; ok {
-			continue
-		}
-		if held[ix.Frames[c.Frame].Pack] {
-			lo.at[c.ID] = chunkAt{n, int32(i)}
-		} else if lo.away != nil {
-			lo.away[c.ID] = chunkAt{n, int32(i)}
-		}
+	lo.at.Add(ix, func(p int) bool { return held[p] })
+	if lo.away != nil {
+		lo.away.Add(ix, func(p int) bool { return !held[p] })
+	}
+	return true
+}
+
+// forget lets go of all that was read. Who asks again reads it again.
+func (lo *locator) forget() {
+	lo.mu.Lock()
+	defer lo.mu.Unlock()
+	lo.at = pack.Places{}
+	if lo.away != nil {
+		lo.away = &pack.Places{}
 	}
 }
 
@@ -158,7 +142,7 @@ func (s *Store) wholeIndex(ctx context.Context, id snapshot.ID, m *snapshot.Mani
 		return nil, err
 	}
 	lo := s.locate(chain)
-	lo.away = map[snapshot.Digest]chunkAt{} // content may be here without its packs
+	lo.away = &pack.Places{} // content may be here without its packs
 	return s.indexOf(ctx, key, lo, m)
 }
 

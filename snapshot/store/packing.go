@@ -159,24 +159,24 @@ func (s *Store) ownerOf(l *layer, source string) (snapshot.ID, string) {
 // known returns where chunks are that the layer need not bring: in the packs of
 // its ancestors of the same domain, the nearest first.
 func (s *Store) known(l *layer) (func(snapshot.Digest) (pack.Location, bool), error) {
-	var maps []map[snapshot.Digest]pack.Location
+	var places []*pack.Places
 	for _, a := range s.ancestors(l) {
 		m, ok := s.located.get(a.ID)
 		if !ok {
-			ix, err := s.readIndex(a.Index)
+			ix, err := s.readTables(a.Index)
 			if err != nil {
 				// A snapshot is packed in full rather than on a doubtful ancestor.
 				s.log.Warn("an ancestor's index can't be read, its chunks are stored again", "snapshot", a.ID, "error", err)
 				continue
 			}
-			m = ix.Locate()
-			s.located.put(a.ID, m, len(m))
+			m = pack.PlacesOf(ix)
+			s.located.put(a.ID, m, m.Len())
 		}
-		maps = append(maps, m)
+		places = append(places, m)
 	}
 	return func(d snapshot.Digest) (pack.Location, bool) {
-		for _, m := range maps {
-			if loc, ok := m[d]; ok {
+		for _, m := range places {
+			if loc, ok := m.Find(d); ok {
 				return loc, true
 			}
 		}
@@ -348,6 +348,74 @@ func (s *Store) readIndex(d snapshot.Digest) (*pack.Index, error) {
 	}
 	defer f.Close()
 	return decodeIndex(bufio.NewReaderSize(f, 1<<20), d)
+}
+
+// readTables is readIndex without the changes.
+func (s *Store) readTables(d snapshot.Digest) (*pack.Index, error) {
+	x, err := s.openIndex(d)
+	if err != nil {
+		return nil, err
+	}
+	defer x.Close()
+	return x.Tables, x.skip()
+}
+
+// indexFile is an index of this store that is read change by change.
+type indexFile struct {
+	*pack.IndexReader
+	f *os.File
+	d snapshot.Digest
+}
+
+// openIndex begins to read an index. Whether it is the one that was asked for shows at
+// its end: by next, or by skip.
+func (s *Store) openIndex(d snapshot.Digest) (*indexFile, error) {
+	f, size, err := openSized(s.indexPath(d))
+	if err != nil {
+		return nil, lost("index", d, err)
+	}
+	r, err := pack.NewIndexReader(bufio.NewReaderSize(f, 1<<20), size)
+	if err != nil {
+		f.Close() //nolint:errcheck // only read
+		return nil, fmt.Errorf("index %s: %w", d, err)
+	}
+	return &indexFile{r, f, d}, nil
+}
+
+// openSized opens a file and says how long it is.
+func openSized(path string) (*os.File, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close() //nolint:errcheck // only read
+		return nil, 0, err
+	}
+	return f, fi.Size(), nil
+}
+
+// Close implements io.Closer.
+func (x *indexFile) Close() error {
+	x.IndexReader.Close()
+	return x.f.Close()
+}
+
+// next fills in the next change; io.EOF behind the last one says that all was right.
+func (x *indexFile) next(ch *snapshot.Change) error { return x.ended(x.Next(ch)) }
+
+// skip leaves the changes out.
+func (x *indexFile) skip() error { return x.ended(x.Skip()) }
+
+func (x *indexFile) ended(err error) error {
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("index %s: %w", x.d, err)
+	}
+	if got := x.Digest(); got != x.d && !got.IsZero() {
+		return &snapshot.CorruptError{What: "index", Name: x.d.String(), Why: "its digest is " + got.String()}
+	}
+	return err
 }
 
 // decodeIndex reads an index of which only the digest is known.
