@@ -119,10 +119,12 @@ type creating struct {
 
 	base       *layer // nil for none
 	baseTree   *snapshot.Manifest
-	baseStamps []stamp
+	baseStamps *stamps
 
 	m      *snapshot.Manifest // what the directory has
 	inodes []tree.Inode
+
+	partial atomic.Bool // something was left out
 
 	committing bool // the row may be there after a crash: what it names must stay
 }
@@ -162,6 +164,10 @@ func (c *creating) run(ctx context.Context) (*Created, error) {
 	if c.base == nil {
 		return newWhole(c).run(ctx)
 	}
+	c.baseStamps = c.s.readStamps(c.spec.Base, c.base.info.Manifest)
+	if out, err := c.again(ctx); err != nil || out != nil {
+		return out, err
+	}
 	if err := c.look(ctx); err != nil {
 		return nil, err
 	}
@@ -182,18 +188,28 @@ func (c *creating) run(ctx context.Context) (*Created, error) {
 func (c *creating) look(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		o := tree.ScanOptions{Owners: c.s.o.Owners, Skip: c.spec.Skip}
-		c.m, c.inodes, err = tree.Survey(gctx, c.spec.Dir, o)
+		c.m, c.inodes, err = tree.Survey(gctx, c.spec.Dir, c.scanOptions())
 		return err
 	})
 	g.Go(func() (err error) {
 		if c.baseTree, err = c.s.Tree(gctx, c.spec.Base); err != nil {
 			return fmt.Errorf("base: %w", err)
 		}
-		c.baseStamps = c.s.readStamps(c.spec.Base, c.base.info.Manifest, c.baseTree)
 		return nil
 	})
 	return g.Wait()
+}
+
+// scanOptions are those of the directory's scan.
+func (c *creating) scanOptions() tree.ScanOptions {
+	o := tree.ScanOptions{Owners: c.s.o.Owners}
+	if c.spec.Skip != nil {
+		o.Skip = func(e *snapshot.UnsupportedError) {
+			c.partial.Store(true)
+			c.spec.Skip(e)
+		}
+	}
+	return o
 }
 
 // encode packs what differs from the base.
@@ -334,7 +350,7 @@ func (c *creating) save(ctx context.Context, e *encoded) (*layer, error) {
 		}
 	}
 	if len(c.inodes) == len(e.tree.Entries) {
-		if err := s.writeStamps(c.id, ix.Manifest, e.tree, c.inodes, c.began); err != nil {
+		if err := s.writeStamps(c.id, ix.Manifest, c.stampFlags(), c.inodes, c.began); err != nil {
 			c.noStamps(err)
 		}
 	}

@@ -30,7 +30,7 @@ type whole struct {
 	files  int // with content
 
 	part   []snapshot.Change
-	ctimes []int64 // of the part's files, 0 for the rest
+	ctimes []int64 // of the part's entries
 	prefix string  // of every Source
 
 	out  *pack.ManifestWriter
@@ -91,12 +91,11 @@ func (w *whole) store(ctx context.Context) (*Created, error) {
 
 // look lists what the directory has.
 func (w *whole) look(ctx context.Context) error {
-	o := tree.ScanOptions{Owners: w.s.o.Owners, Skip: w.spec.Skip}
-	firsts, err := tree.Each(ctx, w.spec.Dir, o, func(e *snapshot.Entry, in *tree.Inode) error {
+	firsts, err := tree.Each(ctx, w.spec.Dir, w.scanOptions(), func(e *snapshot.Entry, in *tree.Inode) error {
 		w.sum.entries++
+		w.stamps.add(in)
 		if e.Type == snapshot.TypeFile {
 			w.spec.Progress.Files.Add(1)
-			w.stamps.add(in)
 			if e.Link == "" { // what has one comes behind the first name of its file
 				w.spec.Progress.Total.Add(e.Size)
 				w.sum.bytes += e.Size
@@ -165,14 +164,10 @@ func (w *whole) encodeAgain(ctx context.Context, from, to *pack.Stream, e *encod
 
 // addAll stores all entries, in the order in which look listed them.
 func (w *whole) addAll(ctx context.Context, st *pack.Stream, each func(fn func(*snapshot.Entry) error) error) error {
-	file := 0
+	at := 0
 	err := each(func(e *snapshot.Entry) error {
-		var ctime int64
-		if e.Type == snapshot.TypeFile {
-			ctime = w.stamps.ctime(file)
-			file++
-		}
-		return w.add(ctx, st, e, ctime)
+		at++
+		return w.add(ctx, st, e, w.stamps.ctime(at-1))
 	})
 	if err != nil {
 		return err
@@ -238,6 +233,7 @@ func (w *whole) save(ctx context.Context, st *pack.Stream, e *encoded) (*Created
 	if err != nil {
 		return nil, err
 	}
+	w.stamps.flags = w.stampFlags()
 	if err := s.writeStampList(w.id, e.ix.Manifest, &w.stamps); err != nil {
 		w.noStamps(err)
 	}

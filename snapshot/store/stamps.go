@@ -15,18 +15,24 @@ import (
 	"github.com/roost-ci/roost/snapshot/tree"
 )
 
-// manifests/<id>.stamps says which inodes the files of a tree were when it was
+// manifests/<id>.stamps says which inodes the entries of a tree were when it was
 // created from a directory, so that the next Create on it need not read those that
-// nobody has written to since:
+// nobody has written to since, and sees soon that there is none:
 //
-//	magic "RSTSTMP\x01" | manifest digest [32] | u32 n | n × u64 device
-//	one record for each regular file, in the order of the manifest:
+//	magic "RSTSTMP\x02" | manifest digest [32] | u8 flags | u32 n | n × u64 device
+//	one record for each entry, in the order of the manifest:
 //	   u8 device+1, 0: nothing is known · u64 inode · i64 ctime in nanoseconds
 //	SHA-256 [32]
 //
 // Numbers are little endian. The file is not synced: it only saves time, and what
-// is left of a torn one is found by its digest.
-const stampMagic = "RSTSTMP\x01"
+// is left of a torn one is found by its digest. \x01 had records of files alone.
+const stampMagic = "RSTSTMP\x02"
+
+// Flags of a list of stamps.
+const (
+	stampOwners  = 1 << iota // owners were recorded
+	stampPartial             // something could not be kept and was left out
+)
 
 const stampBytes = 1 + 8 + 8
 
@@ -37,24 +43,16 @@ const (
 	coarseTick = 2 * time.Second // where they are whole seconds
 )
 
-// stamp is what is known of one file.
-type stamp struct {
-	dev, ino uint64
-	ctime    int64
-}
-
 func (s *Store) stampPath(id snapshot.ID) string {
 	return filepath.Join(s.dir, "manifests", string(id)+".stamps")
 }
 
-// writeStamps notes the inodes of m's files, which were looked at no earlier than
-// began.
-func (s *Store) writeStamps(id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest, inodes []tree.Inode, began time.Time) error {
-	l := stampList{began: began}
-	for i := range m.Entries {
-		if m.Entries[i].Type == snapshot.TypeFile {
-			l.add(&inodes[i])
-		}
+// writeStamps notes the inodes of a tree's entries, which were looked at no earlier
+// than began.
+func (s *Store) writeStamps(id snapshot.ID, d snapshot.Digest, flags byte, inodes []tree.Inode, began time.Time) error {
+	l := stampList{began: began, flags: flags, records: make([]byte, 0, stampBytes*len(inodes))}
+	for i := range inodes {
+		l.add(&inodes[i])
 	}
 	return s.writeStampList(id, d, &l)
 }
@@ -72,10 +70,16 @@ func (s *Store) writeStampList(id snapshot.ID, d snapshot.Digest, l *stampList) 
 	return errors.Join(err, rerr, serr, f.Close())
 }
 
-// stampList gathers the stamps of files, which were looked at no earlier than began,
+// linkStamps gives an equal tree the stamps of another, which are never written to.
+func (s *Store) linkStamps(from, id snapshot.ID) error {
+	return os.Link(s.stampPath(from), s.stampPath(id))
+}
+
+// stampList gathers the stamps of entries, which were looked at no earlier than began,
 // in the order of a manifest.
 type stampList struct {
 	began   time.Time
+	flags   byte
 	records []byte
 	devs    []uint64
 }
@@ -104,14 +108,14 @@ func (l *stampList) device(dev uint64) byte {
 	return byte(at + 1)
 }
 
-// ctime returns that of the i-th file, known or not.
+// ctime returns that of the i-th entry, known or not.
 func (l *stampList) ctime(i int) int64 {
 	return int64(binary.LittleEndian.Uint64(l.records[i*stampBytes+1+8:]))
 }
 
 // head is what stands before the records.
 func (l *stampList) head(d snapshot.Digest) []byte {
-	b := append([]byte(stampMagic), d[:]...)
+	b := append(append([]byte(stampMagic), d[:]...), l.flags)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(l.devs)))
 	for _, dev := range l.devs {
 		b = binary.LittleEndian.AppendUint64(b, dev)
@@ -119,9 +123,9 @@ func (l *stampList) head(d snapshot.Digest) []byte {
 	return b
 }
 
-// readStamps returns what is known of m's files, in the order of m; the zero stamp
-// says nothing, and so does nil: there is no such file, or it is damaged.
-func (s *Store) readStamps(id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest) []stamp {
+// readStamps returns what is known of the n entries of a tree; nil: there is no such
+// file, or it is damaged.
+func (s *Store) readStamps(id snapshot.ID, d snapshot.Digest) *stamps {
 	b, err := os.ReadFile(s.stampPath(id))
 	if err != nil {
 		if !errors.Is(err, os.ErrNotExist) {
@@ -129,15 +133,41 @@ func (s *Store) readStamps(id snapshot.ID, d snapshot.Digest, m *snapshot.Manife
 		}
 		return nil
 	}
-	st := decodeStamps(b, d, m)
+	st := decodeStamps(b, d)
 	if st == nil {
 		s.log.Warn("the list of unchanged files is damaged: all are read", "snapshot", id)
 	}
 	return st
 }
 
-func decodeStamps(b []byte, d snapshot.Digest, m *snapshot.Manifest) []stamp {
-	head := len(stampMagic) + len(d) + 4
+// stamps are those of a tree's entries. Nil has none.
+type stamps struct {
+	flags   byte
+	devs    []uint64
+	records []byte
+}
+
+// len is the number of entries.
+func (st *stamps) len() int {
+	if st == nil {
+		return 0
+	}
+	return len(st.records) / stampBytes
+}
+
+// at returns the inode that the i-th entry was. One without a ctime is not known.
+func (st *stamps) at(i int) (in tree.Inode) {
+	r := st.records[i*stampBytes:][:stampBytes]
+	if dev := int(r[0]); dev > 0 && dev <= len(st.devs) {
+		in = tree.Inode{
+			Dev: st.devs[dev-1], Ino: binary.LittleEndian.Uint64(r[1:]), CTime: int64(binary.LittleEndian.Uint64(r[9:])),
+		}
+	}
+	return in
+}
+
+func decodeStamps(b []byte, d snapshot.Digest) *stamps {
+	head := len(stampMagic) + len(d) + 1 + 4
 	n := len(b) - sha256.Size
 	if n < head || !bytes.HasPrefix(b, append([]byte(stampMagic), d[:]...)) {
 		return nil
@@ -145,39 +175,26 @@ func decodeStamps(b []byte, d snapshot.Digest, m *snapshot.Manifest) []stamp {
 	if sum := sha256.Sum256(b[:n]); !bytes.Equal(sum[:], b[n:]) {
 		return nil
 	}
+	st := &stamps{flags: b[head-5]}
 	devs := int(binary.LittleEndian.Uint32(b[head-4:]))
 	b = b[head:n]
 	if devs > 255 || len(b) < 8*devs {
 		return nil
 	}
-	list := b[:8*devs]
-	b = b[8*devs:]
-	out := make([]stamp, len(m.Entries))
-	for i := range m.Entries {
-		if m.Entries[i].Type != snapshot.TypeFile {
-			continue
-		}
-		if len(b) < stampBytes || int(b[0]) > devs {
-			return nil
-		}
-		if at := int(b[0]); at > 0 {
-			out[i] = stamp{
-				dev: binary.LittleEndian.Uint64(list[8*(at-1):]),
-				ino: binary.LittleEndian.Uint64(b[1:]), ctime: int64(binary.LittleEndian.Uint64(b[9:])),
-			}
-		}
-		b = b[stampBytes:]
+	for range devs {
+		st.devs, b = append(st.devs, binary.LittleEndian.Uint64(b)), b[8:]
 	}
-	if len(b) > 0 {
+	if len(b)%stampBytes != 0 {
 		return nil
 	}
-	return out
+	st.records = b
+	return st
 }
 
 // adopt gives files of m that nobody has written to since base was made the
-// chunks that they have there, and returns how many entries are the same in all.
-func adopt(m *snapshot.Manifest, inodes []tree.Inode, base *snapshot.Manifest, stamps []stamp) {
-	if base == nil || stamps == nil {
+// chunks that they have there.
+func adopt(m *snapshot.Manifest, inodes []tree.Inode, base *snapshot.Manifest, st *stamps) {
+	if base == nil || st.len() != len(base.Entries) {
 		return
 	}
 	at := 0
@@ -198,7 +215,8 @@ func adopt(m *snapshot.Manifest, inodes []tree.Inode, base *snapshot.Manifest, s
 			b.Size != e.Size || b.MTime != e.MTime {
 			continue
 		}
-		if st := (stamp{inodes[i].Dev, inodes[i].Ino, inodes[i].CTime}); st.ctime != 0 && st == stamps[at] {
+		was, is := st.at(at), &inodes[i]
+		if was.CTime != 0 && was.CTime == is.CTime && was.Ino == is.Ino && was.Dev == is.Dev {
 			e.Chunks = b.Chunks
 		}
 	}
