@@ -25,6 +25,7 @@ type Agent struct {
 	log     hclog.Logger
 	up      *transfer.Uploader
 	fetch   *transfer.Fetcher
+	turns   turns // of fetches
 	session snapshot.ID
 	// uid and gid own a fresh view.
 	uid, gid int

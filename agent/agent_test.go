@@ -39,6 +39,7 @@ type host struct {
 	wrap   func(plugin.Adapter) plugin.Adapter
 	plugin *fakePlugin
 	tune   func(*Agent)
+	opts   func(*store.Options)
 
 	store *store.Store
 	stop  context.CancelFunc
@@ -58,6 +59,9 @@ func (h *host) start() *host {
 	log := hclog.New(&hclog.LoggerOptions{Name: h.name, Output: testWriter{h.t}, Level: hclog.Debug})
 	o := h.storeOptions()
 	o.Log = log
+	if h.opts != nil {
+		h.opts(&o)
+	}
 	st, err := store.Open(h.t.Context(), filepath.Join(h.dir, "store"), o)
 	require.NoError(h.t, err)
 	h.store = st

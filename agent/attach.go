@@ -288,9 +288,9 @@ func (at *attaching) fetchMissing(ctx context.Context) (map[snapshot.ID]transfer
 		fetched[l.ID] = l
 	}
 	at.log.say("fetching %d layer(s), %s", len(need), size(sum))
-	f := fetching{at: at, sum: sum}
+	f := &fetching{at: at, sum: sum}
 	begin := elapsed()
-	err = f.run(ctx, need)
+	err = f.run(ctx, need, want)
 	at.p.ws.BytesMoved += f.counter.Bytes()
 	at.p.ws.BytesWritten += f.meter.Written()
 	if err != nil {

@@ -91,6 +91,9 @@ func (a *Agent) lost(id snapshot.ID) {
 func (a *Agent) enqueue(ctx context.Context, in store.Info) {
 	it := transfer.Item{ID: in.ID}
 	for _, b := range in.Blobs {
+		if in.Folded && b.Digest == in.Index {
+			continue // of no use to others
+		}
 		it.Blobs = append(it.Blobs, transfer.Blob{Digest: b.Digest, Bytes: b.Bytes})
 	}
 	for {
@@ -118,6 +121,9 @@ func (a *Agent) durable(ctx context.Context, id snapshot.ID) error {
 	in, err := a.o.Store.Lookup(id)
 	if err != nil {
 		return err
+	}
+	if in.Folded { // a pack was offered again; the coordinator has the facts of those who made it
+		return a.o.Store.MarkDurable(ctx, id)
 	}
 	if err := a.tell(ctx, layerRef(in, true)); err != nil {
 		if notFound(err) {

@@ -50,11 +50,11 @@ func (s *faultyStore) Prepare(ctx context.Context, p store.PrepareSpec) (*store.
 	return s.Store.Prepare(ctx, p)
 }
 
-func (s *faultyStore) Import(ctx context.Context, spec store.ImportSpec, open store.OpenBlobFunc, m *view.Meter) error {
+func (s *faultyStore) ImportChain(ctx context.Context, chain []store.ImportSpec, open store.OpenBlobFunc, m *view.Meter) error {
 	if err := s.at().imported; err != nil {
 		return err
 	}
-	return s.Store.Import(ctx, spec, open, m)
+	return s.Store.ImportChain(ctx, chain, open, m)
 }
 
 func (s *faultyStore) Seal(ctx context.Context, id snapshot.ID, outcome []byte) (store.Info, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -45,13 +46,14 @@ type fetching struct {
 	sum     int64 // stored bytes of them
 	counter transfer.Counter
 	meter   view.Meter
+	ahead   atomic.Pointer[fetching] // who brings what it waits for; nil: nobody
 }
 
-// run imports need within the budget, if there is one.
-func (f *fetching) run(ctx context.Context, need []transfer.LayerRef) error {
+// run imports need, for want of it, within the budget, if there is one.
+func (f *fetching) run(ctx context.Context, need []transfer.LayerRef, want []snapshot.ID) error {
 	ctx = transfer.WithCounter(ctx, &f.counter)
 	if f.at.budget == 0 {
-		return f.importAll(ctx, need)
+		return f.importAll(ctx, need, want)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -61,7 +63,7 @@ func (f *fetching) run(ctx context.Context, need []transfer.LayerRef) error {
 		defer close(watched)
 		f.watch(ctx, cancel, done)
 	}()
-	err := f.importAll(ctx, need)
+	err := f.importAll(ctx, need, want)
 	close(done)
 	<-watched
 	if why := context.Cause(ctx); err != nil && errors.Is(why, errBudget) {
@@ -86,7 +88,7 @@ func (f *fetching) watch(ctx context.Context, cancel context.CancelCauseFunc, do
 			return
 		}
 		now := elapsed()
-		if n := f.counter.Bytes() + f.meter.Written(); n != last {
+		if n := f.came(); n != last {
 			last, since = n, now
 		}
 		if still := now - since; still >= f.at.budget || still >= f.at.a.budgetDown && f.at.a.down(ctx) {
@@ -111,27 +113,47 @@ func (a *Agent) down(ctx context.Context) bool {
 	return err != nil && !errors.Is(err, snapshot.ErrNotFound)
 }
 
-// importAll imports layers, each base before what stands on it.
-func (f *fetching) importAll(ctx context.Context, need []transfer.LayerRef) error {
-	a, c := f.at.a, f.at.c
+// importAll imports what the inputs lack. Of a chain only the last snapshot is had
+// afterwards, as one layer, and it may be used before it is on the disk: until then a
+// restart of the machine makes it one that has to be fetched again, as a layer of the
+// blob store can be. The store syncs it behind, before anything that stands on it.
+func (f *fetching) importAll(ctx context.Context, need []transfer.LayerRef, want []snapshot.ID) error {
+	c := f.at.c
 	parents := map[snapshot.ID][]snapshot.ID{}
 	for _, n := range c.Lineage {
 		parents[n.ID] = n.Parents
 	}
-	for _, l := range need {
-		spec := store.ImportSpec{
-			ID: l.ID, Base: l.Base, Parents: parents[l.ID], Index: l.Index, IndexBytes: l.IndexBytes,
-			Manifest: l.Manifest, DomainKey: c.DomainKey,
+	for _, chain := range transfer.Chains(need, want) {
+		specs := make([]store.ImportSpec, len(chain))
+		for i, l := range chain {
+			specs[i] = store.ImportSpec{
+				ID: l.ID, Base: l.Base, Parents: parents[l.ID], Index: l.Index, IndexBytes: l.IndexBytes,
+				Manifest: l.Manifest, DomainKey: c.DomainKey, Later: true,
+			}
 		}
-		if err := a.importOne(ctx, spec, &f.meter); err != nil {
-			return fmt.Errorf("fetch snapshot %s: %w", l.ID, err)
-		}
-		fail.Point("agent.imported")
-		in, err := a.o.Store.Lookup(l.ID)
-		if err != nil {
+		if err := f.importChain(ctx, chain, specs); err != nil {
 			return err
 		}
-		a.hold(api.Holding{ID: l.ID, Bytes: in.DiskBytes})
 	}
+	return nil
+}
+
+// importChain imports the last of a chain, and tells that it is held.
+func (f *fetching) importChain(ctx context.Context, chain []transfer.LayerRef, specs []store.ImportSpec) error {
+	a, tip := f.at.a, specs[len(specs)-1].ID
+	done, err := f.turn(ctx, chain)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := a.importChain(ctx, specs, &f.meter); err != nil {
+		return fmt.Errorf("fetch snapshot %s: %w", tip, err)
+	}
+	fail.Point("agent.imported")
+	in, err := a.o.Store.Lookup(tip)
+	if err != nil {
+		return err
+	}
+	a.hold(api.Holding{ID: tip, Bytes: in.DiskBytes})
 	return nil
 }

@@ -49,7 +49,7 @@ type Store interface {
 	Packed(ctx context.Context, id snapshot.ID) (store.Info, error)
 	MarkDurable(ctx context.Context, id snapshot.ID) error
 	OpenBlob(ctx context.Context, d snapshot.Digest) (io.ReadSeekCloser, int64, error)
-	Import(ctx context.Context, spec store.ImportSpec, open store.OpenBlobFunc, m *view.Meter) error
+	ImportChain(ctx context.Context, chain []store.ImportSpec, open store.OpenBlobFunc, m *view.Meter) error
 }
 
 // Plugin keeps an adapter running that has runners of its own, in whatever process;

@@ -57,15 +57,15 @@ func (a *Agent) later(fn func()) {
 	}
 }
 
-// importOne imports a layer. If what came is damaged, the blob store is asked to read
+// importChain imports the last layer of a chain. If what came is damaged, the blob store is asked to read
 // its copy: if that is damaged, it is set aside, another host that has it uploads it
 // again, and that is waited for; else it was the way here. Each blob has one try.
-func (a *Agent) importOne(ctx context.Context, spec store.ImportSpec, m *view.Meter) error {
+func (a *Agent) importChain(ctx context.Context, chain []store.ImportSpec, m *view.Meter) error {
 	tried := map[snapshot.Digest]bool{}
 	for {
-		err := a.o.Store.Import(ctx, spec, a.fetch.Open, m)
+		err := a.o.Store.ImportChain(ctx, chain, a.fetch.Open, m)
 		d, ok := damagedBlob(err)
-		if !ok || tried[d] || !a.mendBlob(ctx, d, spec.ID) {
+		if !ok || tried[d] || !a.mendBlob(ctx, d, chain[len(chain)-1].ID) {
 			return err
 		}
 		tried[d] = true
