@@ -91,32 +91,6 @@ all others join it.` + exitHelp,
 	return c
 }
 
-func newUninstall() *cobra.Command {
-	c := &cobra.Command{Use: "uninstall", Short: "Put back what roost install changed"}
-	var o installOptions
-	g := &cobra.Command{
-		Use:   "gitlab",
-		Short: "Give this host's GitLab runner back to its GitLab",
-		Long: `Puts back every file as it was, byte for byte, and stops what roost install gitlab
-started, once the jobs under way have ended. Workspaces and state stay in /var/lib/roost.
-
-If somebody changed a file since, nothing is done unless you choose:
-  --force   put back what was there; what is there now is kept beside it
-  --keep    leave the changed files as they are and undo the rest
-  by hand   compare the file with its backup, FILE.before-roost` + exitHelp,
-		Example: "  roost uninstall gitlab --dry-run\n  roost uninstall gitlab",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return o.uninstall(cmd) },
-	}
-	o.commonFlags(g)
-	f := g.Flags()
-	f.BoolVar(&o.force, "force", false, "put back files that were changed since, too")
-	f.BoolVar(&o.keep, "keep", false, "leave files that were changed since")
-	f.DurationVar(&o.wait, "wait", time.Hour, "how long to wait for the jobs under way")
-	c.AddCommand(g)
-	return c
-}
-
 func (o *installOptions) commonFlags(c *cobra.Command) {
 	f := c.Flags()
 	f.BoolVar(&o.dryRun, "dry-run", false, "show what would be done and do nothing")

@@ -1,17 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -134,64 +130,6 @@ func (o *installOptions) needCoordinator(line *joinLine) error {
 		"--with-coordinator on the first host; on the others --join, with what roost coordinator join prints there")
 }
 
-// changes compares what is there with what is to be.
-func (o *installOptions) changes(p *installPlan, old *install.Journal) ([]change, error) {
-	var out []change
-	for _, f := range p.files {
-		now, err := os.ReadFile(f.Path)
-		c := change{Path: f.Path, Action: "change"}
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			c.Action = "create"
-		case err != nil:
-			return nil, err
-		case bytes.Equal(now, f.Text):
-			c.Action = "same"
-		}
-		if c.Action != "same" && !p.secret[f.Path] {
-			from := f.Path
-			if c.Action == "create" {
-				from = "/dev/null"
-			}
-			c.Diff = install.Diff(from, f.Path, now, f.Text)
-			if !o.showSecrets {
-				c.Diff = hideSecrets(c.Diff)
-			}
-		}
-		out = append(out, c)
-	}
-	if old != nil {
-		for _, r := range old.Files {
-			if !slices.ContainsFunc(p.files, func(f install.File) bool { return f.Path == r.Path }) {
-				action := "restore"
-				if r.Before == "" {
-					action = "remove"
-				}
-				out = append(out, change{Path: r.Path, Action: action})
-			}
-		}
-	}
-	return out, nil
-}
-
-var (
-	secretKeyRE = regexp.MustCompile(`(?im)^([ +-][ \t]*"?[a-z_.]*(?:token|secret|password|accesskey|sastoken|accountkey|private_?key)[a-z_]*"?[ \t]*=[ \t]*)("[^"\n]*"|'[^'\n]*')`)
-	secretEnvRE = regexp.MustCompile(`(["'][A-Za-z_][A-Za-z0-9_]*=)[^"'\n]*`)
-	secretVarRE = regexp.MustCompile(`(?m)^([ +-]Environment=).+$`)
-	configKeyRE = regexp.MustCompile(`(?m)^([ +-][ \t]*(?:agent\.)?(?:token_file|token_files|api_token_file|slot_tokens_file)[ \t]*=.*)$`)
-)
-
-// hideSecrets hides tokens, passwords and the values of variables in a diff.
-func hideSecrets(diff string) string {
-	paths := configKeyRE.FindAllString(diff, -1)
-	diff = secretKeyRE.ReplaceAllString(diff, `$1"***"`)
-	for _, p := range paths { // names of files with tokens are none
-		hidden := secretKeyRE.ReplaceAllString(p, `$1"***"`)
-		diff = strings.Replace(diff, hidden, p, 1)
-	}
-	return secretEnvRE.ReplaceAllString(secretVarRE.ReplaceAllString(diff, "$1***"), "$1***")
-}
-
 // carryOut puts the files in place, starts the services and asks whether the runner is
 // still known. If it is not, everything is put back.
 func (o *installOptions) carryOut(cmd *cobra.Command, in *install.Installer, old *install.Journal, p *installPlan, out *outcome) error {
@@ -249,65 +187,6 @@ func (o *installOptions) takeBack(cmd *cobra.Command, in *install.Installer, nex
 	}
 	out.Started, out.Changed = nil, false
 	return &exitError{code: exitFailed, err: why, hint: "everything was put back, and the runner works as it did before"}
-}
-
-// verifyFor is how long the runner may take to be known through a new agent.
-const verifyFor = 45 * time.Second
-
-// verify asks, as the runner does, whether slot 1's token is good.
-func (o *installOptions) verify(ctx context.Context, p *installPlan, out *outcome) error {
-	switch {
-	case p.verifyURL == "":
-		return nil
-	case o.noStart:
-		out.Verified = "--no-start"
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, verifyFor)
-	defer cancel()
-	for {
-		status, err := askVerify(ctx, p.verifyURL, p.verifyToken)
-		switch {
-		case err == nil && status == http.StatusOK:
-			out.Verified = "yes"
-			return nil
-		case err == nil && status == http.StatusForbidden:
-			return errors.New("GitLab does not know the runner's token, or the agent not that of slot 1 (403)")
-		case err != nil && !o.systemd():
-			out.Verified = "the agent is not running"
-			return nil
-		case err == nil && !o.systemd():
-			out.Verified = fmt.Sprintf("what listens there is not the agent: answer %d", status)
-			return nil
-		case err == nil:
-			err = fmt.Errorf("answer %d", status)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the runner can't be verified through %s: %w (the agent's log: journalctl -u roost-agent)", p.verifyURL, err)
-		case <-time.After(time.Second):
-		}
-	}
-}
-
-func askVerify(ctx context.Context, url, token string) (int, error) {
-	body, err := json.Marshal(map[string]string{"token": token})
-	if err != nil {
-		return 0, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return 0, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Runner-Token", token)
-	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := c.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer res.Body.Close()
-	return res.StatusCode, nil
 }
 
 // advise says what is left to do.
