@@ -257,7 +257,7 @@ func TestCancelTravels(t *testing.T) {
 			}()
 			require.ErrorIs(t, call(ctx), context.Canceled)
 			within(t, "the agent hears of it", ended)
-			ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
+			ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond) // it has to get there
 			defer cancel()
 			go func() { <-began }()
 			require.ErrorIs(t, call(ctx), context.DeadlineExceeded)

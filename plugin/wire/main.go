@@ -64,8 +64,10 @@ func Main(p plugin.Plugin) {
 	goplugin.Serve(&goplugin.ServeConfig{
 		HandshakeConfig:  handshake(),
 		VersionedPlugins: map[int]goplugin.PluginSet{plugin.Contract: {pluginName: &glue{server: srv}}},
-		GRPCServer:       newServer,
-		Logger:           log.Named("go-plugin").With(),
+		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
+			return newServer(append(opts, grpc.StatsHandler(&connections{srv: srv}), grpc.UnaryInterceptor(srv.hearsGoodbye)))
+		},
+		Logger: log.Named("go-plugin").With(),
 	})
 }
 

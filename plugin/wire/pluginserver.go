@@ -28,6 +28,8 @@ type pluginServer struct {
 	served  bool
 	stop    context.CancelFunc // ends Serve
 	stopped bool               // Stop may overtake Serve on the way
+	serving chan struct{}      // closed when Serve has returned; nil: it was not called
+	goodbye bool               // the agent has said that it goes
 }
 
 func (s *pluginServer) Describe(ctx context.Context, _ *wirepb.DescribeRequest) (*wirepb.DescribeResponse, error) {
@@ -47,19 +49,13 @@ func (s *pluginServer) Describe(ctx context.Context, _ *wirepb.DescribeRequest) 
 func (s *pluginServer) Serve(ctx context.Context, req *wirepb.ServeRequest) (*wirepb.ServeResponse, error) {
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := s.begin(cancel); err != nil {
+	done := make(chan struct{})
+	if err := s.begin(cancel, done); err != nil {
 		return nil, encode(err)
 	}
-	done := make(chan struct{})
 	defer close(done)
 	// ctx ends without Stop when the connection breaks.
-	defer context.AfterFunc(ctx, func() {
-		select {
-		case <-done:
-		case <-time.After(orphanGrace):
-		}
-		s.orphan()
-	})()
+	defer context.AfterFunc(ctx, s.gone)()
 	conn, err := s.broker.DialWithOptions(req.GetAgent(), dialOptions())
 	if err != nil {
 		return nil, encode(fmt.Errorf("call the agent back: %w", err))
@@ -72,13 +68,27 @@ func (s *pluginServer) Serve(ctx context.Context, req *wirepb.ServeRequest) (*wi
 	return &wirepb.ServeResponse{}, nil
 }
 
-func (s *pluginServer) begin(stop context.CancelFunc) error {
+// gone is called when the agent can't be talked to any more.
+func (s *pluginServer) gone() {
+	s.mu.Lock()
+	done := s.serving
+	s.mu.Unlock()
+	if done != nil {
+		select {
+		case <-done:
+		case <-time.After(orphanGrace):
+		}
+	}
+	s.orphan()
+}
+
+func (s *pluginServer) begin(stop context.CancelFunc, serving chan struct{}) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.served {
 		return invalid("serve is called once in the life of a process")
 	}
-	s.served, s.stop = true, stop
+	s.served, s.stop, s.serving = true, stop, serving
 	if s.stopped {
 		stop()
 	}
