@@ -73,7 +73,8 @@ func (a *Adapter) rejoin(ctx context.Context, at *attempt, job *plugin.Job, log 
 // follow sends the job, and hands on what comes of it until its result.
 func (a *Adapter) follow(ctx context.Context, at *attempt, p *peer, job *plugin.Job, log io.Writer) (plugin.Result, error) {
 	defer p.close()
-	if p.send(toChild{Job: a.workOf(at, job), From: job.Have}) != nil {
+	// Word that it is to stop goes with it if it is known: nothing runs then.
+	if p.send(toChild{Job: a.workOf(at, job), From: job.Have, Stop: ctx.Err() != nil}) != nil {
 		return a.lost(ctx, at), nil
 	}
 	defer context.AfterFunc(ctx, func() {

@@ -41,6 +41,9 @@ func (s *supervisor) serve(p *peer) {
 			s.byes <- p
 			<-s.lost // or the end of this process
 		case m.Job != nil:
+			if m.Stop {
+				s.stop()
+			}
 			s.begin.Do(func() { go s.run(m.Job) })
 			go s.out.feed(p, m.From)
 		case m.Stop:

@@ -21,7 +21,7 @@ type toChild struct {
 	// From goes with Job: the output up to there has been got.
 	From int64
 	Got  int64
-	Stop bool
+	Stop bool // alone, or with Job: before it begins
 	Bye  bool
 }
 
