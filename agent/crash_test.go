@@ -129,7 +129,7 @@ func TestKilled(t *testing.T) {
 			f, h, cmd := setup(t)
 			f.edit(func() { f.down = func(_, p string) bool { return strings.HasSuffix(p, ":finish") } })
 			at := f.give("a", job("done", "echo x > x"))
-			require.Eventually(t, func() bool { return f.called(":finish") > 1 }, 20*time.Second, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return f.called(":finish") > 1 }, time.Minute, 5*time.Millisecond)
 			kill(t, cmd)
 			f.edit(func() { f.down = nil })
 			require.Nil(t, at.finish)
@@ -147,7 +147,7 @@ func TestKilled(t *testing.T) {
 			f.edit(func() { f.down = func(m, p string) bool { return m == "PUT" } })
 			at := f.give("a", job("done", "echo x > x"))
 			f.green(at)
-			require.Eventually(t, func() bool { return f.called("PUT") > 0 }, 20*time.Second, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return f.called("PUT") > 0 }, time.Minute, 5*time.Millisecond)
 			kill(t, cmd)
 			f.edit(func() { f.down = nil })
 			h.start()
@@ -162,7 +162,7 @@ func TestKilled(t *testing.T) {
 			kill(t, cmd)
 			f.edit(func() { at.fenced = true })
 			h.start()
-			require.Eventually(t, func() bool { return len(h.store.Views()) == 0 }, 10*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return len(h.store.Views()) == 0 }, time.Minute, 10*time.Millisecond)
 			h.end()
 			requireNoViews(t, h)
 		})
@@ -179,6 +179,6 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 	f.finished(f.give("a", job("two", "exit 1")))
 	h.end()
 	f.srv.CloseClientConnections()
-	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+2 }, 30*time.Second, 50*time.Millisecond,
+	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+2 }, time.Minute, 50*time.Millisecond,
 		"%d goroutines before, %d after", before, runtime.NumGoroutine())
 }

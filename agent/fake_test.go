@@ -133,7 +133,7 @@ func (f *fake) announce() {
 // wait waits until cond, called under the lock, holds.
 func (f *fake) wait(what string, cond func() bool) {
 	f.t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		f.mu.Lock()
 		ok, ch := cond(), f.changed

@@ -62,7 +62,7 @@ func TestFetchLine(t *testing.T) {
 		f.wait("what it holds", func() bool { return f.agents["a"].holdings[tip] })
 		require.NotContains(t, h.synced(), made[0].finish.Output)
 		require.NotContains(t, h.synced(), made[1].finish.Output)
-		require.Eventually(t, func() bool { return h.synced()[tip] }, 30*time.Second, 5*time.Millisecond, "it is never synced")
+		require.Eventually(t, func() bool { return h.synced()[tip] }, time.Minute, 5*time.Millisecond, "it is never synced")
 
 		// The line goes on there, and here.
 		more := f.give("a", from(job("more", "cat last"), made[3]))

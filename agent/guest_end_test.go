@@ -64,7 +64,7 @@ func TestGuestLeftovers(t *testing.T) {
 			at, w := h.open(1, ext(fmt.Sprint("job", i)))
 			in := leave(t, w.View, "setsid sleep 100")
 			writes := leave(t, "/", "exec 7>"+w.View+"/log; while sleep 0.01; do echo x >&7; done")
-			require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(w.View, "log")); return err == nil }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(w.View, "log")); return err == nil }, time.Minute, time.Millisecond)
 			end(at)
 			require.False(t, runs(in))
 			require.False(t, runs(writes))
@@ -235,7 +235,7 @@ func TestGuestDurableOverRestart(t *testing.T) {
 				_, err := ag.Seal(t.Context(), plugin.SealRequest{Attempt: at.claim.Attempt, Within: time.Minute})
 				done <- err
 			}()
-			require.Eventually(t, func() bool { return f.called("PUT", "/v1/blobs") > 0 }, 20*time.Second, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return f.called("PUT", "/v1/blobs") > 0 }, time.Minute, 5*time.Millisecond)
 			h.end()
 			require.ErrorIs(t, <-done, plugin.ErrUnavailable)
 			require.Nil(t, at.finish)

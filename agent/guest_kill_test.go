@@ -126,13 +126,13 @@ func checkGuest(t *testing.T, h *host, at *fakeAttempt, end string) {
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(filepath.Join(h.dir, "store", "attempts", string(at.claim.Attempt)+".json"))
 		return errors.Is(err, os.ErrNotExist) || strings.Contains(string(b), `"told":true`)
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	if _, err := os.Stat(p.file("runner", at.claim.Attempt)); errors.Is(err, os.ErrNotExist) {
 		require.True(t, fin.Undelivered, "%+v", fin)
 		require.True(t, fin.Infrastructure)
 		return
 	}
-	require.Eventually(t, func() bool { _, err := os.Stat(p.file("ended", at.claim.Attempt)); return err == nil }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(p.file("ended", at.claim.Attempt)); return err == nil }, time.Minute, 5*time.Millisecond)
 	if end == "discard" {
 		require.Equal(t, api.StatusFailed, fin.Status)
 		require.Equal(t, api.FailScript, fin.Code)
@@ -177,7 +177,7 @@ func TestGuestKilled(t *testing.T) {
 				f.wait("an offer", func() bool { return len(f.offers) == 1 })
 				f.edit(func() { f.down = func(_, p string) bool { return strings.HasSuffix(p, ":finish") } })
 				at := f.give("a", ext("job"))
-				require.Eventually(t, func() bool { return f.called(":finish") > 0 }, 20*time.Second, 2*time.Millisecond)
+				require.Eventually(t, func() bool { return f.called(":finish") > 0 }, time.Minute, 2*time.Millisecond)
 				kill(t, cmd)
 				f.edit(func() { f.down = nil })
 				cmd = h.victim(victimPlugin + "=" + end)

@@ -72,7 +72,7 @@ func (p *fakePlugin) ag(t *testing.T) plugin.Agent {
 	p.mu.Unlock()
 	select {
 	case <-up:
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the plugin was not started")
 	}
 	p.mu.Lock()
@@ -109,7 +109,7 @@ func (h *host) ag() plugin.Agent {
 // claim gives a job and has slot ask for it.
 func (h *host) claim(slot int, c api.Claim) (*fakeAttempt, *plugin.Grant) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute)
 	defer cancel()
 	type result struct {
 		g   *plugin.Grant
@@ -397,7 +397,7 @@ func TestGuestLost(t *testing.T) {
 
 	stops, _ := h.open(1, ext("stops"))
 	f.edit(func() { stops.cancel = true; h.plugin.fails = 2 })
-	require.Eventually(t, func() bool { return h.plugin.lostWhy(stops.claim.Attempt) == "canceled" }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return h.plugin.lostWhy(stops.claim.Attempt) == "canceled" }, time.Minute, 5*time.Millisecond)
 	require.NoError(t, h.ag().Discard(t.Context(), plugin.DiscardRequest{Attempt: stops.claim.Attempt, Outcome: plugin.OutcomeCanceled}))
 	require.Equal(t, api.StatusCanceled, f.finished(stops).Status)
 
@@ -409,8 +409,8 @@ func TestGuestLost(t *testing.T) {
 
 	fenced, w := h.open(2, ext("fenced"))
 	f.edit(func() { fenced.fenced = true })
-	require.Eventually(t, func() bool { return h.plugin.lostWhy(fenced.claim.Attempt) != "" }, 10*time.Second, 5*time.Millisecond)
-	require.Eventually(t, func() bool { return len(h.held()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return h.plugin.lostWhy(fenced.claim.Attempt) != "" }, time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(h.held()) == 0 }, time.Minute, 5*time.Millisecond)
 	require.NoDirExists(t, w.View)
 	require.Nil(t, fenced.finish)
 	h.end()

@@ -76,7 +76,7 @@ func TestUnchangedIsDropped(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := h.store.Lookup(at.claim.Attempt)
 		return err != nil
-	}, 5*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	require.NoFileExists(t, h.dir+"/store/logs/"+string(at.claim.Attempt)+".log")
 	_, err := os.Stat(h.dir + "/store/logs")
 	require.NoError(t, err)

@@ -89,7 +89,7 @@ func TestNoRoomNoJobs(t *testing.T) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return !last.accepted
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	used.Store(50)
 	f.green(last)
 }

@@ -37,7 +37,7 @@ func TestHeldView(t *testing.T) {
 			v = filepath.Dir(m[0])
 		}
 		return err == nil && v != ""
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	held, err := os.OpenFile(filepath.Join(v, "file"), os.O_WRONLY, 0)
 	require.NoError(t, err)
 	defer held.Close() //nolint:errcheck // closed below
@@ -50,5 +50,5 @@ func TestHeldView(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := os.Lstat(v)
 		return os.IsNotExist(err)
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 }

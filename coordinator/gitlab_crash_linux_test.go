@@ -59,7 +59,7 @@ func died(t *testing.T, l *lab, child *exec.Cmd) {
 		Name: "host-b", StoreID: newID(t), Session: newID(t), BootID: "boot", Slots: 1, Driver: "copy",
 		OS: "linux", Arch: "amd64", Fingerprint: "linux/amd64", Pool: l.pool(),
 	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if r, err := c.Register(ctx, h.reg); err == nil {
 		h.id = r.Agent

@@ -102,7 +102,7 @@ func TestWakes(t *testing.T) {
 		case w := <-wakes:
 			require.NoError(t, w.err)
 			require.Equal(t, what, w.what)
-		case <-time.After(2 * time.Second):
+		case <-time.After(20 * time.Second): // the timers are of 30
 			t.Fatalf("%s was not woken", what)
 		}
 	}

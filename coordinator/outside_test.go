@@ -21,7 +21,7 @@ import (
 // eventually waits for something that the service does by itself.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	require.Eventually(t, f, 30*time.Second, 5*time.Millisecond, what)
+	require.Eventually(t, f, time.Minute, 5*time.Millisecond, what)
 }
 
 // labHostWithout registers a host of the pool that never polls again.

@@ -170,7 +170,7 @@ func TestGitLabStorm(t *testing.T) {
 		return false
 	}
 	l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var hosts sync.WaitGroup
 	for i := range 3 {

@@ -137,7 +137,7 @@ func TestInterrupt(t *testing.T) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool { return len(processesOf(t, "sleep\x008129")) > 0 }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(processesOf(t, "sleep\x008129")) > 0 }, time.Minute, 50*time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	err := cmd.Wait()
 	require.Error(t, err)
@@ -163,9 +163,9 @@ look: {stage: three, needs: [hold, make], tags: [host-b], script: ["echo ran; ca
 	require.Eventually(t, func() bool {
 		p, err := f.client.Pipeline(t.Context(), id)
 		return err == nil && job(t, p, "hold").Status == api.StatusRunning
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 	blobs := filepath.Join(f.dir, "coordinator", "blobs")
-	require.Eventually(t, func() bool { return len(blobFiles(t, blobs)) >= 2 }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return len(blobFiles(t, blobs)) >= 2 }, time.Minute, 20*time.Millisecond)
 	time.Sleep(500 * time.Millisecond) // the coordinator hears that it is durable
 	gone := f.agents["host-a"]
 	delete(f.agents, "host-a")
@@ -213,7 +213,7 @@ func TestHostThatVanishes(t *testing.T) {
 	require.Eventually(t, func() bool {
 		p, err := f.client.Pipeline(t.Context(), id)
 		return err == nil && p.Jobs[0].Status == api.StatusRunning
-	}, 20*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	f.startAgent("host-b", nil)
 	f.agents["host-b"].waitReady()
 	gone := f.agents["host-a"]
@@ -229,7 +229,7 @@ func TestHostThatVanishes(t *testing.T) {
 	// What the dead agent left is cleaned when it is back.
 	f.startAgent("host-a", nil)
 	f.agents["host-a"].waitReady()
-	require.Eventually(t, func() bool { return len(processesOf(t, "sleep\x008127")) == 0 }, 20*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return len(processesOf(t, "sleep\x008127")) == 0 }, time.Minute, 100*time.Millisecond)
 	f.stop()
 	requireNothingLeft(t, f.dir)
 }

@@ -46,9 +46,9 @@ use: {stage: use, script: ["sha256sum --check sum", "date >> big.log"]}
 	}
 	// 6 x 8 MiB do not fit: within some beats the first ones are gone.
 	host := filepath.Join(f.dir, "host-a")
-	require.Eventually(t, func() bool { return evictions(t, f.agents["host-a"]) >= 3 }, 30*time.Second, 100*time.Millisecond,
+	require.Eventually(t, func() bool { return evictions(t, f.agents["host-a"]) >= 3 }, time.Minute, 100*time.Millisecond,
 		"nothing was evicted:\n%s", tailFile(f.agents["host-a"].log.Name(), 30))
-	require.Eventually(t, func() bool { return f.agents["host-a"].killed() > 0 }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return f.agents["host-a"].killed() > 0 }, time.Minute, 50*time.Millisecond)
 
 	// The first project's tree is the longest unused one. Its next pipeline starts from
 	// it all the same, and moves it.

@@ -34,7 +34,7 @@ func TestGC(t *testing.T) {
 		packs, err := filepath.Glob(filepath.Join(host, "packs", "*"))
 		require.NoError(t, err)
 		return len(blobs) >= 6 && len(packs) == 0 // an index and a pack of each
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 	type report struct {
 		DryRun  bool `json:"dry_run"`
 		Swept   []store.Swept

@@ -51,7 +51,7 @@ func (l *lab) left(p *gitlabtest.Project) (*gitlabtest.Pipeline, []string) {
 	before := l.blobs()
 	pl := p.Run(l.t.(*testing.T), far(l))
 	l.ends(pl, gitlabtest.ManualJob)
-	require.Eventually(l.t, func() bool { return newest(l.t, l.record(pl), "build").Layer.Durable }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(l.t, func() bool { return newest(l.t, l.record(pl), "build").Layer.Durable }, time.Minute, 20*time.Millisecond)
 	return pl, slices.DeleteFunc(l.blobs(), func(b string) bool { return slices.Contains(before, b) })
 }
 
@@ -160,7 +160,7 @@ func TestGitLabCanceledFetching(t *testing.T) {
 	require.Eventually(t, func() bool {
 		rec = newest(t, l.record(pl), "optional")
 		return rec.Status.Ended()
-	}, 45*time.Second, 50*time.Millisecond, "nobody noticed")
+	}, time.Minute, 50*time.Millisecond, "nobody noticed")
 	t.Logf("noticed after %s", time.Since(begin).Round(10*time.Millisecond))
 	require.Equal(t, api.StatusCanceled, rec.Status)
 	require.NotContains(t, string(j.Now().Trace), "state=")

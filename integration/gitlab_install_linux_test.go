@@ -127,7 +127,7 @@ func (h *stockHost) changeMode(agent *proc) {
 		agent.mu.Unlock()
 		require.Eventually(h.t, func() bool {
 			return strings.Contains(tailFile(filepath.Join(h.dir, "agent.log"), 200), c.log)
-		}, 20*time.Second, 50*time.Millisecond, c.log)
+		}, time.Minute, 50*time.Millisecond, c.log)
 	}
 }
 

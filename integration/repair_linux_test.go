@@ -28,7 +28,7 @@ make: {tags: [host-a], script: ["head -c 3M /dev/urandom > big", "sha256sum big 
 		packs, err := filepath.Glob(filepath.Join(f.dir, "host-a", "packs", "*"))
 		require.NoError(t, err)
 		return len(blobs) > 1 && len(packs) == 0
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 	blobs, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
 	require.NoError(t, err)
 	require.NotEmpty(t, blobs)

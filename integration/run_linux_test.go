@@ -37,7 +37,7 @@ func startMarked(t *testing.T, cmd *exec.Cmd, dir string) string {
 	mark := filepath.Join(dir, "mark")
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
-	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 30*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, time.Minute, 20*time.Millisecond)
 	return mark
 }
 
@@ -59,7 +59,7 @@ func TestRunKilled(t *testing.T) {
 	cmd, _ := startLong(t, dir, state)
 	require.NoError(t, cmd.Process.Kill())
 	cmd.Wait() //nolint:errcheck // it was killed
-	require.Eventually(t, func() bool { return len(processesOf(t, state)) == 0 }, 30*time.Second, 50*time.Millisecond, "%v", processesOf(t, state))
+	require.Eventually(t, func() bool { return len(processesOf(t, state)) == 0 }, time.Minute, 50*time.Millisecond, "%v", processesOf(t, state))
 	require.Empty(t, mountsBelow(t, state), "the agent outlives its parent for as long as cleaning up takes")
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "short.yml"), []byte("build: {script: ['true']}\n"), 0o600))

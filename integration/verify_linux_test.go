@@ -94,7 +94,7 @@ func TestVerify(t *testing.T) {
 	f.startAgent("host-a", nil)
 	f.agents["host-a"].waitReady()
 	log := f.agents["host-a"].log.Name()
-	require.Eventually(t, func() bool { return strings.Contains(tailFile(log, 200), "restored=1") }, 30*time.Second, 100*time.Millisecond, "log:\n%s", tailFile(log, 20))
+	require.Eventually(t, func() bool { return strings.Contains(tailFile(log, 200), "restored=1") }, time.Minute, 100*time.Millisecond, "log:\n%s", tailFile(log, 20))
 	f.requireSuccess(f.run("v", "make: {script: [\"sha256sum --check sum\"]}"))
 	f.stop()
 	require.Equal(t, before, treeSums(t, host, id))

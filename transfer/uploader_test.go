@@ -605,7 +605,7 @@ func TestUploadFromABrokenDisk(t *testing.T) {
 		require.NoError(t, u.Enqueue(src.add(uint64(2+i), snapshot.ID(fmt.Sprint(i)), 10, 10)))
 	}
 	stop := start(t, u)
-	require.Eventually(t, func() bool { return len(d.all()) == 20 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(d.all()) == 20 }, time.Minute, 10*time.Millisecond)
 	stop()
 	require.ErrorIs(t, <-errs, errDisk)
 }

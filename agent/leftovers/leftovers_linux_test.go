@@ -42,7 +42,7 @@ func becomes(t *testing.T, pid int, name string) {
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		return err == nil && strings.TrimSpace(string(b)) == name
-	}, 30*time.Second, 5*time.Millisecond, "it never became %s", name)
+	}, time.Minute, 5*time.Millisecond, "it never became %s", name)
 }
 
 const quiet = " >/dev/null 2>&1 </dev/null & echo $!"

@@ -155,7 +155,7 @@ func (l *listener) next(t *testing.T) said {
 	select {
 	case s := <-l.said:
 		return s
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		require.FailNow(t, "the plugin says nothing")
 		return said{}
 	}
@@ -210,7 +210,7 @@ func (r *running) wait(t *testing.T) error {
 	case err := <-r.done:
 		r.done = nil
 		return err
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		require.FailNow(t, "Run does not end")
 		return nil
 	}
@@ -365,7 +365,7 @@ func TestLostIsToldUntilDiscarded(t *testing.T) {
 		r.lost.mu.Lock()
 		defer r.lost.mu.Unlock()
 		return len(r.lost.all) == 0
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 }
 
 // beAgent runs a plugin and waits to be killed.
@@ -395,5 +395,5 @@ func TestDiesWithItsAgent(t *testing.T) {
 	require.True(t, alive(pid))
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	require.Eventually(t, func() bool { return !alive(pid) }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !alive(pid) }, time.Minute, 10*time.Millisecond)
 }

@@ -113,7 +113,7 @@ func TestUnitSeesLaterWorkspaces(t *testing.T) {
 // unmountSoon unmounts what a process in a namespace may be about to close.
 func unmountSoon(t *testing.T, path string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return unix.Unmount(path, 0) == nil }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return unix.Unmount(path, 0) == nil }, time.Minute, 5*time.Millisecond)
 }
 
 // unmountAll unmounts what the test mounted.

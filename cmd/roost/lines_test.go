@@ -42,6 +42,6 @@ func (l *lines) wait(t *testing.T, word string) string {
 				return true
 			}
 		}
-	}, 20*time.Second, 10*time.Millisecond, "no line with %q", word)
+	}, time.Minute, 10*time.Millisecond, "no line with %q", word)
 	return found
 }

@@ -211,7 +211,7 @@ func TestSnapshotInterrupted(t *testing.T) {
 		var e bytes.Buffer
 		cmd.Stderr = &e
 		require.NoError(t, cmd.Start())
-		require.Eventually(t, busy, 30*time.Second, time.Millisecond)
+		require.Eventually(t, busy, time.Minute, time.Millisecond)
 		require.NoError(t, cmd.Process.Signal(os.Interrupt))
 		err := cmd.Wait()
 		var exit *exec.ExitError

@@ -151,7 +151,7 @@ func serve(t *testing.T, b *stub, edit ...func(*Options)) (stop func()) {
 
 func until(t *testing.T, f func() bool) {
 	t.Helper()
-	require.Eventually(t, f, 10*time.Second, 2*time.Millisecond)
+	require.Eventually(t, f, time.Minute, 2*time.Millisecond)
 }
 
 func job(id int) string {

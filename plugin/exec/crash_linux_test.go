@@ -75,7 +75,7 @@ func TestAgentKilled(t *testing.T) {
 				require.Eventually(t, func() bool {
 					_, err := os.Stat(filepath.Join(f.cgroups, cgroupPrefix+string(id)))
 					return os.IsNotExist(err)
-				}, 10*time.Second, 10*time.Millisecond)
+				}, time.Minute, 10*time.Millisecond)
 			}
 			require.NoError(t, f.Kill(t.Context(), id))
 			ticks := filepath.Join(view, "ticks")

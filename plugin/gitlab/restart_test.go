@@ -228,7 +228,7 @@ func TestFlushing(t *testing.T) {
 			require.Equal(t, 200, resp.StatusCode)
 			continue
 		}
-		require.Eventually(t, func() bool { return h.gl.job("5").status == "success" }, 20*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return h.gl.job("5").status == "success" }, time.Minute, 10*time.Millisecond)
 	}
 }
 

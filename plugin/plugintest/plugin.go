@@ -102,4 +102,4 @@ func RunPlugin(t *testing.T, f PluginFixture) {
 }
 
 // patience is how long the suite waits for what has to come.
-const patience = 20 * time.Second
+const patience = time.Minute

@@ -50,7 +50,7 @@ func s3Server(t *testing.T) func(t *testing.T) blob.S3Options {
 			c.Close()
 		}
 		return err == nil
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 	creds := credentials.NewStaticV4("access", "secret-secret", "")
 	c, err := minio.New(at, &minio.Options{Creds: creds})
 	require.NoError(t, err)

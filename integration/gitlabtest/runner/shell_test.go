@@ -201,7 +201,7 @@ func TestProcess(t *testing.T) {
 	}})
 	require.True(t, eventually(time.Minute, func() bool { return has("\ngo\n")(t, l, pl) }), "%s", p.Log())
 	p.Kill()
-	require.True(t, eventually(10*time.Second, func() bool { _, err := os.Stat(dir + "/lives"); return err == nil }))
+	require.True(t, eventually(time.Minute, func() bool { _, err := os.Stat(dir + "/lives"); return err == nil }))
 	require.Equal(t, gitlabtest.Running, pl.Job("a").Status)
 	pl.Job("a").Drop("stuck_or_timeout_failure")
 	p = runner.Start(t, runner.Config{Entries: []runner.Entry{l.entry}, Scale: 100})

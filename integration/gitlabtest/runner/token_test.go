@@ -19,7 +19,7 @@ func TestRotation(t *testing.T) {
 	old := token.Token()
 	l.entry.Token = old
 	runner.Start(t, runner.Config{Entries: []runner.Entry{l.entry}, Scale: 100})
-	require.True(t, eventually(30*time.Second, func() bool { return token.Token() != old }))
+	require.True(t, eventually(time.Minute, func() bool { return token.Token() != old }))
 	l.one(t, job{}, gitlabtest.Success, "GIT_STRATEGY", "none")
 }
 
