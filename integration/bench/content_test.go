@@ -4,7 +4,6 @@ package bench
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/internal/testenv"
 )
 
 // epoch is about when generated files were written, so that runs on different days
@@ -20,33 +21,15 @@ var epoch = time.Date(2024, 2, 29, 12, 0, 0, 123456789, time.UTC)
 
 // writer makes files, the same ones for the same seed.
 type writer struct {
-	t     *testing.T
-	rng   *rand.Rand
-	words [][]byte
-	n     int // files so far
+	*testenv.Prose
+	t   *testing.T
+	rng *rand.Rand
+	n   int // files so far
 }
 
 func newWriter(t *testing.T, seed uint64) *writer {
-	w := &writer{t: t, rng: rand.New(rand.NewPCG(seed, 20))}
-	for range 4096 {
-		word := make([]byte, 2+w.rng.IntN(9))
-		for i := range word {
-			word[i] = byte('a' + w.rng.IntN(26))
-		}
-		w.words = append(w.words, append(word, " \n(.;,_"[w.rng.IntN(7)]))
-	}
-	return w
-}
-
-// text is n bytes that compress about as source text does: words of which few are
-// frequent.
-func (w *writer) text(n int) []byte {
-	b := make([]byte, 0, n+16)
-	for len(b) < n {
-		u := w.rng.Float64()
-		b = append(b, w.words[int(u*u*u*float64(len(w.words)))]...)
-	}
-	return b[:n]
+	rng := rand.New(rand.NewPCG(seed, 20))
+	return &writer{Prose: testenv.NewProse(rng), t: t, rng: rng}
 }
 
 // noise is n bytes that do not compress.
@@ -60,12 +43,6 @@ func (w *writer) noise(n int) []byte {
 		}
 	}
 	return b
-}
-
-// size is drawn so that half of the files are below the median, the mean is a bit
-// more, and a few are large.
-func (w *writer) size(median, most int) int {
-	return min(int(float64(median)*math.Exp(w.rng.NormFloat64()*0.9)), most)
 }
 
 func (w *writer) file(path string, content []byte) {
@@ -93,11 +70,11 @@ func makePackages(t *testing.T, dir string, scale float64) {
 	for p := range int(30000 * scale / 22) {
 		root := w.dir(dir, fmt.Sprintf("@scope-%d", p%40), fmt.Sprintf("package-%d", p))
 		lib, esm := w.dir(root, "lib"), w.dir(root, "esm", "internal")
-		w.file(root+"/package.json", w.text(w.size(1200, 8000)))
-		w.file(root+"/README.md", w.text(w.size(2500, 30000)))
+		w.file(root+"/package.json", w.Text(w.Size(1200, 8000)))
+		w.file(root+"/README.md", w.Text(w.Size(2500, 30000)))
 		for i := range 10 {
-			w.file(fmt.Sprintf("%s/part%d.js", lib, i), w.text(w.size(1300, 300_000)))
-			w.file(fmt.Sprintf("%s/part%d.d.ts", esm, i), w.text(w.size(700, 100_000)))
+			w.file(fmt.Sprintf("%s/part%d.js", lib, i), w.Text(w.Size(1300, 300_000)))
+			w.file(fmt.Sprintf("%s/part%d.d.ts", esm, i), w.Text(w.Size(700, 100_000)))
 		}
 	}
 }
@@ -120,7 +97,7 @@ func makeGame(t *testing.T, set settings, dir string) *tree {
 	d := w.dir(dir, "v0", "content", "cooked")
 	size := max(int(set.scale*gameBytes)&^(gameSectors-1), 4<<20)
 	for i := range gameFiles {
-		w.file(fmt.Sprintf("%s/chunk%d.pak", d, i), append(w.text(size/2), w.noise(size/2)...))
+		w.file(fmt.Sprintf("%s/chunk%d.pak", d, i), append(w.Text(size/2), w.noise(size/2)...))
 	}
 	must(t, `cp -a "$V0" "$V1"`, "V0="+dir+"/v0", "V1="+dir+"/v1")
 	changed := changeGame(t, dir+"/v1")

@@ -36,7 +36,7 @@ func newGameTree(t testing.TB, dir string, clones bool) *gameTree {
 	for i := range gameFiles {
 		var content []byte
 		for j := range gameBytes >> 20 {
-			content = append(append(content, p.text(512<<10)...), noise(512<<10, uint64(i*64+j))...)
+			content = append(append(content, p.Text(512<<10)...), noise(512<<10, uint64(i*64+j))...)
 		}
 		g.contents = append(g.contents, content)
 		g.before = append(g.before, g.change("old", i, content))
@@ -52,7 +52,7 @@ func newGameTree(t testing.TB, dir string, clones bool) *gameTree {
 		require.NoError(t, err)
 		for n := range gameBytes / 100 / (64 << 10) {
 			at := rng.IntN(gameBytes - 64<<10)
-			piece := p.text(64 << 10)
+			piece := p.Text(64 << 10)
 			if n%2 == 0 {
 				piece = noise(64<<10, rng.Uint64())
 			}

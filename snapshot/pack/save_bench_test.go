@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io/fs"
-	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -34,32 +34,8 @@ var benchTrees = []benchTree{
 	{"game", fillGame},
 }
 
-// prose makes text that compresses about as source does: words of which few are
-// frequent.
-type prose struct {
-	rng   *rand.Rand
-	words [][]byte
-}
-
-func newProse(seed uint64) *prose {
-	p := &prose{rng: rand.New(rand.NewPCG(seed, 20))}
-	for range 4096 {
-		word := make([]byte, 2+p.rng.IntN(9))
-		for i := range word {
-			word[i] = byte('a' + p.rng.IntN(26))
-		}
-		p.words = append(p.words, append(word, " \n(.;,_"[p.rng.IntN(7)]))
-	}
-	return p
-}
-
-func (p *prose) text(n int) []byte {
-	b := make([]byte, 0, n+16)
-	for len(b) < n {
-		u := p.rng.Float64()
-		b = append(b, p.words[int(u*u*u*float64(len(p.words)))]...)
-	}
-	return b[:n]
+func newProse(seed uint64) *testenv.Prose {
+	return testenv.NewProse(rand.New(rand.NewPCG(seed, 20)))
 }
 
 // fillTree makes n files of prose, per to a directory, about median bytes each.
@@ -68,8 +44,8 @@ func fillTree(b *testing.B, dir string, n, per, median int) {
 	for i := range n {
 		d := filepath.Join(dir, fmt.Sprintf("part-%03d/unit-%04d", i/per/25, i/per))
 		require.NoError(b, os.MkdirAll(d, 0o755))
-		size := min(int(float64(median)*math.Exp(p.rng.NormFloat64()*0.9)), 1<<20)
-		require.NoError(b, os.WriteFile(filepath.Join(d, fmt.Sprintf("source_%05d.js", i)), p.text(size), 0o644))
+		text := p.Text(p.Size(median, 1<<20))
+		require.NoError(b, os.WriteFile(filepath.Join(d, fmt.Sprintf("source_%05d.js", i)), text, 0o644))
 	}
 }
 
@@ -79,7 +55,7 @@ func fillGame(b *testing.B, dir string) {
 	for i := range 8 {
 		content := make([]byte, 0, 32<<20)
 		for j := range 32 {
-			content = append(append(content, p.text(512<<10)...), noise(512<<10, uint64(i*32+j))...)
+			content = append(append(content, p.Text(512<<10)...), noise(512<<10, uint64(i*32+j))...)
 		}
 		require.NoError(b, os.WriteFile(filepath.Join(dir, fmt.Sprintf("asset-%d.bin", i)), content, 0o644))
 	}
