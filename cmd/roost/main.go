@@ -36,6 +36,11 @@ func realMain(args []string, in io.Reader, out, errw io.Writer) int {
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	if err := checkWords(root, args); err != nil {
+		return report(errw, err)
+	}
 	return report(errw, root.ExecuteContext(ctx))
 }
 
@@ -91,14 +96,17 @@ of the pipeline at once, on the same host without copying a byte, on another
 host by moving only what is missing there.
 
 Start with:  roost run FILE      runs a pipeline file on this machine
-             roost doctor        tells what this machine can do` + exitHelp,
+             roost doctor        tells what this machine can do
+             roost status        tells what a coordinator's hosts and pipelines do` + exitHelp,
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate(versionLine() + "\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError(err, "see: "+c.CommandPath()+" --help")
 	})
-	root.AddCommand(newRun(), newUp(), newWhy(), newDoctor(), newCoordinator(), newAgent(),
+	root.AddCommand(newRun(), newUp(), newStatus(), newWhy(), newDoctor(), newCoordinator(), newAgent(),
 		newConfig(), newPlugin(), newGitLabCustom(), newInstall(), newUninstall(), newGC(), newVerify(), newSnapshot(), newVersion())
 	for _, c := range root.Commands() {
 		wrapArgs(c)

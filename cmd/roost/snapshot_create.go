@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 
@@ -49,6 +50,9 @@ create, too; nothing is kept then.` + exitHelp,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeSnaps(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.checkSource(args[0]); err != nil {
+				return err
+			}
 			saveMemory()
 			return o.with(cmd, true, func(ctx context.Context, s *store.Store) error {
 				return o.create(ctx, cmd, s, args[0], base, skip)
@@ -103,6 +107,27 @@ func (o *opened) create(ctx context.Context, cmd *cobra.Command, s *store.Store,
 		Snapshot: made.ID, Entries: made.Entries, Bytes: made.TreeBytes, BytesNew: made.New,
 		BytesStored: made.StoredBytes, WallMS: o.wallMS(), Skipped: left.n,
 	})
+}
+
+// checkSource refuses what is no directory, and one that the store would be in, before
+// a store is made for it.
+func (o *opened) checkSource(dir string) error {
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return usageError(err, "")
+	}
+	if !fi.IsDir() {
+		return usageError(fmt.Errorf("%s is not a directory", dir), "a snapshot is of a directory")
+	}
+	for at, err := filepath.Abs(o.dir); err == nil && o.dir != ""; at = filepath.Dir(at) {
+		if above, err := os.Stat(at); err == nil && os.SameFile(above, fi) {
+			return usageError(fmt.Errorf("the store %s lies in the directory %s: it would hold itself", o.dir, dir), "keep the store elsewhere")
+		}
+		if at == filepath.Dir(at) {
+			break
+		}
+	}
+	return nil
 }
 
 // omissions tells of what is left out.

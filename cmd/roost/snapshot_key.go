@@ -34,7 +34,10 @@ could find out what is in there, and forge snapshots.` + exitHelp,
 				if _, err := os.Lstat(args[0]); !errors.Is(err, fs.ErrNotExist) {
 					return usageError(fmt.Errorf("%s is there already", args[0]), "nothing is overwritten")
 				}
-				return store.WriteKey(args[0], key)
+				if err := store.WriteKey(args[0], key); err != nil || !o.asJSON {
+					return err
+				}
+				return printJSON(cmd.OutOrStdout(), map[string]string{"file": args[0]})
 			})
 		},
 	}

@@ -57,6 +57,9 @@ func (o *opened) mount(ctx context.Context, cmd *cobra.Command, s *store.Store, 
 	if detach && (runtime.GOOS != "linux" || os.Geteuid() != 0) {
 		return usageError(errors.New("only root on Linux can leave something mounted"), "without --detach it is shown until Ctrl-C")
 	}
+	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 { // unpacking may take long
+		return usageError(fmt.Errorf("%s is not empty", dir), "want an empty or an absent directory")
+	}
 	p := &store.Progress{}
 	p.Total.Store(in.TreeBytes)
 	meter := &view.Meter{}

@@ -71,7 +71,7 @@ func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store
 	if err != nil {
 		return err
 	}
-	r, done, err := e.connect(where)
+	r, done, err := e.connect(where, false)
 	if err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func chainOf(ctx context.Context, s *store.Store, r depot, id snapshot.ID, key [
 		}
 		ref, err := transfer.ParseRef(at, b, key)
 		if err != nil {
-			return nil, err
+			return nil, &exitError{code: exitFailed, err: err, hint: "--key-file: what roost snapshot key wrote where it was made"}
 		}
 		chain = append(chain, ref)
 		at = ref.Base

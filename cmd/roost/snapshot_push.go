@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"github.com/spf13/cobra"
 
@@ -45,7 +46,7 @@ func (e *elsewhere) push(ctx context.Context, cmd *cobra.Command, s *store.Store
 	if err != nil {
 		return err
 	}
-	r, done, err := e.connect(where)
+	r, done, err := e.connect(where, true)
 	if err != nil {
 		return err
 	}
@@ -106,8 +107,19 @@ func pushLayer(ctx context.Context, s *store.Store, r depot, in *store.Info, p *
 // remoteError gives an error of a remote its exit status.
 func remoteError(err error) error {
 	var status *blob.StatusError
+	var silent *url.Error
 	var done *exitError
-	if err == nil || errors.As(err, &done) || !errors.As(err, &status) {
+	switch {
+	case err == nil || errors.As(err, &done) || errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &status):
+	case errors.As(err, &silent):
+		at := "it" // the whole address is that of one blob
+		if u, err := url.Parse(silent.URL); err == nil {
+			at = u.Scheme + "://" + u.Host
+		}
+		return &exitError{code: exitUnreachable, err: fmt.Errorf("%s does not answer: %w", at, silent.Err)}
+	default:
 		return err
 	}
 	e := &exitError{code: exitUnreachable, err: err}

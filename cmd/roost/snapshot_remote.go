@@ -3,9 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,14 +39,14 @@ const urlHelp = `
 URL is a directory, http(s)://HOST/… of a blob server (a coordinator's is
 https://HOST/v1/blobs), or s3://BUCKET/PREFIX. A token for HTTP comes from
 --token-file or $ROOST_TOKEN, never from the URL; for S3 the environment speaks:
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
-`
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.`
 
-// connect opens a remote; done must be called.
-func (e *elsewhere) connect(where string) (r depot, done func(), err error) {
+// connect opens a remote, where something is pushed to or pulled from; done must be
+// called.
+func (e *elsewhere) connect(where string, push bool) (r depot, done func(), err error) {
 	scheme, _, ok := strings.Cut(where, "://")
 	if !ok {
-		return openDirRemote(where)
+		return openDirRemote(where, push)
 	}
 	u, err := url.Parse(where)
 	if err != nil {
@@ -54,7 +57,7 @@ func (e *elsewhere) connect(where string) (r depot, done func(), err error) {
 	}
 	switch scheme {
 	case "file":
-		return openDirRemote(u.Path)
+		return openDirRemote(u.Path, push)
 	case "http", "https":
 		return e.openHTTP(u)
 	case "s3":
@@ -63,7 +66,25 @@ func (e *elsewhere) connect(where string) (r depot, done func(), err error) {
 	return nil, nil, usageError(fmt.Errorf("URL scheme %.20q is not known", scheme), "want a directory, http://, https:// or s3://")
 }
 
-func openDirRemote(dir string) (depot, func(), error) {
+// openDirRemote opens a directory that was pushed to, and makes one only for a push
+// and only where nothing else is: a word that was mistyped must not fill somebody's
+// directory with ours.
+func openDirRemote(dir string, push bool) (depot, func(), error) {
+	if _, err := os.Lstat(filepath.Join(dir, blob.LockName)); errors.Is(err, fs.ErrNotExist) {
+		names, err := os.ReadDir(dir)
+		names = slices.DeleteFunc(names, func(n fs.DirEntry) bool { return n.Name() == "lost+found" })
+		switch {
+		case !push:
+			return nil, nil, &exitError{
+				code: exitUnreachable, err: fmt.Errorf("nothing was pushed to %s", dir),
+				hint: "is it the directory that was given to roost snapshot push? is it mounted?",
+			}
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return nil, nil, usageError(err, "want a directory")
+		case len(names) > 0:
+			return nil, nil, usageError(fmt.Errorf("%s is not empty, and nothing was pushed there before", dir), "push to a directory of its own, such as "+filepath.Join(dir, "roost"))
+		}
+	}
 	d, err := blob.OpenDir(dir, blob.DirOptions{})
 	if err != nil {
 		return nil, nil, &exitError{code: exitUnreachable, err: err}

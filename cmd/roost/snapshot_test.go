@@ -139,7 +139,16 @@ func TestSnapshotExitStatuses(t *testing.T) {
 		{[]string{"restore", one}, exitUsage, "usage"},
 		{[]string{"create", home + "/absent"}, exitUsage, "no such file"},
 		{[]string{"create", dir, "--base", "zzzz"}, exitUsage, "no snapshot"},
-		{[]string{"create", home}, exitFailed, "would hold itself"},
+		{[]string{"create", dir + "/a"}, exitUsage, "not a directory"},
+		{[]string{"create", home}, exitUsage, "would hold itself"},
+		{[]string{"create", dir, "--store", dir + "/none"}, exitUsage, "would hold itself"},
+		{[]string{"create", home + "/absent", "--store", home + "/none"}, exitUsage, "no such file"},
+		{[]string{"mount", one, home}, exitUsage, "not empty"},
+		{[]string{"push", one, home}, exitUsage, "directory of its own"},
+		{[]string{"push", one, dir + "/a"}, exitUsage, "not a directory"},
+		{[]string{"push", one, "http://127.0.0.1:1/v1/blobs"}, exitUnreachable, "http://127.0.0.1:1 does not answer"},
+		{[]string{"pull", one, home + "/none"}, exitUnreachable, "nothing was pushed"},
+		{[]string{"pull", one, dir}, exitUnreachable, "nothing was pushed"},
 		{[]string{"ls", "--store", home + "/none"}, exitUnreachable, "no store"},
 		{[]string{"ls", "--store", ""}, exitUsage, "--store DIR"},
 		{[]string{"push", one, "ftp://x/y"}, exitUsage, "not known"},
@@ -152,7 +161,9 @@ func TestSnapshotExitStatuses(t *testing.T) {
 		require.Empty(t, out, c.args)
 		require.NotContains(t, errs, "secret")
 	}
-	require.NoDirExists(t, home+"/none")
+	require.NoDirExists(t, home+"/none", "a word that was mistyped makes no store and no depot")
+	require.NoDirExists(t, dir+"/none")
+	require.Contains(t, must(t, "snapshot", "key", home+"/key", "--json"), home+"/key")
 
 	held, err := store.Open(t.Context(), st, store.Options{Driver: func(root string) (view.Driver, error) {
 		return view.Open(view.NameCopy, root, view.Options{})

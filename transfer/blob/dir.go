@@ -51,10 +51,13 @@ type shard struct {
 	synced bool
 }
 
+// LockName is the file by which a directory is known that OpenDir made.
+const LockName = "lock"
+
 // OpenDir opens, and if need be makes, the store in dir. Unless somebody else has
 // it open, it deletes what a crash left in tmp/.
 func OpenDir(dir string, o DirOptions) (*Dir, error) {
-	s := &Dir{dir: dir, minFree: o.MinFree, lock: flock.New(filepath.Join(dir, "lock"))}
+	s := &Dir{dir: dir, minFree: o.MinFree, lock: flock.New(filepath.Join(dir, LockName))}
 	if err := s.open(); err != nil {
 		s.lock.Close() //nolint:errcheck // the first error is the one to tell
 		return nil, fmt.Errorf("blob store %s: %w", dir, err)
