@@ -14,6 +14,9 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
+// LargeBytes is the size from which on EncoderOptions.Previous is asked for a file.
+const LargeBytes = largeBytes
+
 // EncoderOptions says where packs go and what is there already.
 type EncoderOptions struct {
 	Dir string // packs appear here, each named by its digest

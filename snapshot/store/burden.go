@@ -1,8 +1,6 @@
 package store
 
 import (
-	"context"
-
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
 )
@@ -11,21 +9,6 @@ import (
 // use. Else that part is stored again: for a licence text that two trees have in
 // common nobody should have to keep, and to push, packs of 8 MiB.
 const burdenShare = 8
-
-// unburden stores again what e has from packs of other lines of which it uses
-// little. The changes in e are hashed and their files can still be read.
-func (c *creating) unburden(ctx context.Context, o pack.EncoderOptions, e *encoded) error {
-	burden := c.burdens(e.ix)
-	if len(burden) == 0 {
-		return nil
-	}
-	ix, stats, err := pack.Encode(ctx, unburdened(o, e.ix, burden), e.ix.Changes)
-	if err != nil {
-		return err
-	}
-	e.instead(ix, stats)
-	return nil
-}
 
 // unburdened returns options by which the changes of ix are stored without the packs
 // in burden.

@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -118,11 +117,7 @@ type creating struct {
 	key   []byte
 
 	base       *layer // nil for none
-	baseTree   *snapshot.Manifest
 	baseStamps *stamps
-
-	m      *snapshot.Manifest // what the directory has
-	inodes []tree.Inode
 
 	partial atomic.Bool // something was left out
 
@@ -161,43 +156,13 @@ func (c *creating) prepare() error {
 }
 
 func (c *creating) run(ctx context.Context) (*Created, error) {
-	if c.base == nil {
-		return newWhole(c).run(ctx)
-	}
-	c.baseStamps = c.s.readStamps(c.spec.Base, c.base.info.Manifest)
-	if out, err := c.again(ctx); err != nil || out != nil {
-		return out, err
-	}
-	if err := c.look(ctx); err != nil {
-		return nil, err
-	}
-	adopt(c.m, c.inodes, c.baseTree, c.baseStamps)
-	e, kept, err := c.encode(ctx)
-	if err != nil {
-		return nil, err
-	}
-	fail.Point("store.create.encoded")
-	l, err := c.save(ctx, e)
-	if err != nil {
-		return nil, err
-	}
-	return c.commit(ctx, e, l, kept)
-}
-
-// look scans the directory, and beside it reads what is known of the base.
-func (c *creating) look(ctx context.Context) error {
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		c.m, c.inodes, err = tree.Survey(gctx, c.spec.Dir, c.scanOptions())
-		return err
-	})
-	g.Go(func() (err error) {
-		if c.baseTree, err = c.s.Tree(gctx, c.spec.Base); err != nil {
-			return fmt.Errorf("base: %w", err)
+	if c.base != nil {
+		c.baseStamps = c.s.readStamps(c.spec.Base, c.base.info.Manifest)
+		if out, err := c.again(ctx); err != nil || out != nil {
+			return out, err
 		}
-		return nil
-	})
-	return g.Wait()
+	}
+	return newWhole(c).run(ctx)
 }
 
 // scanOptions are those of the directory's scan.
@@ -210,60 +175,6 @@ func (c *creating) scanOptions() tree.ScanOptions {
 		}
 	}
 	return o
-}
-
-// encode packs what differs from the base.
-func (c *creating) encode(ctx context.Context) (e *encoded, kept int64, err error) {
-	var read []int
-	for i := range c.m.Entries {
-		en := &c.m.Entries[i]
-		if en.Type != snapshot.TypeFile {
-			continue
-		}
-		c.spec.Progress.Files.Add(1)
-		switch {
-		case en.Chunks != nil:
-			kept++
-		case en.Size > 0:
-			read = append(read, i)
-			if en.Link == "" || en.Link == en.Path {
-				c.spec.Progress.Total.Add(en.Size)
-			}
-		}
-	}
-	e = &encoded{base: c.spec.Base}
-	changes := tree.Diff(c.baseTree, c.m)
-	if len(changes) == 0 { // and so there is nothing to compute
-		e.tree = c.baseTree
-		e.ix = &pack.Index{Base: c.base.info.Manifest, Manifest: c.base.info.Manifest}
-		return e, kept, nil
-	}
-	o := c.s.encoder(c.key, c.s.locate(c.whereToLook()).find, previous(c.baseTree))
-	o.Seen, o.Open = &c.spec.Progress.Done, c.s.OpenRange
-	if e.ix, e.stats, err = pack.Encode(ctx, o, changes); err != nil {
-		return nil, 0, c.blame(ctx, read, err)
-	}
-	if err := c.unburden(ctx, o, e); err != nil {
-		return nil, 0, c.blame(ctx, read, err)
-	}
-	if err := c.unchanged(ctx, read); err != nil {
-		return nil, 0, err
-	}
-	if e.tree, err = tree.Apply(c.baseTree, e.ix.Changes); err != nil {
-		return nil, 0, err
-	}
-	e.ix.Base = c.base.info.Manifest
-	if c.s.chainLen(c.spec.Base) >= c.s.o.MaxChain {
-		o.Seen = nil
-		if err := beginAnew(ctx, o, e); err != nil {
-			return nil, 0, err
-		}
-	}
-	for i := range e.tree.Entries { // a later file there may be another one
-		e.tree.Entries[i].Source = ""
-	}
-	e.ix.Manifest, err = pack.ManifestDigest(e.tree)
-	return e, kept, err
 }
 
 // whereToLook are the layers that may have chunks: the base's first.
@@ -285,25 +196,6 @@ func (c *creating) whereToLook() []Info {
 		}
 	}
 	return out
-}
-
-// blame finds out whether an error comes from a file that changed.
-func (c *creating) blame(ctx context.Context, read []int, err error) error {
-	var changed *ChangedError
-	if ctx.Err() == nil && errors.As(c.unchanged(ctx, read), &changed) {
-		return changed
-	}
-	return err
-}
-
-// unchanged looks again at the files that were read.
-func (c *creating) unchanged(ctx context.Context, read []int) error {
-	return inRuns(ctx, len(read), func(i int) error {
-		if e := &c.m.Entries[read[i]]; !asItWas(e, c.inodes[read[i]].CTime) {
-			return &ChangedError{Path: e.Path}
-		}
-		return nil
-	})
 }
 
 // inRuns calls fn for 0 to n-1, on all cores, until there is an error.
@@ -332,30 +224,6 @@ func asItWas(e *snapshot.Entry, was int64) bool {
 	}
 	ctime, ok := ctimeOf(fi)
 	return !ok || ctime == was
-}
-
-// save writes what the layer needs beside its packs.
-func (c *creating) save(ctx context.Context, e *encoded) (*layer, error) {
-	s, ix := c.s, e.ix
-	index, indexBytes, err := s.writeIndex(ix)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.writeManifest(e.tree, ix.Manifest); err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
-	}
-	if ix.Manifest != c.base.info.Manifest {
-		if err := fileDigest(s.manifestPath(ix.Manifest), "manifest", ix.Manifest); err != nil {
-			return nil, err
-		}
-	}
-	if len(c.inodes) == len(e.tree.Entries) {
-		if err := s.writeStamps(c.id, ix.Manifest, c.stampFlags(), c.inodes, c.began); err != nil {
-			c.noStamps(err)
-		}
-	}
-	fail.Point("store.create.written")
-	return c.layer(e, totalsOf(e.tree), index, indexBytes), nil
 }
 
 // commit writes the row.

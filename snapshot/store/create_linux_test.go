@@ -393,19 +393,11 @@ func createOfAChangingTree(t *testing.T, change func(path string), based bool) {
 	}
 	before := there()
 	require.NoError(t, c.prepare())
-	look, w := c.look, newWhole(&c)
-	if !based {
-		look = w.look
-	}
-	require.NoError(t, look(t.Context()))
+	w := newWhole(&c)
+	require.NoError(t, w.look(t.Context()))
 	time.Sleep(2 * fineTick)
 	change(filepath.Join(dir, "b"))
-	var err error
-	if based {
-		_, _, err = c.encode(t.Context())
-	} else {
-		_, err = w.store(t.Context())
-	}
+	_, err := w.store(t.Context())
 	var changed *ChangedError
 	require.ErrorAs(t, err, &changed)
 	require.Equal(t, "b", changed.Path)

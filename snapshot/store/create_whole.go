@@ -13,28 +13,38 @@ import (
 	"github.com/roost-ci/roost/snapshot/tree"
 )
 
-// A snapshot on no base is as large as its tree, and that may have millions of
-// entries. So it goes through in parts: the names are listed in a compact form, then
+// A snapshot is as large as its tree, and that may have millions of entries. So it goes
+// through in parts: the names are listed in a compact form, then
 // of each part the files are stored, looked at again, and written into the manifest.
 // What stays of a part is what the index says of it and the stamps of its files.
 
 // partEntries is how many entries are in memory as one.
 const partEntries = 16 << 10
 
-// whole is a Create without a base under way.
+// whole is a Create that is not the same again.
 type whole struct {
 	*creating
 	list   pack.List
+	firsts []int // of list: those that have further names
 	stamps stampList
 	sum    totals
-	files  int // with content
+	files  int    // with content
+	on     *based // nil without a base
 
 	part   []snapshot.Change
-	ctimes []int64 // of the part's entries
-	prefix string  // of every Source
+	ctimes []int64 // of the part's changes
+	same   []unmoved
+	prefix string // of every Source
 
 	out  *pack.ManifestWriter
 	keep *snapshot.Manifest // what was written to out; nil: that is too large to be kept
+}
+
+// unmoved is an entry that is as in the base, and stands before the at-th of a part's
+// changes.
+type unmoved struct {
+	at    int
+	entry snapshot.Entry
 }
 
 // totals are what a row says of a tree.
@@ -43,10 +53,17 @@ type totals struct{ bytes, entries int64 }
 func totalsOf(m *snapshot.Manifest) totals { return totals{m.Bytes(), int64(len(m.Entries))} }
 
 func newWhole(c *creating) *whole {
-	return &whole{
+	w := &whole{
 		creating: c, stamps: stampList{began: c.began},
 		prefix: strings.TrimSuffix(filepath.ToSlash(c.spec.Dir), "/") + "/",
 	}
+	if c.base != nil {
+		w.on = &based{
+			anew:    c.s.chainLen(c.spec.Base) >= c.s.o.MaxChain,
+			touched: map[string]bool{}, large: map[string]*snapshot.Entry{},
+		}
+	}
+	return w
 }
 
 func (w *whole) run(ctx context.Context) (*Created, error) {
@@ -61,10 +78,15 @@ func (w *whole) store(ctx context.Context) (*Created, error) {
 	if w.list.Len() <= w.s.o.CacheEntries {
 		w.keep = &snapshot.Manifest{Entries: make([]snapshot.Entry, 0, w.list.Len())}
 	}
+	defer lean(w.list.Len())()
 	lo := w.s.locate(w.whereToLook())
 	o := w.s.encoder(w.key, lo.find, nil)
 	o.Seen, o.Open = &w.spec.Progress.Done, w.s.OpenRange
-	st, err := pack.NewStream(o, w.files)
+	expect := w.files
+	if w.on != nil {
+		o.Previous, expect = w.previous, 0
+	}
+	st, err := pack.NewStream(o, expect)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +96,7 @@ func (w *whole) store(ctx context.Context) (*Created, error) {
 		return nil, err
 	}
 	if burden := w.burdens(e.ix); len(burden) > 0 {
-		lighter, err := pack.NewStream(unburdened(o, e.ix, burden), w.files)
+		lighter, err := pack.NewStream(unburdened(o, e.ix, burden), expect)
 		if err != nil {
 			return nil, err
 		}
@@ -105,6 +127,7 @@ func (w *whole) look(ctx context.Context) error {
 		return w.list.Append(e)
 	})
 	w.list.SetFirsts(firsts)
+	w.firsts = firsts
 	return err
 }
 
@@ -119,10 +142,15 @@ func (w *whole) encode(ctx context.Context, st *pack.Stream) (*encoded, error) {
 	if w.out, err = pack.NewManifestWriter(buf, w.list.Len()); err != nil {
 		return nil, err
 	}
-	if err := w.addAll(ctx, st, w.list.Each); err != nil {
+	e := &encoded{tree: w.keep}
+	if w.on != nil {
+		err = w.addBased(ctx, st)
+	} else {
+		err = w.addAll(ctx, st)
+	}
+	if err != nil {
 		return nil, err
 	}
-	e := &encoded{tree: w.keep}
 	if e.ix, e.stats, err = st.Finish(ctx); err != nil {
 		return nil, err
 	}
@@ -133,6 +161,12 @@ func (w *whole) encode(ctx context.Context, st *pack.Stream) (*encoded, error) {
 		return nil, err
 	}
 	w.out, w.keep, w.list = nil, nil, pack.List{}
+	switch {
+	case w.on != nil && w.on.anew:
+		e.stats.Plain -= w.on.plain // it was counted when it was new
+	case w.on != nil:
+		e.base, e.ix.Base = w.spec.Base, w.base.info.Manifest
+	}
 	name := w.s.manifestPath(e.ix.Manifest)
 	if absent, err := isAbsent(name); err != nil {
 		return nil, err
@@ -147,27 +181,41 @@ func (w *whole) encode(ctx context.Context, st *pack.Stream) (*encoded, error) {
 // encodeAgain stores again, by to, what from has in packs that to does not know. Both
 // have the same changes.
 func (w *whole) encodeAgain(ctx context.Context, from, to *pack.Stream, e *encoded) error {
-	each := func(fn func(*snapshot.Entry) error) error {
-		return from.Each(func(ch *snapshot.Change) error { return fn(&ch.Entry) })
+	at := 0
+	err := from.Each(func(ch *snapshot.Change) error {
+		ctime := w.ctimeOf(at)
+		at++
+		return w.put(ctx, to, ch, nil, ctime)
+	})
+	if err != nil {
+		return err
 	}
-	if err := w.addAll(ctx, to, each); err != nil {
+	if err := w.flush(ctx, to); err != nil {
 		return err
 	}
 	ix, stats, err := to.Finish(ctx)
 	if err != nil {
 		return err
 	}
-	ix.Manifest = e.ix.Manifest
+	ix.Base, ix.Manifest = e.ix.Base, e.ix.Manifest
 	e.instead(ix, stats)
 	return nil
 }
 
+// ctimeOf is that of the i-th change.
+func (w *whole) ctimeOf(i int) int64 {
+	if w.on != nil {
+		return w.on.ctimes[i]
+	}
+	return w.stamps.ctime(i)
+}
+
 // addAll stores all entries, in the order in which look listed them.
-func (w *whole) addAll(ctx context.Context, st *pack.Stream, each func(fn func(*snapshot.Entry) error) error) error {
+func (w *whole) addAll(ctx context.Context, st *pack.Stream) error {
 	at := 0
-	err := each(func(e *snapshot.Entry) error {
+	err := w.list.Each(func(e *snapshot.Entry) error {
 		at++
-		return w.add(ctx, st, e, w.stamps.ctime(at-1))
+		return w.put(ctx, st, &snapshot.Change{Entry: *e}, nil, w.stamps.ctime(at-1))
 	})
 	if err != nil {
 		return err
@@ -175,17 +223,21 @@ func (w *whole) addAll(ctx context.Context, st *pack.Stream, each func(fn func(*
 	return w.flush(ctx, st)
 }
 
-// add puts an entry into the part.
-func (w *whole) add(ctx context.Context, st *pack.Stream, e *snapshot.Entry, ctime int64) error {
-	if len(w.part) == partEntries {
+// put puts a change into the part, or an entry that did not change.
+func (w *whole) put(ctx context.Context, st *pack.Stream, ch *snapshot.Change, same *snapshot.Entry, ctime int64) error {
+	if len(w.part)+len(w.same) >= partEntries {
 		if err := w.flush(ctx, st); err != nil {
 			return err
 		}
 	}
-	if e.Type == snapshot.TypeFile {
-		e.Source = w.prefix + e.Path
+	if same != nil {
+		w.same = append(w.same, unmoved{len(w.part), *same})
+		return nil
 	}
-	w.part, w.ctimes = append(w.part, snapshot.Change{Entry: *e}), append(w.ctimes, ctime)
+	if ch.Entry.Type == snapshot.TypeFile && !ch.Delete {
+		ch.Entry.Source = w.prefix + ch.Entry.Path
+	}
+	w.part, w.ctimes = append(w.part, *ch), append(w.ctimes, ctime)
 	return nil
 }
 
@@ -198,20 +250,42 @@ func (w *whole) flush(ctx context.Context, st *pack.Stream) error {
 	if err != nil {
 		return err
 	}
+	same := w.same
 	for i := range w.part {
-		e := &w.part[i].Entry
-		e.Source = "" // a later file there may be another one
-		if w.out != nil {
-			if err := w.out.Append(e); err != nil {
+		for ; len(same) > 0 && same[0].at == i; same = same[1:] {
+			if err := w.tell(&same[0].entry); err != nil {
 				return err
 			}
 		}
-		if w.keep != nil {
-			w.keep.Entries = append(w.keep.Entries, *e)
+		if w.part[i].Delete {
+			continue
+		}
+		if err := w.tell(&w.part[i].Entry); err != nil {
+			return err
+		}
+	}
+	for i := range same {
+		if err := w.tell(&same[i].entry); err != nil {
+			return err
 		}
 	}
 	clear(w.part)
-	w.part, w.ctimes = w.part[:0], w.ctimes[:0]
+	clear(w.same)
+	w.part, w.ctimes, w.same = w.part[:0], w.ctimes[:0], w.same[:0]
+	return nil
+}
+
+// tell writes an entry into the manifest, once.
+func (w *whole) tell(e *snapshot.Entry) error {
+	e.Source, e.SourceAt = "", 0 // a later file there may be another one
+	if w.out != nil {
+		if err := w.out.Append(e); err != nil {
+			return err
+		}
+	}
+	if w.keep != nil {
+		w.keep.Entries = append(w.keep.Entries, *e)
+	}
 	return nil
 }
 
@@ -219,7 +293,7 @@ func (w *whole) flush(ctx context.Context, st *pack.Stream) error {
 func (w *whole) unchanged(ctx context.Context) error {
 	return inRuns(ctx, len(w.part), func(i int) error {
 		e := &w.part[i].Entry
-		if e.Type == snapshot.TypeFile && e.Size > 0 && !asItWas(e, w.ctimes[i]) {
+		if e.Type == snapshot.TypeFile && e.Size > 0 && w.ctimes[i] != noCtime && !asItWas(e, w.ctimes[i]) {
 			return &ChangedError{Path: e.Path}
 		}
 		return nil
@@ -238,5 +312,9 @@ func (w *whole) save(ctx context.Context, st *pack.Stream, e *encoded) (*Created
 		w.noStamps(err)
 	}
 	fail.Point("store.create.written")
-	return w.commit(ctx, e, w.layer(e, w.sum, index, indexBytes), 0)
+	var kept int64
+	if w.on != nil {
+		kept = w.on.kept
+	}
+	return w.commit(ctx, e, w.layer(e, w.sum, index, indexBytes), kept)
 }

@@ -47,16 +47,7 @@ func (s *Store) stampPath(id snapshot.ID) string {
 	return filepath.Join(s.dir, "manifests", string(id)+".stamps")
 }
 
-// writeStamps notes the inodes of a tree's entries, which were looked at no earlier
-// than began.
-func (s *Store) writeStamps(id snapshot.ID, d snapshot.Digest, flags byte, inodes []tree.Inode, began time.Time) error {
-	l := stampList{began: began, flags: flags, records: make([]byte, 0, stampBytes*len(inodes))}
-	for i := range inodes {
-		l.add(&inodes[i])
-	}
-	return s.writeStampList(id, d, &l)
-}
-
+// writeStampList makes the file of a snapshot.
 func (s *Store) writeStampList(id snapshot.ID, d snapshot.Digest, l *stampList) error {
 	f, err := os.OpenFile(s.stampPath(id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -189,35 +180,4 @@ func decodeStamps(b []byte, d snapshot.Digest) *stamps {
 	}
 	st.records = b
 	return st
-}
-
-// adopt gives files of m that nobody has written to since base was made the
-// chunks that they have there.
-func adopt(m *snapshot.Manifest, inodes []tree.Inode, base *snapshot.Manifest, st *stamps) {
-	if base == nil || st.len() != len(base.Entries) {
-		return
-	}
-	at := 0
-	for i := range m.Entries {
-		e := &m.Entries[i]
-		c := -1
-		for at < len(base.Entries) {
-			if c = snapshot.ComparePaths(base.Entries[at].Path, e.Path); c >= 0 {
-				break
-			}
-			at++
-		}
-		if at == len(base.Entries) {
-			return
-		}
-		b := &base.Entries[at]
-		if c != 0 || e.Type != snapshot.TypeFile || b.Type != snapshot.TypeFile || b.Chunks == nil ||
-			b.Size != e.Size || b.MTime != e.MTime {
-			continue
-		}
-		was, is := st.at(at), &inodes[i]
-		if was.CTime != 0 && was.CTime == is.CTime && was.Ino == is.Ino && was.Dev == is.Dev {
-			e.Chunks = b.Chunks
-		}
-	}
 }
