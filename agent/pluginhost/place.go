@@ -1,6 +1,8 @@
 package pluginhost
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"os/user"
@@ -84,7 +86,7 @@ func (h *Host) makeSockets() (string, error) {
 	dir, err := filepath.Join(h.o.Settings.Dir, ".run"), error(nil)
 	if h.user == nil && len(dir) <= longest {
 		h.sockets, err = dir, os.Mkdir(dir, 0o700)
-	} else if h.sockets, err = os.MkdirTemp("", "roost-plugin-"); err == nil && h.user != nil {
+	} else if h.sockets, err = os.MkdirTemp("", h.socketsPrefix()); err == nil && h.user != nil {
 		err = os.Chmod(h.sockets, 0o711) // go-plugin makes a directory for the plugin's group in it
 	}
 	if err != nil {
@@ -93,13 +95,24 @@ func (h *Host) makeSockets() (string, error) {
 	return h.sockets, nil
 }
 
+// socketsPrefix begins the names of this plugin's directories among temporary files. They are
+// told from those of other agents by the plugin's own directory, which only one agent uses.
+func (h *Host) socketsPrefix() string {
+	sum := sha256.Sum256([]byte(h.o.Settings.Dir))
+	return "roost-plugin-" + hex.EncodeToString(sum[:4]) + "-"
+}
+
 // removeSockets removes what this or an earlier agent made. What can't be removed is in nobody's way
 // but the next process's, which says so.
 func (h *Host) removeSockets() {
 	if h.user == nil {
 		_ = os.RemoveAll(filepath.Join(h.o.Settings.Dir, ".run"))
 	}
-	if h.sockets != "" {
-		_ = os.RemoveAll(h.sockets)
+	earlier, _ := filepath.Glob(filepath.Join(os.TempDir(), h.socketsPrefix()+"*"))
+	for _, dir := range earlier {
+		// Anybody can make such a name there: what is not ours is left alone.
+		if fi, err := os.Lstat(dir); err == nil && fi.IsDir() && onlyOurs(fi) == nil {
+			_ = os.RemoveAll(dir)
+		}
 	}
 }
