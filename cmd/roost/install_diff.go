@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/roost-ci/roost/internal/install"
+	"github.com/roost-ci/roost/internal/runnerconf"
 )
 
 // changes compares what is there with what is to be.
@@ -30,9 +32,10 @@ func (o *installOptions) changes(p *installPlan, old *install.Journal) ([]change
 			if c.Action == "create" {
 				from = "/dev/null"
 			}
-			c.Diff = install.Diff(from, f.Path, now, f.Text)
-			if !o.showSecrets {
-				c.Diff = hideSecrets(c.Diff)
+			if o.showSecrets {
+				c.Diff = install.Diff(from, f.Path, now, f.Text)
+			} else {
+				c.Diff = hideSecrets(install.Diff(from, f.Path, hideLong(f.Path, now), hideLong(f.Path, f.Text)))
 			}
 		}
 		out = append(out, c)
@@ -52,11 +55,27 @@ func (o *installOptions) changes(p *installPlan, old *install.Journal) ([]change
 }
 
 var (
-	secretKeyRE = regexp.MustCompile(`(?im)^([ +-][ \t]*"?[a-z_.]*(?:token|secret|password|accesskey|sastoken|accountkey|private_?key)[a-z_]*"?[ \t]*=[ \t]*)("[^"\n]*"|'[^'\n]*')`)
-	secretEnvRE = regexp.MustCompile(`(["'][A-Za-z_][A-Za-z0-9_]*=)[^"'\n]*`)
-	secretVarRE = regexp.MustCompile(`(?m)^([ +-]Environment=).+$`)
-	configKeyRE = regexp.MustCompile(`(?m)^([ +-][ \t]*(?:agent\.)?(?:token_file|token_files|api_token_file|slot_tokens_file)[ \t]*=.*)$`)
+	secretNameRE = regexp.MustCompile(`(?:token|secret|password|accesskey|accountkey|private_?key)`)
+	secretKeyRE  = regexp.MustCompile(`(?im)^([ +-][ \t]*"?[a-z_.]*(?:token|secret|password|accesskey|sastoken|accountkey|private_?key)[a-z_]*"?[ \t]*=[ \t]*)("[^"\n]*"|'[^'\n]*')`)
+	secretEnvRE  = regexp.MustCompile(`(["'][A-Za-z_][A-Za-z0-9_]*=)[^"'\n]*`)
+	secretVarRE  = regexp.MustCompile(`(?m)^([ +-]Environment=).+$`)
+	configKeyRE  = regexp.MustCompile(`(?m)^([ +-][ \t]*(?:agent\.)?(?:token_file|token_files|api_token_file|slot_tokens_file)[ \t]*=.*)$`)
 )
+
+// hideLong hides in a file in TOML what can't be hidden line by line, such as a
+// DOCKER_AUTH_CONFIG with its quotes. A text that is not TOML stays as it is.
+func hideLong(path string, text []byte) []byte {
+	if filepath.Ext(path) != ".toml" {
+		return text
+	}
+	f, err := runnerconf.Parse(text)
+	if err != nil {
+		return text
+	}
+	return f.Hide(func(key string) bool {
+		return secretNameRE.MatchString(key) && !strings.HasSuffix(key, "_file") && !strings.HasSuffix(key, "_files")
+	})
+}
 
 // hideSecrets hides tokens, passwords and the values of variables in a diff.
 func hideSecrets(diff string) string {

@@ -307,6 +307,25 @@ func TestHideSecrets(t *testing.T) {
 	}
 }
 
+// --dry-run shows no secret, however it is written.
+func TestDryRunShowsNoSecret(t *testing.T) {
+	h := newRunnerHost(t, `concurrent = 2
+[[runners]]
+  name = "one"
+  url = "https://gitlab.example.org"
+  token = """glrt-hidden"""
+  executor = "shell"
+  environment = ["DOCKER_AUTH_CONFIG={\"auths\":{\"r\":{\"auth\":\"hidden\"}}}", """KEY=
+hidden"""]
+  cache = { Type = "s3", s3 = { SecretKey = "hidden" } }
+`, false)
+	args := []string{"install", "gitlab", "--config", h.config, "--with-coordinator", "--dry-run"}
+	shown := h.must(args...)
+	require.NotContains(t, shown, "hidden")
+	require.Contains(t, shown, "DOCKER_AUTH_CONFIG=***")
+	require.Contains(t, h.must(append(args, "--show-secrets")...), `auth\":\"hidden`)
+}
+
 // What people set for the runner's own service, the slots' services have, too: jobs of the
 // shell executor inherit it.
 func TestInstallKeepsTheServicesEnvironment(t *testing.T) {

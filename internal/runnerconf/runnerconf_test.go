@@ -268,6 +268,8 @@ func FuzzEdit(f *testing.F) {
 			return
 		}
 		require.Equal(t, string(text), file.String())
+		_, err = Parse(file.Hide(func(string) bool { return true }))
+		require.NoError(t, err)
 		all, err := file.Entries()
 		if err != nil {
 			return
