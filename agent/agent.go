@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/durable"
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/transfer"
 )
@@ -312,31 +312,14 @@ func (a *Agent) fingerprint() string {
 
 func (a *Agent) logDir() string { return filepath.Join(a.o.Dir, "logs") }
 
-// jitter is a random part, half to all, of d.
-func (a *Agent) jitter(d time.Duration) time.Duration {
-	var b [1]byte
-	if _, err := io.ReadFull(a.o.Rand, b[:]); err != nil {
-		return d
-	}
-	return d/2 + d/2*time.Duration(b[0])/255
-}
-
-// sleep waits, and reports whether ctx has not ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
+// jitter is between half of d and all of it.
+func (a *Agent) jitter(d time.Duration) time.Duration { return pause.Jitter(d, a.o.Rand) }
 
 // retry makes a call until it is answered: with nil, or with an error that another
 // try would get too.
 func (a *Agent) retry(ctx context.Context, what string, call func(context.Context) error) error {
-	for wait, tries := 50*time.Millisecond, 1; ; wait, tries = min(2*wait, 5*time.Second), tries+1 {
+	wait := pause.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second, Rand: a.o.Rand}
+	for tries := 1; ; tries++ {
 		err := call(ctx)
 		if err == nil || !api.Unreachable(err) {
 			return err
@@ -344,7 +327,7 @@ func (a *Agent) retry(ctx context.Context, what string, call func(context.Contex
 		if tries%10 == 1 {
 			a.log.Warn("waiting for the coordinator", "to", what, "err", err)
 		}
-		if !sleep(ctx, a.jitter(wait)) {
+		if pause.For(ctx, wait.After(tries)) != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/transfer"
@@ -105,7 +106,7 @@ func (a *Agent) enqueue(ctx context.Context, in store.Info) {
 			a.log.Error("a snapshot can't be uploaded", "snapshot", in.ID, "err", err)
 			return
 		}
-		if !sleep(ctx, time.Second) {
+		if pause.For(ctx, time.Second) != nil {
 			return
 		}
 	}

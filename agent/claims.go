@@ -11,6 +11,7 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -69,7 +70,7 @@ func (a *Agent) poll(ctx, out context.Context, id snapshot.ID, r api.ClaimReques
 		if notFound(err) {
 			a.beatNow() // which registers again
 		}
-		sleep(ctx, a.jitter(claimPause))
+		pause.For(ctx, a.jitter(claimPause)) //nolint:errcheck // whoever asks next sees that ctx has ended
 	}
 	a.mu.Lock()
 	a.polling--

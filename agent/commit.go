@@ -9,6 +9,7 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 )
@@ -81,7 +82,7 @@ func (a *Agent) seal(ctx context.Context, id snapshot.ID, outcome []byte, quiet 
 			}
 		}
 		info, err := a.o.Store.Seal(ctx, id, outcome)
-		if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait || !sleep(ctx, wait) {
+		if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait || pause.For(ctx, wait) != nil {
 			return info, err
 		}
 		busy = err
@@ -225,7 +226,7 @@ func (a *Agent) letGo(ctx context.Context, id snapshot.ID, sealed bool) {
 // it, or leaves that to the next start. It may be a person who looks at it, or
 // another job to which its own job gave a descriptor.
 func (a *Agent) discardLater(ctx context.Context, id snapshot.ID) {
-	for wait := time.Second; sleep(ctx, wait); wait = min(2*wait, 30*time.Second) {
+	for wait := time.Second; pause.For(ctx, wait) == nil; wait = min(2*wait, 30*time.Second) {
 		a.mu.Lock()
 		draining := a.draining
 		a.mu.Unlock()

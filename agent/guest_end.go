@@ -9,6 +9,7 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
@@ -177,7 +178,7 @@ func (a *Agent) waitDurable(ctx context.Context, id snapshot.ID, want string) er
 		if a.quitting.Err() != nil {
 			return errStopping
 		}
-		if !sleep(ctx, 10*time.Millisecond) {
+		if pause.For(ctx, 10*time.Millisecond) != nil {
 			if in.Err != "" {
 				return fmt.Errorf("not in time: %s", in.Err)
 			}
@@ -234,7 +235,7 @@ func (g *guest) drop(log sayer) {
 			a.log.Warn("what a job left", "attempt", id, "err", qerr)
 		}
 		err = a.o.Store.Discard(context.WithoutCancel(a.out), id)
-		if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait || !sleep(a.out, wait) {
+		if !errors.Is(err, snapshot.ErrBusy) || elapsed()-begin > busyWait || pause.For(a.out, wait) != nil {
 			break
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/snapshot/view"
@@ -109,7 +110,7 @@ func (a *Agent) waitBlob(ctx context.Context, d snapshot.Digest) bool {
 		if _, err := a.o.Blobs.Stat(ctx, d); err == nil {
 			return true
 		}
-		if !sleep(ctx, 200*time.Millisecond) {
+		if pause.For(ctx, 200*time.Millisecond) != nil {
 			break
 		}
 	}

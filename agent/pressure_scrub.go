@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 )
@@ -32,7 +33,7 @@ func (s Scrub) withDefaults() Scrub {
 func (a *Agent) scrubs(ctx context.Context) {
 	// What is suspect after a crash is wanted soon.
 	wait := min(a.scrubbing().Every, time.Minute)
-	for sleep(ctx, a.jitter(wait)) {
+	for pause.For(ctx, a.jitter(wait)) == nil {
 		o := a.scrubbing()
 		if o.Interval > 0 {
 			a.scrub(ctx, o)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -206,7 +207,7 @@ func (a *Agent) guard(ctx context.Context) {
 			a.wake() // no work is asked for meanwhile
 		}
 		was = lost
-		if !sleep(ctx, max(tick, 10*time.Millisecond)) {
+		if pause.For(ctx, max(tick, 10*time.Millisecond)) != nil {
 			return
 		}
 	}
