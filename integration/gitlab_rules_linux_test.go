@@ -22,7 +22,9 @@ type ruleScene struct {
 	job    gitlabtest.JobDef
 	fault  *gitlabtest.Fault
 	// begun, if set, is called when the script has said "go".
-	begun func(j gitlabtest.Job)
+	begun func(l *lab, pl *gitlabtest.Pipeline)
+	// ends says that untilSeen is over then, and not only when right was asked.
+	ends bool
 	// right says whether all is as it must be, when the job ended or took too long.
 	right func(t *testing.T, l *lab, p *gitlabtest.Project, pl *gitlabtest.Pipeline) bool
 }
@@ -31,8 +33,20 @@ func flawless(_ *testing.T, l *lab, _ *gitlabtest.Project, pl *gitlabtest.Pipeli
 	return pl.Status() == gitlabtest.Success && len(l.gl.Flaws()) == 0
 }
 
+// untilSeen is a line of a script that takes until it was seen whether all is right.
+const untilSeen = `until test -e "$GO"; do sleep 0.1; done`
+
+func cancels(_ *lab, pl *gitlabtest.Pipeline) { pl.Job("a").Cancel() }
+
 var ruleScenes = []ruleScene{
-	{gitlab: gitlabtest.HandOutOnce, job: gitlabtest.JobDef{Script: []string{"sleep 2"}}, right: flawless},
+	{
+		gitlab: gitlabtest.HandOutOnce, job: gitlabtest.JobDef{Script: []string{"echo go", untilSeen}}, right: flawless, ends: true,
+		begun: func(_ *lab, pl *gitlabtest.Pipeline) { // it is asked for jobs, and has that one to give
+			for end := time.Now().Add(3 * time.Second); len(pl.Job("a").Log.Assigned) < 2 && time.Now().Before(end); {
+				time.Sleep(20 * time.Millisecond)
+			}
+		},
+	},
 	{
 		gitlab: gitlabtest.FinalOnce,
 		fault:  &gitlabtest.Fault{Route: "PUT /api/v4/jobs/{id}", Final: true, LoseReply: true},
@@ -55,16 +69,16 @@ var ruleScenes = []ruleScene{
 		},
 	},
 	{
-		gitlab: gitlabtest.StatusHeader, job: gitlabtest.JobDef{Script: []string{"echo go; sleep 6"}, AfterScript: []string{"echo after"}},
-		begun: gitlabtest.Job.Cancel,
+		gitlab: gitlabtest.StatusHeader, job: gitlabtest.JobDef{Script: []string{"echo go", untilSeen}, AfterScript: []string{"echo after"}},
+		begun: cancels,
 		right: func(_ *testing.T, _ *lab, _ *gitlabtest.Project, pl *gitlabtest.Pipeline) bool {
 			j := pl.Job("a")
-			return j.Status == gitlabtest.Canceled && strings.Contains(string(j.Trace), "\nafter\n") && j.Ended.Sub(j.Started) < 6*time.Second
+			return j.Status == gitlabtest.Canceled && strings.Contains(string(j.Trace), "\nafter\n")
 		},
 	},
 	{
-		gitlab: gitlabtest.TokenExpiry, job: gitlabtest.JobDef{Script: []string{"echo go; sleep 4"}},
-		begun: gitlabtest.Job.ExpireToken,
+		gitlab: gitlabtest.TokenExpiry, job: gitlabtest.JobDef{Script: []string{"echo go", untilSeen}},
+		begun: func(_ *lab, pl *gitlabtest.Pipeline) { pl.Job("a").ExpireToken() },
 		right: func(_ *testing.T, _ *lab, _ *gitlabtest.Project, pl *gitlabtest.Pipeline) bool {
 			return pl.Job("a").FailureReason == "job_token_expired"
 		},
@@ -74,18 +88,22 @@ var ruleScenes = []ruleScene{
 		runner: runner.CheckoutForce, job: gitlabtest.JobDef{Script: []string{"echo changed > README.md"}},
 		right: func(t *testing.T, _ *lab, p *gitlabtest.Project, _ *gitlabtest.Pipeline) bool {
 			next := p.Run(t, gitlabtest.PipelineDef{Jobs: []gitlabtest.JobDef{{Name: "a", Script: []string{"cat README.md"}}}})
-			next.MustWait(t, gitlabtest.Success, time.Minute)
+			next.MustWait(t, gitlabtest.Success, 3*time.Minute)
 			return strings.Contains(string(next.Job("a").Trace), "\nhello\n")
 		},
 	},
 	{
-		runner: runner.CancelGraces, job: gitlabtest.JobDef{Script: []string{"echo go; sleep 6"}, AfterScript: []string{"echo after"}},
-		begun: gitlabtest.Job.Cancel,
+		runner: runner.CancelGraces, job: gitlabtest.JobDef{Script: []string{"echo go", untilSeen}, AfterScript: []string{"echo after"}},
+		begun: cancels,
 		right: func(_ *testing.T, _ *lab, _ *gitlabtest.Project, pl *gitlabtest.Pipeline) bool {
 			return strings.Contains(string(pl.Job("a").Trace), "\nafter\n")
 		},
 	},
 }
+
+// ruleTries is how often a broken rule may not show: that is chance, on a machine that has
+// other work.
+const ruleTries = 4
 
 // TestGitLabRules plays each scene with the rule and without it: the first must be
 // right and the second must not, or a test here could not fail.
@@ -94,8 +112,11 @@ func TestGitLabRules(t *testing.T) {
 	for _, s := range ruleScenes {
 		t.Run(strings.ReplaceAll(string(s.gitlab)+string(s.runner), " ", "_"), func(t *testing.T) {
 			begin := time.Now()
-			require.True(t, s.play(t, false, time.Minute), "with the rule")
-			require.False(t, s.play(t, true, 3*time.Second+2*time.Since(begin)), "without the rule")
+			require.True(t, s.play(t, false, 3*time.Minute), "with the rule")
+			limit := 3*time.Second + 2*time.Since(begin)
+			for n := 1; s.play(t, true, limit); n++ {
+				require.Less(t, n, ruleTries, "without the rule")
+			}
 		})
 	}
 }
@@ -122,19 +143,24 @@ func (s ruleScene) play(t *testing.T, broken bool, limit time.Duration) (right b
 		if j.Script == nil {
 			j.Script = []string{"echo one", "sleep 0.2", "echo two"}
 		}
-		j.Script = append([]string{gitlabtest.RanMark(filepath.Join(l.dir, "ran"))}, j.Script...)
+		release := filepath.Join(l.dir, "go")
+		j.Script = append([]string{gitlabtest.RanMark(filepath.Join(l.dir, "ran")), "GO='" + release + "'"}, j.Script...)
 		pl := p.Run(t, gitlabtest.PipelineDef{Jobs: []gitlabtest.JobDef{j}})
 		if s.begun != nil {
 			require.Eventually(t, func() bool { return strings.Contains(string(pl.Job("a").Trace), "\ngo\n") }, time.Minute, 20*time.Millisecond)
-			s.begun(pl.Job("a"))
+			s.begun(l, pl)
+			if s.ends {
+				require.NoError(t, os.WriteFile(release, nil, 0o600))
+			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
 		_, _ = pl.Wait(ctx) // right says what was to come of it
 		right = s.right(t, l, p, pl)
 		t.Logf("%v: %v\n%s", right, l.gl.Flaws(), pl.Job("a").Trace)
+		require.NoError(t, os.WriteFile(release, nil, 0o600))
 		pl.Cancel() // what never ended
-		require.Eventually(t, func() bool { return !l.mounted() }, time.Minute, 50*time.Millisecond, "a workspace stays mounted")
+		require.Eventually(t, func() bool { return !l.mounted() }, 2*time.Minute, 50*time.Millisecond, "a workspace stays mounted")
 	})
 	return right
 }

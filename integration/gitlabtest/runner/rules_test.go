@@ -104,22 +104,20 @@ var rules = []rule{
 			l.Fault(gitlabtest.Fault{Route: routeRequest, Times: -1, Header: map[string]string{"Content-Type": "text/plain"}})
 		},
 		kept: func(_ *testing.T, l *lab, _ *gitlabtest.Pipeline) bool {
-			time.Sleep(time.Second)
-			return len(l.Calls(routeUpdate)) == 0
+			return !eventually(3*time.Second, func() bool { return len(l.Calls(routeUpdate)) > 0 })
 		},
 	},
 	{
 		rule: runner.LastUpdate, setup: setup{gitlab: gitlabtest.Options{LongPoll: time.Minute}}, kept: func(_ *testing.T, l *lab, _ *gitlabtest.Pipeline) bool {
 			n := len(l.Calls(routeRequest))
-			time.Sleep(300 * time.Millisecond)
-			return len(l.Calls(routeRequest)) <= n+2
+			return !eventually(3*time.Second, func() bool { return len(l.Calls(routeRequest)) > n+2 })
 		},
 	},
 	{
 		rule: runner.Unhealthy, never: true, before: func(l *lab) { l.Fault(gitlabtest.Fault{Route: routeRequest, Times: -1, Status: 403}) },
 		kept: func(_ *testing.T, l *lab, _ *gitlabtest.Pipeline) bool {
-			time.Sleep(time.Second)
-			return len(l.Calls(routeRequest)) <= 4 // and one before the mishap was there
+			// Three, and one before the mishap was there.
+			return !eventually(3*time.Second, func() bool { return len(l.Calls(routeRequest)) > 4 })
 		},
 	},
 	{
@@ -140,14 +138,14 @@ var rules = []rule{
 	},
 	{rule: runner.ResendAt, job: slow, before: func(l *lab) { l.Fault(gitlabtest.Fault{Route: routeTrace, LoseReply: true, Nth: 8, Times: 3}) }, kept: right},
 	{
-		rule: runner.ForcedTouch, job: job{Script: []string{"sleep 1"}}, kept: func(_ *testing.T, _ *lab, pl *gitlabtest.Pipeline) bool {
+		rule: runner.ForcedTouch, job: job{Script: []string{"sleep 4"}}, kept: func(_ *testing.T, _ *lab, pl *gitlabtest.Pipeline) bool {
 			return pl.Job("a").Log.Touches > 1
 		},
 	},
 	{rule: runner.AllTrace, kept: right},
 	{rule: runner.FinalRetry, before: final(gitlabtest.Fault{Status: 400, Times: 3}), kept: ends(gitlabtest.Success)},
 	{rule: runner.FinalOnce, kept: func(_ *testing.T, l *lab, pl *gitlabtest.Pipeline) bool {
-		return idle(l, 30*time.Second) && len(pl.Job("a").Log.Refused) == 0
+		return idle(l, time.Minute) && len(pl.Job("a").Log.Refused) == 0
 	}},
 	{rule: runner.Resend412, before: final(gitlabtest.Fault{Status: 412}), kept: ends(gitlabtest.Success)},
 	{rule: runner.Wait202, setup: setup{gitlab: gitlabtest.Options{Flush: 2}}, kept: ends(gitlabtest.Success)},
@@ -165,23 +163,23 @@ var rules = []rule{
 		},
 	},
 	{
-		rule: runner.AbortOn403, job: job{Script: []string{"echo go; sleep 10"}}, early: true, kept: func(_ *testing.T, l *lab, pl *gitlabtest.Pipeline) bool {
+		rule: runner.AbortOn403, job: job{Script: []string{"echo go; sleep 40"}}, early: true, kept: func(_ *testing.T, l *lab, pl *gitlabtest.Pipeline) bool {
 			pl.Job("a").ExpireToken()
-			return idle(l, 5*time.Second)
+			return idle(l, 15*time.Second)
 		},
 	},
 	{
-		rule: runner.CancelGraces, job: job{Script: []string{"echo go; sleep 5"}, AfterScript: []string{"echo after $CI_JOB_STATUS"}}, early: true,
+		rule: runner.CancelGraces, job: job{Script: []string{"echo go; sleep 20"}, AfterScript: []string{"echo after $CI_JOB_STATUS"}}, early: true,
 		kept: func(t *testing.T, l *lab, pl *gitlabtest.Pipeline) bool {
 			pl.Job("a").Cancel()
-			pl.MustWait(t, gitlabtest.Canceled, 30*time.Second)
+			pl.MustWait(t, gitlabtest.Canceled, time.Minute)
 			return has("after canceled\n")(t, l, pl)
 		},
 	},
 	{
-		rule: runner.AbortFinal, job: job{Script: []string{"echo go; sleep 5"}}, early: true, kept: func(_ *testing.T, l *lab, pl *gitlabtest.Pipeline) bool {
+		rule: runner.AbortFinal, job: job{Script: []string{"echo go; sleep 20"}}, early: true, kept: func(_ *testing.T, l *lab, pl *gitlabtest.Pipeline) bool {
 			pl.Job("a").ForceCancel()
-			return idle(l, 30*time.Second) && len(pl.Job("a").Log.Refused) == 1
+			return idle(l, time.Minute) && len(pl.Job("a").Log.Refused) == 1
 		},
 	},
 	{
@@ -227,7 +225,7 @@ var rules = []rule{
 		kept: func(_ *testing.T, l *lab, _ *gitlabtest.Pipeline) bool { return l.seen.Load() },
 	},
 	{
-		rule: runner.JobTimeout, job: job{Script: []string{"sleep 2.5"}, Timeout: time.Second}, kept: func(_ *testing.T, _ *lab, pl *gitlabtest.Pipeline) bool {
+		rule: runner.JobTimeout, job: job{Script: []string{"sleep 20"}, Timeout: time.Second}, kept: func(_ *testing.T, _ *lab, pl *gitlabtest.Pipeline) bool {
 			return pl.Job("a").FailureReason == "job_execution_timeout"
 		},
 	},
@@ -238,6 +236,10 @@ func yes() *bool {
 	return &b
 }
 
+// tries is how often a broken rule may not show: that is chance, on a machine that has other
+// work. One that never shows is no rule that a test can hold to.
+const tries = 5
+
 // TestRules plays each scene twice: with the rule, which must show, and without it,
 // which must show too.
 func TestRules(t *testing.T) {
@@ -245,9 +247,11 @@ func TestRules(t *testing.T) {
 		t.Run(strings.ReplaceAll(string(r.rule), " ", "_"), func(t *testing.T) {
 			t.Parallel()
 			begin := time.Now()
-			require.True(t, r.play(t, false, time.Minute), "the rule is not kept")
-			// without it, some jobs never end
-			require.False(t, r.play(t, true, 2*time.Second+2*time.Since(begin)), "breaking the rule doesn't show")
+			require.True(t, r.play(t, false, 3*time.Minute), "the rule is not kept")
+			limit := 2*time.Second + 2*time.Since(begin) // without it, some jobs never end
+			for n := 1; r.play(t, true, limit); n++ {
+				require.Less(t, n, tries, "breaking the rule doesn't show")
+			}
 		})
 	}
 }

@@ -143,7 +143,7 @@ func TestArtifactTries(t *testing.T) {
 func TestTimestamps(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, setup{entry: func(e *runner.Entry) { e.FeatureFlags = map[string]bool{"FF_TIMESTAMPS": true} }})
-	j := l.one(t, job{Script: []string{"echo one", "head -c 9000 /dev/zero | tr '\\0' x; echo y", "printf end"}}, gitlabtest.Success, "GIT_STRATEGY", "none")
+	j := l.one(t, job{Script: []string{"echo one", "head -c 200000 /dev/zero | tr '\\0' x; echo y", "printf end"}}, gitlabtest.Success, "GIT_STRATEGY", "none")
 	stamp := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z 00O[ +]`)
 	for line := range strings.SplitSeq(strings.TrimSuffix(string(j.Trace), "\n"), "\n") {
 		require.Regexp(t, stamp, line)
@@ -177,7 +177,7 @@ func TestStops(t *testing.T) {
 	require.True(t, right(t, l, pl))
 
 	l = newLab(t, setup{})
-	pl = l.project.Run(t, gitlabtest.PipelineDef{Jobs: []job{{Name: "a", Script: []string{"echo go; sleep 1"}}, {Name: "b"}}})
+	pl = l.project.Run(t, gitlabtest.PipelineDef{Jobs: []job{{Name: "a", Script: []string{"echo go; sleep 3"}}, {Name: "b"}}})
 	require.True(t, eventually(time.Minute, func() bool { return has("\ngo\n")(t, l, pl) }))
 	l.r.Quit()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -197,7 +197,7 @@ func TestProcess(t *testing.T) {
 	dir := t.TempDir()
 	p := runner.Start(t, runner.Config{Entries: []runner.Entry{l.entry}, Scale: 100})
 	pl := l.project.Run(t, gitlabtest.PipelineDef{Jobs: []job{
-		{Name: "a", Script: []string{"echo go; sleep 1; touch " + dir + "/lives; sleep 1"}, Artifacts: gitlabtest.Archive("README.md")},
+		{Name: "a", Script: []string{"echo go; sleep 2; touch " + dir + "/lives; sleep 2"}, Artifacts: gitlabtest.Archive("README.md")},
 	}})
 	require.True(t, eventually(time.Minute, func() bool { return has("\ngo\n")(t, l, pl) }), "%s", p.Log())
 	p.Kill()
@@ -209,5 +209,5 @@ func TestProcess(t *testing.T) {
 	pl.MustWait(t, gitlabtest.Success, time.Minute)
 	require.Equal(t, 1, pl.Job("a").Log.Uploads)
 	require.NoError(t, p.Signal(os.Interrupt))
-	require.True(t, p.Wait(30*time.Second))
+	require.True(t, p.Wait(time.Minute))
 }
