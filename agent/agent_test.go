@@ -403,7 +403,7 @@ func TestFencedOutput(t *testing.T) {
 // they can be given to others.
 func TestLeaseLost(t *testing.T) {
 	f := newFake(t)
-	f.lease = time.Second
+	f.lease = 4 * time.Second // long enough to be renewed on a busy machine
 	newHost(t, f, "a").start()
 	at := f.give("a", job("long", "echo up", "sleep 100"))
 	f.wait("start", func() bool { return strings.Contains(string(at.log), "\nup\n") })

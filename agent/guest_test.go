@@ -385,7 +385,7 @@ func TestGuestLost(t *testing.T) {
 	f := newFake(t)
 	f.lease = time.Second
 	h := guestHost(t, f)
-	h.edit = func(o *Options) { o.LostWait = 500 * time.Millisecond }
+	h.edit = func(o *Options) { o.LostWait = 3 * time.Second } // a plugin does what it is told meanwhile
 	h.start()
 	kept, _ := h.open(1, ext("kept"))
 	f.edit(func() { f.down = func(_, p string) bool { return !strings.HasPrefix(p, "/v1/blobs") } })
@@ -431,7 +431,7 @@ func TestGuestUnreachable(t *testing.T) {
 	begin := time.Now()
 	s, err := h.ag().Seal(t.Context(), plugin.SealRequest{Attempt: at.claim.Attempt, Within: 700 * time.Millisecond})
 	require.NoError(t, err)
-	require.Less(t, time.Since(begin), 3*time.Second)
+	require.Less(t, time.Since(begin), 20*time.Second) // the lease is 30
 	require.Equal(t, at.claim.Attempt, s.Output)
 	require.Contains(t, strings.Join(s.Lines, "\n"), "hears of this job later")
 	require.Empty(t, h.held())
