@@ -67,13 +67,19 @@ func (p *Places) Find(id snapshot.Digest) (Location, bool) {
 // and nobody has is a *snapshot.CorruptError.
 func Gather(find func(snapshot.Digest) (Location, bool), changes []snapshot.Change) (*Index, error) {
 	var t table
-	t.init(find)
+	t.init(nil)
 	for i := range changes {
 		e := &changes[i].Entry
 		for j := range e.Chunks {
-			if c := &e.Chunks[j]; !t.has(c.ID, c.Len) {
+			c := &e.Chunks[j]
+			if at, ok := t.place.find(&c.ID); ok && int64(t.chunks[at].Len) == c.Len {
+				continue
+			}
+			l, ok := find(c.ID)
+			if !ok || int64(l.Len) != c.Len {
 				return nil, inNoFrame(e.Path, c)
 			}
+			t.reuse(c.ID, l)
 		}
 	}
 	out := &Index{Changes: changes}

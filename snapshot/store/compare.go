@@ -31,9 +31,10 @@ func (s *Store) Compare(ctx context.Context, a, b snapshot.ID, fn func(Differenc
 	defer release()
 	c := comparing{s: s}
 	for i, id := range []snapshot.ID{a, b} {
-		if err := c.side[i].open(ctx, s, id); err != nil {
+		if err := c.side[i].open(s, id); err != nil {
 			return fmt.Errorf("compare: %w", err)
 		}
+		defer lean(int(c.side[i].l.info.Entries))()
 	}
 	c.sameKey = string(c.side[0].key) == string(c.side[1].key)
 	if err := c.run(ctx, fn); err != nil {
@@ -52,91 +53,116 @@ type comparing struct {
 // side is one of two snapshots.
 type side struct {
 	id    snapshot.ID
+	l     *layer
 	key   []byte
-	tree  *snapshot.Manifest
 	where *locator          // once a file had to be read
 	group map[string]string // of hard links: Link to the first name that both trees have
 }
 
-func (d *side) open(ctx context.Context, s *Store, id snapshot.ID) (err error) {
+func (d *side) open(s *Store, id snapshot.ID) (err error) {
 	d.id = id
 	if d.key, err = s.KeyOf(id); err != nil {
 		return err
 	}
-	d.tree, err = s.Tree(ctx, id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d.l, err = s.usableLocked(id)
 	return err
 }
 
-func (c *comparing) run(ctx context.Context, fn func(Difference) error) error {
-	a, b := c.side[0].tree.Entries, c.side[1].tree.Entries
-	c.groups(a, b)
-	for len(a) > 0 || len(b) > 0 {
+// together calls fn with each path, and what the sides have there; nil: nothing.
+func (c *comparing) together(ctx context.Context, fn func(a, b *snapshot.Entry) error) error {
+	var at [2]beside
+	for i := range at {
+		t, err := c.s.openTree(ctx, c.side[i].l)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		at[i] = beside{t: t}
+		if err := at[i].step(); err != nil {
+			return err
+		}
+	}
+	a, b := &at[0], &at[1]
+	for a.more || b.more {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		o := order(a, b)
-		var d Difference
-		switch {
-		case o < 0:
-			d = Difference{Change: "D", Path: a[0].Path, Type: a[0].Type}
-			a = a[1:]
-		case o > 0:
-			d = Difference{Change: "A", Path: b[0].Path, Type: b[0].Type}
-			b = b[1:]
-		default:
-			what, err := c.what(ctx, &a[0], &b[0])
-			if err != nil {
+		o := a.order(b)
+		var x, y *snapshot.Entry
+		if o <= 0 {
+			x = &a.e
+		}
+		if o >= 0 {
+			y = &b.e
+		}
+		if err := fn(x, y); err != nil {
+			return err
+		}
+		if x != nil {
+			if err := a.step(); err != nil {
 				return err
 			}
-			d = Difference{Change: "M", Path: b[0].Path, Type: b[0].Type, What: what}
-			a, b = a[1:], b[1:]
-			if len(what) == 0 {
-				continue
-			}
 		}
-		if err := fn(d); err != nil {
-			return err
+		if y != nil {
+			if err := b.step(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
+func (c *comparing) run(ctx context.Context, fn func(Difference) error) error {
+	if err := c.groups(ctx); err != nil {
+		return err
+	}
+	return c.together(ctx, func(a, b *snapshot.Entry) error {
+		switch {
+		case b == nil:
+			return fn(Difference{Change: "D", Path: a.Path, Type: a.Type})
+		case a == nil:
+			return fn(Difference{Change: "A", Path: b.Path, Type: b.Type})
+		}
+		what, err := c.what(ctx, a, b)
+		if err != nil || len(what) == 0 {
+			return err
+		}
+		return fn(Difference{Change: "M", Path: b.Path, Type: b.Type, What: what})
+	})
+}
+
 // order says which list has the next path; 0: both.
-func order(a, b []snapshot.Entry) int {
+func (b *beside) order(o *beside) int {
 	switch {
-	case len(a) == 0:
+	case !b.more:
 		return 1
-	case len(b) == 0:
+	case !o.more:
 		return -1
 	}
-	return snapshot.ComparePaths(a[0].Path, b[0].Path)
+	return snapshot.ComparePaths(b.e.Path, o.e.Path)
 }
 
 // groups names each group of hard links by the first of its names that both trees
 // have: else every name would differ when the first one of all goes.
-func (c *comparing) groups(a, b []snapshot.Entry) {
+func (c *comparing) groups(ctx context.Context) error {
 	count := [2]map[string]int{{}, {}}
 	c.side[0].group, c.side[1].group = map[string]string{}, map[string]string{}
-	note := func(i int, e *snapshot.Entry) {
-		if e.Link == "" {
-			return
+	err := c.together(ctx, func(a, b *snapshot.Entry) error {
+		if a == nil || b == nil {
+			return nil
 		}
-		if count[i][e.Link]++; count[i][e.Link] == 1 {
-			c.side[i].group[e.Link] = e.Path
+		for i, e := range []*snapshot.Entry{a, b} {
+			if e.Link == "" {
+				continue
+			}
+			if count[i][e.Link]++; count[i][e.Link] == 1 {
+				c.side[i].group[e.Link] = e.Path
+			}
 		}
-	}
-	for len(a) > 0 && len(b) > 0 {
-		switch o := order(a, b); {
-		case o < 0:
-			a = a[1:]
-		case o > 0:
-			b = b[1:]
-		default:
-			note(0, &a[0])
-			note(1, &b[0])
-			a, b = a[1:], b[1:]
-		}
-	}
+		return nil
+	})
 	for i := range count {
 		for link, n := range count[i] {
 			if n == 1 {
@@ -144,6 +170,7 @@ func (c *comparing) groups(a, b []snapshot.Entry) {
 			}
 		}
 	}
+	return err
 }
 
 // what lists in what two entries at one path differ.

@@ -157,6 +157,7 @@ func (c *creating) prepare() error {
 
 func (c *creating) run(ctx context.Context) (*Created, error) {
 	if c.base != nil {
+		defer lean(int(c.base.info.Entries))()
 		c.baseStamps = c.s.readStamps(c.spec.Base, c.base.info.Manifest)
 		if out, err := c.again(ctx); err != nil || out != nil {
 			return out, err

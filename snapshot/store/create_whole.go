@@ -225,7 +225,7 @@ func (w *whole) addAll(ctx context.Context, st *pack.Stream) error {
 
 // put puts a change into the part, or an entry that did not change.
 func (w *whole) put(ctx context.Context, st *pack.Stream, ch *snapshot.Change, same *snapshot.Entry, ctime int64) error {
-	if len(w.part)+len(w.same) >= partEntries {
+	if len(w.part)+len(w.same) >= w.s.part(partEntries) {
 		if err := w.flush(ctx, st); err != nil {
 			return err
 		}

@@ -41,3 +41,11 @@ func lean(n int) (done func()) {
 		}
 	})
 }
+
+// part is how many of the entries that are gone through are in memory as one.
+func (s *Store) part(n int) int {
+	if s.fewer > 0 {
+		return s.fewer
+	}
+	return n
+}

@@ -17,6 +17,8 @@ const maxLocated = 8 << 20
 // not in those that it has, so who asks nothing reads nothing.
 type locator struct {
 	s *Store
+	// all says that a chunk which is not found is an error, whatever the search takes.
+	all bool
 
 	mu   sync.Mutex // guards all below, across the reading of an index
 	todo []Info
@@ -49,7 +51,7 @@ func (lo *locator) find(d snapshot.Digest) (pack.Location, bool) {
 
 // nextLocked reads one more index, and reports whether there was one.
 func (lo *locator) nextLocked() bool {
-	if len(lo.todo) == 0 || lo.at.Len() > maxLocated {
+	if len(lo.todo) == 0 || lo.at.Len() > maxLocated && !lo.all {
 		return false
 	}
 	in := lo.todo[0]
@@ -141,9 +143,15 @@ func (s *Store) wholeIndex(ctx context.Context, id snapshot.ID, m *snapshot.Mani
 	if err != nil {
 		return nil, err
 	}
+	return s.indexOf(ctx, key, s.locateAll(chain), m)
+}
+
+// locateAll is locate for who needs all chunks, held or not: content may be here without
+// its packs.
+func (s *Store) locateAll(chain []Info) *locator {
 	lo := s.locate(chain)
-	lo.away = &pack.Places{} // content may be here without its packs
-	return s.indexOf(ctx, key, lo, m)
+	lo.all, lo.away = true, &pack.Places{}
+	return lo
 }
 
 // indexOf makes an index against the empty tree of what lo knows.

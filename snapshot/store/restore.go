@@ -69,21 +69,12 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.Tree(ctx, spec.Snapshot)
+	w, err := s.newWriting(ctx, spec.Snapshot)
 	if err != nil {
 		return nil, err
 	}
-	ix, err := s.wholeIndex(ctx, spec.Snapshot, m)
-	if err != nil {
-		return nil, err
-	}
-	if err := tree.ValidateChanges(ix.Changes); err != nil {
-		return nil, err
-	}
-	key, err := s.KeyOf(spec.Snapshot)
-	if err != nil {
-		return nil, err
-	}
+	defer w.t.close()
+	defer lean(int(in.Entries))()
 	partial := dir + ".partial-" + string(spec.Snapshot[:partialDigits])
 	done, err := beginPartial(partial, dir)
 	if err != nil {
@@ -94,9 +85,9 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 	if spec.Progress == nil {
 		spec.Progress = &Progress{}
 	}
-	spec.Progress.Total.Store(m.Bytes())
-	w := writing{s: s, ix: ix, key: key, held: m, progress: spec.Progress}
-	if err := w.to(ctx, partial); err != nil {
+	spec.Progress.Total.Store(in.TreeBytes)
+	w.progress = spec.Progress
+	if err := w.to(ctx, partial, w.parts); err != nil {
 		return nil, errors.Join(err, dropPartial(partial))
 	}
 	fail.Point("store.restore.synced")
@@ -162,24 +153,92 @@ func dropPartial(partial string) error {
 	return errors.Join(werr, os.RemoveAll(partial))
 }
 
-// writing brings the tree of an index against nothing into a directory.
+// writing brings a tree into a directory, by parts: neither its entries nor its index
+// need be in memory as a whole.
 type writing struct {
 	s        *Store
-	ix       *pack.Index
 	key      []byte
-	held     *snapshot.Manifest // with Sources, where the host has the files
+	t        *treeFile
+	lo       *locator
+	previous func(string) *snapshot.Entry // where the host has the files; nil: nowhere
 	progress *Progress
+
+	ix *pack.Index // of the part that is being written
 }
 
-// extract hands out all content.
-func (w *writing) extract(ctx context.Context, write func(i int, off int64, p []byte) error, done func(i int) error) error {
-	o := pack.ExtractOptions{Key: w.key, Workers: w.s.o.Workers, Open: w.s.OpenRange, Done: done}
-	for i := range w.held.Entries {
-		if w.held.Entries[i].Source != "" { // its packs may be gone
-			o.Previous = previous(w.held)
-			break
+// inParts calls write for one part after the other, each of which is writing.ix.
+type inParts func(ctx context.Context, write func(context.Context) error) error
+
+// writtenEntries is how many entries are written as one. Content that files of several
+// parts share is decompressed for each.
+const writtenEntries = 64 << 10
+
+func (s *Store) newWriting(ctx context.Context, id snapshot.ID) (*writing, error) {
+	s.mu.Lock()
+	l, err := s.usableLocked(id)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	chain, err := s.wireChain(id)
+	if err != nil {
+		return nil, err
+	}
+	w := &writing{s: s, key: l.key, lo: s.locateAll(chain)}
+	if w.t, err = s.openTree(ctx, l); err != nil {
+		return nil, err
+	}
+	if m := w.t.m; m != nil {
+		for i := range m.Entries {
+			if m.Entries[i].Source != "" { // its packs may be gone
+				w.previous = previous(m)
+				break
+			}
 		}
 	}
+	return w, nil
+}
+
+// parts calls write for one part after the other. Content stands with the first of a
+// file's names alone, all of which are in the tree.
+func (w *writing) parts(ctx context.Context, write func(context.Context) error) error {
+	most := w.s.part(writtenEntries)
+	part := make([]snapshot.Change, 0, min(w.t.left(), most))
+	flush := func() (err error) {
+		if w.ix, err = pack.Gather(w.lo.find, part); err == nil {
+			err = write(ctx)
+		}
+		clear(part)
+		part = part[:0]
+		return err
+	}
+	var in tree.InOrder
+	for {
+		var e snapshot.Entry
+		if err := w.t.next(&e); errors.Is(err, io.EOF) {
+			return flush()
+		} else if err != nil {
+			return err
+		}
+		if err := in.Next(&e); err != nil {
+			return err
+		}
+		e.Source, e.SourceAt = "", 0
+		if e.Link != "" && e.Link != e.Path {
+			e.Chunks = []snapshot.Chunk{}
+		}
+		if len(part) == most {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		part = append(part, snapshot.Change{Entry: e})
+	}
+}
+
+// extract hands out all content of the part.
+func (w *writing) extract(ctx context.Context, write func(i int, off int64, p []byte) error, done func(i int) error) error {
+	o := pack.ExtractOptions{Key: w.key, Workers: w.s.o.Workers, Open: w.s.OpenRange, Done: done, Previous: w.previous}
 	return pack.Extract(ctx, w.ix, o, func(i int, off int64, p []byte) error {
 		w.progress.Done.Add(int64(len(p)))
 		return write(i, off, p)

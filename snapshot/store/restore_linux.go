@@ -69,7 +69,9 @@ type restorer struct {
 	umask  uint32
 	uid    uint32
 	gid    uint32
-	files  []outFile
+	files  []outFile        // of the part
+	held   []snapshot.Entry // directories in which there is more to come
+	late   []snapshot.Entry // directories that can't be gone through once they look right
 	open   atomic.Int32
 	behind *durable.Writeback
 }
@@ -85,7 +87,7 @@ type outFile struct {
 // maxHeld bounds the files that are open without being written to just now.
 const maxHeld = 512
 
-func (w *writing) to(ctx context.Context, dir string) error {
+func (w *writing) to(ctx context.Context, dir string, parts inParts) error {
 	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: dir, Err: err}
@@ -93,7 +95,7 @@ func (w *writing) to(ctx context.Context, dir string) error {
 	defer unix.Close(root) //nolint:errcheck // synced below
 	r := &restorer{
 		w: w, owners: w.s.o.Owners, umask: umask(),
-		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), files: make([]outFile, len(w.ix.Changes)),
+		uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
 		behind: durable.NewWriteback(),
 	}
 	defer r.behind.Stop()
@@ -112,13 +114,30 @@ func (w *writing) to(ctx context.Context, dir string) error {
 			return &fs.PathError{Op: "remove attribute " + attr, Path: dir, Err: err}
 		}
 	}
-	for _, step := range []func(context.Context) error{r.makeDirs, r.others, r.fill, r.links, r.finish} {
-		if err := step(ctx); err != nil {
-			return err
-		}
+	if err := parts(ctx, r.part); err != nil {
+		return err
+	}
+	fail.Point("store.restore.filled")
+	r.dirs.close()
+	if err := r.finish(ctx, r.late); err != nil {
+		return err
+	}
+	if err := r.finish(ctx, r.held); err != nil {
+		return err
 	}
 	if err := unix.Syncfs(root); err != nil {
 		return &fs.PathError{Op: "sync", Path: dir, Err: err}
+	}
+	return nil
+}
+
+// part makes all of one part.
+func (r *restorer) part(ctx context.Context) error {
+	r.files = make([]outFile, len(r.w.ix.Changes))
+	for _, step := range []func(context.Context) error{r.makeDirs, r.others, r.fill, r.links, r.leave} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -138,11 +157,14 @@ func (r *restorer) entry(i int) *snapshot.Entry { return &r.w.ix.Changes[i].Entr
 func (r *restorer) makeDirs(ctx context.Context) error {
 	for i := range r.w.ix.Changes {
 		e := r.entry(i)
-		if e.Type != snapshot.TypeDir || e.Path == "" {
+		if e.Type != snapshot.TypeDir {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
+		}
+		if r.held = append(r.held, *e); e.Path == "" {
+			continue
 		}
 		err := r.in(e.Path, func(dir int, name string) error { return unix.Mkdirat(dir, name, 0o700) })
 		if err != nil {
@@ -207,11 +229,7 @@ func first(e *snapshot.Entry) bool { return e.Link == "" || e.Link == e.Path }
 
 // fill writes all content.
 func (r *restorer) fill(ctx context.Context) error {
-	if err := r.w.extract(ctx, r.write, r.done); err != nil {
-		return err
-	}
-	fail.Point("store.restore.filled")
-	return nil
+	return r.w.extract(ctx, r.write, r.done)
 }
 
 // write is called for any file, by any goroutine.
@@ -411,14 +429,34 @@ func (r *restorer) links(ctx context.Context) error {
 	})
 }
 
-// finish gives directories their look, the deepest first.
-func (r *restorer) finish(ctx context.Context) error {
-	r.dirs.close()
-	for i := len(r.w.ix.Changes) - 1; i >= 0; i-- {
-		e := r.entry(i)
-		if e.Type != snapshot.TypeDir {
-			continue
+// leave gives those directories their look in which nothing is to come any more: of
+// the others there are as many as the last path has. One through which its owner can't
+// go has to wait for the end: a later name of a file in it may be made yet.
+func (r *restorer) leave(ctx context.Context) error {
+	n := len(r.w.ix.Changes)
+	if n == 0 {
+		return nil
+	}
+	last := r.entry(n - 1).Path
+	var done, held []snapshot.Entry
+	for _, e := range r.held {
+		switch {
+		case e.Path == last || isBelow(last, e.Path):
+			held = append(held, e)
+		case e.Mode&0o700 != 0o700:
+			r.late = append(r.late, e)
+		default:
+			done = append(done, e)
 		}
+	}
+	r.held = held
+	return r.finish(ctx, done)
+}
+
+// finish gives directories their look, the deepest first.
+func (r *restorer) finish(ctx context.Context, dirs []snapshot.Entry) error {
+	for i := len(dirs) - 1; i >= 0; i-- {
+		e := &dirs[i]
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}

@@ -66,11 +66,8 @@ func TestRestoreTouchesNothingOutside(t *testing.T) {
 			to := filepath.Join(home, "to")
 			require.NoError(t, os.Mkdir(to, 0o700))
 			defer os.RemoveAll(to)
-			w := writing{
-				s: b.Store, ix: &pack.Index{Changes: changes}, key: domainKey,
-				held: &snapshot.Manifest{}, progress: &Progress{},
-			}
-			err := w.to(t.Context(), to)
+			w := writing{s: b.Store, ix: &pack.Index{Changes: changes}, key: domainKey, progress: &Progress{}}
+			err := w.to(t.Context(), to, func(ctx context.Context, write func(context.Context) error) error { return write(ctx) })
 			if name != "device by mode" {
 				require.Error(t, err)
 			} else if err == nil {

@@ -31,19 +31,41 @@ func beginPartial(partial, _ string) (done func(), err error) {
 
 // to writes the tree by the portable calls of os.Root, which never leave dir:
 // plain entries, without attributes and owners.
-func (w *writing) to(ctx context.Context, dir string) error {
+func (w *writing) to(ctx context.Context, dir string, parts inParts) error {
 	r, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	for i := range w.ix.Changes {
-		if err := w.name(r, &w.ix.Changes[i].Entry); err != nil {
+	var dirs []snapshot.Entry
+	err = parts(ctx, func(ctx context.Context) error {
+		for i := range w.ix.Changes {
+			e := &w.ix.Changes[i].Entry
+			if err := w.name(r, e); err != nil {
+				return err
+			}
+			if e.Type == snapshot.TypeDir {
+				dirs = append(dirs, *e)
+			}
+		}
+		return w.fill(ctx, r)
+	})
+	if err != nil {
+		return err
+	}
+	fail.Point("store.restore.filled")
+	for _, e := range slices.Backward(dirs) {
+		if err := w.look(r, &e); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// fill writes the content of a part, and makes its files look right.
+func (w *writing) fill(ctx context.Context, r *os.Root) error {
 	var mu sync.Mutex
-	err = w.extract(ctx, func(i int, off int64, p []byte) error {
+	err := w.extract(ctx, func(i int, off int64, p []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
 		f, err := r.OpenFile(filepath.FromSlash(w.ix.Changes[i].Entry.Path), os.O_WRONLY, 0)
@@ -56,15 +78,21 @@ func (w *writing) to(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	fail.Point("store.restore.filled")
 	for i := range w.ix.Changes {
-		if e := &w.ix.Changes[i].Entry; e.Type == snapshot.TypeFile && e.Link != "" && e.Link != e.Path {
+		e := &w.ix.Changes[i].Entry
+		if e.Type != snapshot.TypeFile {
+			continue
+		}
+		if e.Link != "" && e.Link != e.Path {
 			if err := r.Link(filepath.FromSlash(e.Link), filepath.FromSlash(e.Path)); err != nil {
 				return err
 			}
 		}
+		if err := w.look(r, e); err != nil {
+			return err
+		}
 	}
-	return w.looks(r)
+	return nil
 }
 
 // name makes one entry, empty.
@@ -89,24 +117,15 @@ func (w *writing) name(r *os.Root, e *snapshot.Entry) error {
 	return errors.Join(f.Truncate(e.Size), f.Sync(), f.Close())
 }
 
-// looks sets modes and times, the deepest first.
-func (w *writing) looks(r *os.Root) error {
-	for _, c := range slices.Backward(w.ix.Changes) {
-		e := &c.Entry
-		if e.Type != snapshot.TypeDir && e.Type != snapshot.TypeFile {
-			continue
-		}
-		path := filepath.FromSlash(e.Path)
-		if path == "" {
-			path = "."
-		}
-		if err := r.Chmod(path, fs.FileMode(e.Mode&0o777)); err != nil {
-			return err
-		}
-		at := time.Unix(0, e.MTime)
-		if err := r.Chtimes(path, at, at); err != nil {
-			return err
-		}
+// look sets mode and time.
+func (w *writing) look(r *os.Root, e *snapshot.Entry) error {
+	path := filepath.FromSlash(e.Path)
+	if path == "" {
+		path = "."
 	}
-	return nil
+	if err := r.Chmod(path, fs.FileMode(e.Mode&0o777)); err != nil {
+		return err
+	}
+	at := time.Unix(0, e.MTime)
+	return r.Chtimes(path, at, at)
 }

@@ -50,6 +50,9 @@ type Store struct {
 	committing sync.Mutex
 	redo       *redo
 
+	// fewer, if set, is how many entries are gone through as one: tests want many parts.
+	fewer int
+
 	// gate is held while a view is mounted or sealed. What Run does stands aside then.
 	gate quiet.Gate
 

@@ -18,24 +18,12 @@ func Validate(m *snapshot.Manifest) error {
 	if m == nil || len(m.Entries) == 0 {
 		return corrupt("", "no root directory")
 	}
-	var dirs dirStack
-	var total int64
+	var in InOrder
 	groups := map[string]*group{}
 	for i := range m.Entries {
 		e := &m.Entries[i]
-		if why := entryFault(e); why != "" {
-			return corrupt(e.Path, why)
-		}
-		if i > 0 {
-			if err := inOrder(m.Entries[i-1].Path, e.Path); err != nil {
-				return err
-			}
-		}
-		if err := dirs.enter(e); err != nil {
-			return corrupt(e.Path, err.Error())
-		}
-		if total += e.Size; total < 0 {
-			return corrupt(e.Path, "the sizes add up to more than 2^63 bytes")
+		if err := in.Next(e); err != nil {
+			return err
 		}
 		if why := joinGroup(groups, e); why != "" {
 			return corrupt(e.Path, why)
@@ -46,6 +34,34 @@ func Validate(m *snapshot.Manifest) error {
 			return corrupt(m.Entries[i].Path, "a group of hard links with one name")
 		}
 	}
+	return nil
+}
+
+// InOrder checks the entries of a tree one by one, as Validate does but for what they
+// say of hard links. The zero InOrder is at the root.
+type InOrder struct {
+	dirs  dirStack
+	prev  string
+	total int64
+}
+
+// Next checks the next entry, of which nothing but strings is kept.
+func (o *InOrder) Next(e *snapshot.Entry) error {
+	if why := entryFault(e); why != "" {
+		return corrupt(e.Path, why)
+	}
+	if len(o.dirs) > 0 {
+		if err := inOrder(o.prev, e.Path); err != nil {
+			return err
+		}
+	}
+	if err := o.dirs.enter(e); err != nil {
+		return corrupt(e.Path, err.Error())
+	}
+	if o.total += e.Size; o.total < 0 {
+		return corrupt(e.Path, "the sizes add up to more than 2^63 bytes")
+	}
+	o.prev = e.Path
 	return nil
 }
 
