@@ -2,16 +2,16 @@ package backing
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/internal/loopdev"
 )
 
 // mountAt returns the device of what dir lies on and whether dir is the root of a
@@ -48,18 +48,12 @@ func backs(device, image string) (bool, error) {
 		return false, err
 	}
 	defer d.Close() //nolint:errcheck // only asked
-	info, err := unix.IoctlLoopGetStatus64(int(d.Fd()))
-	if errors.Is(err, unix.ENXIO) {
-		return false, nil
-	}
+	file, err := loopdev.FileAt(image)
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", device, err)
+		return false, err
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(image, &st); err != nil {
-		return false, &os.PathError{Op: "stat", Path: image, Err: err}
-	}
-	return info.Device == st.Dev && info.Inode == st.Ino, nil
+	info, err := loopdev.Of(d, file)
+	return info != nil, err
 }
 
 // attach returns a loop device on image: the one that has it, or a new one. It goes
@@ -73,49 +67,22 @@ func attach(image string, sector uint32) (*os.File, error) {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // the device holds it
-	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("no loop devices: %w", err)
-	}
-	defer ctl.Close() //nolint:errcheck // only asked
-	for range 100 {
-		n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return nil, fmt.Errorf("no free loop device: %w", err)
-		}
-		d, err := os.OpenFile("/dev/loop"+strconv.Itoa(n), os.O_RDWR, 0)
-		if err != nil {
-			return nil, err
-		}
-		if err = configure(d, f, sector); err == nil {
-			return d, nil
-		}
-		d.Close() //nolint:errcheck // not used
-		if !errors.Is(err, unix.EBUSY) {
-			return nil, fmt.Errorf("%s: %w", d.Name(), err)
-		}
-		// Somebody else took it.
-	}
-	return nil, errors.New("no free loop device: others take them all")
-}
-
-// configure puts f behind d, without a second page cache if that can be.
-func configure(d, f *os.File, sector uint32) error {
-	c := unix.LoopConfig{Fd: uint32(f.Fd()), Size: sector}
-	copy(c.Info.File_name[:len(c.Info.File_name)-1], f.Name())
-	c.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
-	err := unix.IoctlLoopConfigure(int(d.Fd()), &c)
-	if err == nil || errors.Is(err, unix.EBUSY) {
-		return err
-	}
+	c := unix.LoopConfig{Size: sector}
+	copy(c.Info.File_name[:len(c.Info.File_name)-1], image)
 	c.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
-	return unix.IoctlLoopConfigure(int(d.Fd()), &c)
+	direct := c // without a second page cache, if that can be
+	direct.Info.Flags |= unix.LO_FLAGS_DIRECT_IO
+	return loopdev.Attach(f, os.O_RDWR, direct, c)
 }
 
 // attached looks for a loop device that has image already: a mount of another
 // namespace may keep it, and a second device on one file would be a second opinion
 // of what is in it.
 func attached(image string) (*os.File, error) {
+	file, err := loopdev.FileAt(image)
+	if err != nil {
+		return nil, err
+	}
 	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		return nil, err
@@ -126,7 +93,7 @@ func attached(image string) (*os.File, error) {
 		if err != nil {
 			continue // gone meanwhile, or not ours to open
 		}
-		if yes, err := backs(device, image); err == nil && yes {
+		if info, err := loopdev.Of(d, file); err == nil && info != nil {
 			return d, nil
 		}
 		d.Close() //nolint:errcheck // only asked

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/internal/loopdev"
 )
 
 // Loops mounts by loop devices and lets mounts share those of their bundles: a bundle
@@ -14,7 +16,7 @@ import (
 // none yet.
 type Loops struct {
 	mu    sync.Mutex
-	known map[[2]uint64]string // by a file's device and inode: what was its device
+	known map[loopdev.File]string // what was a file's device
 }
 
 // Mount is the function Mount by the method Loop.
@@ -64,11 +66,10 @@ func (l *Loops) mountBy(image string, devices []string, loopOf func(string) (*os
 
 // shared returns the device of a file, a new one if it has none.
 func (l *Loops) shared(path string) (*os.File, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+	file, err := loopdev.FileAt(path)
+	if err != nil {
+		return nil, err
 	}
-	file := [2]uint64{st.Dev, st.Ino}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if name, ok := l.known[file]; ok {
@@ -82,7 +83,7 @@ func (l *Loops) shared(path string) (*os.File, error) {
 		return nil, err
 	}
 	if l.known == nil {
-		l.known = map[[2]uint64]string{}
+		l.known = map[loopdev.File]string{}
 	}
 	l.known[file] = f.Name()
 	return f, nil
@@ -90,14 +91,14 @@ func (l *Loops) shared(path string) (*os.File, error) {
 
 // openLoopOf opens a device, which then stays what it is. It returns nil if that is not
 // one of ours before file any more.
-func openLoopOf(name string, file [2]uint64) *os.File {
+func openLoopOf(name string, file loopdev.File) *os.File {
 	f, err := os.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil
 	}
-	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	info, err := loopdev.Of(f, file)
 	const ours = unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
-	if err != nil || info.Device != file[0] || info.Inode != file[1] || info.Offset != 0 || info.Sizelimit != 0 || info.Flags&ours != ours {
+	if err != nil || info == nil || info.Offset != 0 || info.Sizelimit != 0 || info.Flags&ours != ours {
 		f.Close() //nolint:errcheck // only looked at
 		return nil
 	}

@@ -8,7 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/internal/loopdev"
 )
 
 // A device is used again for its file, and for no other: its name may be somebody
@@ -20,10 +21,10 @@ func TestLoopsAreAskedWhatTheyAre(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte(name), 4096), 0o600))
 		return filepath.Join(dir, name)
 	}
-	id := func(path string) [2]uint64 {
-		var st unix.Stat_t
-		require.NoError(t, unix.Stat(path, &st))
-		return [2]uint64{st.Dev, st.Ino}
+	id := func(path string) loopdev.File {
+		f, err := loopdev.FileAt(path)
+		require.NoError(t, err)
+		return f
 	}
 	var l Loops
 	shared := func(path, holds string) *os.File {

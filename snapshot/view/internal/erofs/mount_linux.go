@@ -1,13 +1,13 @@
 package erofs
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/loopdev"
 	"github.com/roost-ci/roost/snapshot/view/internal/fsmount"
 )
 
@@ -79,42 +79,16 @@ func mountFiles(image string, devices []string) (*os.File, error) {
 // attachLoop makes path a read-only loop device that is given back by its last
 // user.
 func attachLoop(path string) (*os.File, error) {
-	backing, err := os.Open(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("erofs: %w", err)
 	}
-	defer backing.Close() //nolint:errcheck // the device holds it
-	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("erofs: %w", err)
-	}
-	defer ctl.Close() //nolint:errcheck // only asked
-	for range 64 {    // somebody else may be quicker to take a free one
-		n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return nil, fmt.Errorf("erofs: free loop device: %w", err)
-		}
-		loop, err := configureLoop(fmt.Sprintf("/dev/loop%d", n), int(backing.Fd()))
-		if err == nil {
-			return loop, nil
-		}
-		if !errors.Is(err, unix.EBUSY) {
-			return nil, err
-		}
-	}
-	return nil, errors.New("erofs: no free loop device")
-}
-
-func configureLoop(name string, backing int) (*os.File, error) {
-	loop, err := os.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, fmt.Errorf("erofs: %w", err)
-	}
-	c := unix.LoopConfig{Fd: uint32(backing)}
+	defer f.Close() //nolint:errcheck // the device holds it
+	var c unix.LoopConfig
 	c.Info.Flags = unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
-	if err := unix.IoctlLoopConfigure(int(loop.Fd()), &c); err != nil {
-		loop.Close() //nolint:errcheck // never used
-		return nil, fmt.Errorf("erofs: loop device %s: %w", name, err)
+	d, err := loopdev.Attach(f, os.O_RDONLY, c)
+	if err != nil {
+		return nil, fmt.Errorf("erofs: %w", err)
 	}
-	return loop, nil
+	return d, nil
 }
