@@ -9,21 +9,19 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
-// Look calls fn for each entry of the tree at root, on several cores at once and in
-// no order but that a directory comes before what is in it. above is what fn
-// returned for the directory that the entry is in, and for the root itself the zero
-// value. The item, which is fn's only until it returns, has what Walk's has but
-// Source and Target, and of attributes the names alone. What ends a Walk makes Look
-// fail with the same error, that of the first path in the order of a manifest; but
-// fn is called for all other entries, too. It takes half of a Walk's CPU time.
-func Look[T any](ctx context.Context, root string, o ScanOptions, fn func(it *Item, above T) T) error {
+// Look returns how many bytes the files of the tree at root have, a file of several
+// names once, and fails as a Walk would, about the first path in the order of a
+// manifest. It runs on several cores at once, says nothing of single entries and takes
+// a third of a Walk's CPU time: somebody waits for it who only wants to know whether
+// all of the tree can be kept.
+func Look(ctx context.Context, root string) (bytes int64, err error) {
 	t, err := openTree(root)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer t.close()
 	t.lookOnly()
-	l := look[T]{t: t, o: o, fn: fn, todo: make([]looked[T], 1)} // the root
+	l := look{t: t, todo: []string{""}, linked: map[[2]uint64]bool{}}
 	l.cond = sync.NewCond(&l.mu)
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), maxScanners) - 1 {
@@ -32,47 +30,42 @@ func Look[T any](ctx context.Context, root string, o ScanOptions, fn func(it *It
 	l.work(ctx)
 	wg.Wait()
 	if err := ctx.Err(); err != nil {
-		return err
+		return 0, err
 	}
 	if l.err != nil {
-		return fmt.Errorf("walk %s: %w", root, l.err)
+		return 0, fmt.Errorf("walk %s: %w", root, l.err)
 	}
-	return nil
-}
-
-// looked is a directory to look at.
-type looked[T any] struct {
-	rel   string
-	above T
+	return l.bytes, nil
 }
 
 // look is the state of one Look.
-type look[T any] struct {
-	t  *treeRoot
-	o  ScanOptions
-	fn func(it *Item, above T) T
+type look struct {
+	t *treeRoot
 
 	// mu guards all below; it is never held across a system call.
-	mu   sync.Mutex
-	cond *sync.Cond
-	todo []looked[T] // a stack
-	busy int         // directories being looked at
-	idle int         // workers that wait
-	err  error       // the one about the first path so far
-	at   string      // that path
+	mu     sync.Mutex
+	cond   *sync.Cond
+	todo   []string // directories to look at, a stack
+	busy   int      // directories being looked at
+	idle   int      // workers that wait
+	bytes  int64
+	linked map[[2]uint64]bool // files of several names that were seen, by device and inode
+	err    error              // the one about the first path so far
+	at     string             // that path
 }
 
-func (l *look[T]) work(ctx context.Context) {
-	v := looking[T]{l: l}
-	for l.next(ctx, &v.d) {
+func (l *look) work(ctx context.Context) {
+	var v looking
+	v.l = l
+	for l.next(ctx, &v) {
 		v.subs = v.subs[:0]
-		l.t.look(v.d.rel, l.o, &v)
-		l.done(v.subs)
+		l.t.look(&v)
+		l.done(&v)
 	}
 }
 
 // next waits for a directory, and reports false when there will be none.
-func (l *look[T]) next(ctx context.Context, d *looked[T]) bool {
+func (l *look) next(ctx context.Context, v *looking) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.todo) == 0 && l.busy > 0 {
@@ -83,47 +76,68 @@ func (l *look[T]) next(ctx context.Context, d *looked[T]) bool {
 	if len(l.todo) == 0 || ctx.Err() != nil {
 		l.todo = nil
 		l.cond.Broadcast()
+		l.bytes += v.bytes
 		return false
 	}
-	*d = l.todo[len(l.todo)-1]
+	v.rel = l.todo[len(l.todo)-1]
 	l.todo = l.todo[:len(l.todo)-1]
 	l.busy++
 	return true
 }
 
-func (l *look[T]) done(subs []looked[T]) {
+func (l *look) done(v *looking) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy--
-	l.todo = append(l.todo, subs...)
+	l.todo = append(l.todo, v.subs...)
 	if l.idle > 0 && (len(l.todo) > 0 || l.busy == 0) {
 		l.cond.Broadcast()
 	}
 }
 
-// looker is told what is in a directory: first the directory itself.
-type looker interface {
-	dir(it *Item)
-	entry(it *Item)
-	sub(path string)               // a directory in it, about which nothing was asked yet
-	failed(path string, err error) // path can't be described, or listed
-}
-
 // looking is one worker of a Look, at one directory.
-type looking[T any] struct {
-	l     *look[T]
-	d     looked[T]
-	below T
-	subs  []looked[T]
+type looking struct {
+	l     *look
+	rel   string
+	subs  []string // directories in it, about which nothing was asked yet
+	bytes int64    // of files so far
+	buf   lookBuffers
 }
 
-func (v *looking[T]) dir(it *Item)   { v.below = v.l.fn(it, v.d.above) }
-func (v *looking[T]) entry(it *Item) { v.l.fn(it, v.below) }
-func (v *looking[T]) sub(path string) {
-	v.subs = append(v.subs, looked[T]{path, v.below})
+// file adds a file, unless it is a further name of one that was seen.
+func (v *looking) file(size int64, i Inode) {
+	if i.Nlink > 1 {
+		ino := [2]uint64{i.Dev, i.Ino}
+		v.l.mu.Lock()
+		was := v.l.linked[ino]
+		v.l.linked[ino] = true
+		v.l.mu.Unlock()
+		if was {
+			return
+		}
+	}
+	v.bytes += size
 }
 
-func (v *looking[T]) failed(path string, err error) {
+// sub notes a directory that is in this one.
+func (v *looking) sub(name string) {
+	path := v.path(name)
+	if err := fits(path, name); err != nil {
+		v.failed(path, err)
+		return
+	}
+	v.subs = append(v.subs, path)
+}
+
+func (v *looking) path(name string) string {
+	if v.rel == "" {
+		return name
+	}
+	return v.rel + "/" + name
+}
+
+// failed says that path can't be kept, or listed.
+func (v *looking) failed(path string, err error) {
 	v.l.mu.Lock()
 	defer v.l.mu.Unlock()
 	if v.l.err == nil || snapshot.ComparePaths(path, v.l.at) < 0 {

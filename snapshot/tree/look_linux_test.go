@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,19 +14,6 @@ import (
 
 	"github.com/roost-ci/roost/internal/testenv"
 )
-
-// seen is what both walks say of an entry.
-func seen(it *Item) string {
-	e := &it.Entry
-	s := fmt.Sprintf("%q %v %o %d:%d %d %d %+v", e.Path, e.Type, e.Mode, e.UID, e.GID, e.MTime, e.Size, it.Inode)
-	for _, x := range it.Special {
-		s += " " + x.Name
-	}
-	for _, x := range e.Xattrs {
-		s += " " + x.Name
-	}
-	return s
-}
 
 func writeNew(path string, n int) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
@@ -39,8 +25,8 @@ func writeNew(path string, n int) error {
 	return err
 }
 
-// Look sees what Walk sees, and fails as Walk fails, whatever is wrong in however many
-// places.
+// Look counts what Walk sees, and fails as Walk fails, whatever is wrong in however
+// many places.
 func TestLookIsAWalk(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	top := t.TempDir()
@@ -52,7 +38,7 @@ func TestLookIsAWalk(t *testing.T) {
 		paths := []string{"a", "a/b", "a/b/c", "a.d", "a/\xff\xff", "a/bb", "b", "b/\xff", "b/d", "c"}
 		for i := range rapid.IntRange(0, 12).Draw(t, "entries") {
 			p := filepath.Join(root, rapid.SampledFrom(paths).Draw(t, "path"))
-			switch rapid.IntRange(0, 11).Draw(t, "what") {
+			switch rapid.IntRange(0, 15).Draw(t, "what") {
 			case 0, 1, 2, 3:
 				_ = os.MkdirAll(p, 0o700) // not where a file is
 			case 4:
@@ -70,36 +56,33 @@ func TestLookIsAWalk(t *testing.T) {
 			case 10:
 				_ = unix.Lsetxattr(p, "trusted.foo", []byte("y"), 0)
 			case 11:
+				_ = unix.Lsetxattr(p, "security.capability", make([]byte, 20), 0)
+			case 12:
+				_ = unix.Lsetxattr(p, "user."+strings.Repeat("n", rapid.IntRange(1, 200).Draw(t, "name")), nil, 0)
+			case 13: // ext4 keeps it, a manifest doesn't
+				_ = unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{{Sec: 1 << 33}, {Sec: 10_000_000_000}}, unix.AT_SYMLINK_NOFOLLOW)
+			case 14:
+				_ = unix.Mknod(p, unix.S_IFBLK, int(unix.Mkdev(7, 3)))
+			case 15:
 				_ = os.Link(p, filepath.Join(root, fmt.Sprint("hard", i)))
 			}
 		}
-		var walked, looked []string
-		above := map[string]bool{}
+		var want int64
+		linked := map[uint64]bool{}
 		werr := Walk(t.Context(), root, ScanOptions{Owners: true}, func(it *Item) error {
-			walked = append(walked, seen(it))
+			if it.Inode.Nlink < 2 || !linked[it.Inode.Ino] {
+				want += it.Entry.Size
+			}
+			linked[it.Inode.Ino] = true
 			return nil
 		})
-		var mu sync.Mutex
-		lerr := Look(t.Context(), root, ScanOptions{Owners: true}, func(it *Item, dir string) string {
-			mu.Lock()
-			defer mu.Unlock()
-			looked = append(looked, seen(it))
-			above[it.Entry.Path] = true
-			want := filepath.Dir(it.Entry.Path)
-			if want == "." {
-				want = ""
-			}
-			require.Equal(t, want, dir)
-			require.True(t, above[dir], "a directory comes first")
-			return it.Entry.Path
-		})
+		got, lerr := Look(t.Context(), root)
 		if werr != nil {
 			require.EqualError(t, lerr, werr.Error())
-			require.Subset(t, looked, walked)
 			return
 		}
 		require.NoError(t, lerr)
-		require.ElementsMatch(t, walked, looked)
+		require.Equal(t, want, got)
 	})
 }
 
@@ -120,16 +103,58 @@ func TestLookRefusesLongPaths(t *testing.T) {
 	require.NoError(t, unix.Close(fd))
 	werr := Walk(t.Context(), root, ScanOptions{}, func(*Item) error { return nil })
 	require.ErrorContains(t, werr, "path of")
-	require.EqualError(t, Look(t.Context(), root, ScanOptions{}, func(_ *Item, _ int) int { return 0 }), werr.Error())
+	_, err = Look(t.Context(), root)
+	require.EqualError(t, err, werr.Error())
+}
+
+// Attributes in such numbers that one call does not tell their names.
+func TestLookCountsAttributes(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	root := testenv.Disk(t, testenv.XFS, 320<<20)
+	require.NoError(t, os.WriteFile(root+"/a", []byte("12345"), 0o600))
+	for i := range 256 {
+		require.NoError(t, unix.Setxattr(root+"/a", fmt.Sprintf("user.%03d", i), []byte("v"), 0))
+	}
+	n, err := Look(t.Context(), root)
+	require.NoError(t, err)
+	require.EqualValues(t, 5, n)
+	require.NoError(t, unix.Setxattr(root+"/a", "user.one-more", []byte("v"), 0))
+	werr := Walk(t.Context(), root, ScanOptions{}, func(*Item) error { return nil })
+	require.ErrorContains(t, werr, "257 attributes")
+	_, err = Look(t.Context(), root)
+	require.EqualError(t, err, werr.Error())
+}
+
+// Directories of more names than one call lists, whatever the file system says of where
+// the last one is.
+func TestLookListsAll(t *testing.T) {
+	for fs, root := range map[string]string{
+		"here": t.TempDir(), testenv.XFS: testenv.Disk(t, testenv.XFS, 320<<20), testenv.Btrfs: testenv.Disk(t, testenv.Btrfs, 128<<20),
+	} {
+		want := int64(0)
+		for i := range 3000 {
+			require.NoError(t, writeNew(fmt.Sprintf("%s/%d-%s", root, i, strings.Repeat("x", i%100)), 3))
+			if want += 3; i < 3 || i > 400 && i%700 == 0 {
+				got, err := Look(t.Context(), root)
+				require.NoError(t, err)
+				require.Equal(t, want, got, fs)
+			}
+		}
+		got, err := Look(t.Context(), root)
+		require.NoError(t, err)
+		require.Equal(t, want, got, fs)
+	}
 }
 
 func TestLookEnds(t *testing.T) {
-	require.Error(t, Look(t.Context(), filepath.Join(t.TempDir(), "gone"), ScanOptions{}, func(_ *Item, _ int) int { return 0 }))
+	_, err := Look(t.Context(), filepath.Join(t.TempDir(), "gone"))
+	require.Error(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	root := t.TempDir()
 	for i := range 50 {
 		require.NoError(t, os.MkdirAll(fmt.Sprintf("%s/%d/x", root, i), 0o755))
 	}
-	require.ErrorIs(t, Look(ctx, root, ScanOptions{}, func(_ *Item, _ int) int { cancel(); return 0 }), ctx.Err())
-	require.Error(t, ctx.Err())
+	cancel()
+	_, err = Look(ctx, root)
+	require.ErrorIs(t, err, ctx.Err())
 }

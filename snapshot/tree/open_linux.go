@@ -19,13 +19,16 @@ func (t *treeRoot) open(rel string) (int, error) {
 	if rel == "" {
 		rel = "."
 	}
-	fd := t.fd
+	fd, flags := t.fd, 0
+	if t.light {
+		flags = unix.O_NOATIME // which would cost as much as reading, and wait for the journal
+	}
 	for rest := rel; rest != ""; {
 		part := rest
 		if len(rest) > maxOpenPath {
 			part = rest[:strings.LastIndexByte(rest[:maxOpenPath], '/')+1]
 		}
-		next, err := openBeneath(fd, part)
+		next, err := openBeneath(fd, part, flags)
 		if fd != t.fd {
 			_ = unix.Close(fd)
 		}
@@ -38,9 +41,9 @@ func (t *treeRoot) open(rel string) (int, error) {
 }
 
 // openBeneath opens a directory below dirfd without passing a symlink.
-func openBeneath(dirfd int, rel string) (int, error) {
+func openBeneath(dirfd int, rel string, flags int) (int, error) {
 	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK,
+		Flags:   uint64(flags) | unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	for {
@@ -49,7 +52,8 @@ func openBeneath(dirfd int, rel string) (int, error) {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue // EAGAIN: something was renamed while the path was walked
 		case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
-			return openSteps(dirfd, rel) // before Linux 5.6, or filtered away by a sandbox
+			// Before Linux 5.6, or filtered away by a sandbox; or flags are the owner's only.
+			return openSteps(dirfd, rel)
 		}
 		return fd, err
 	}

@@ -20,7 +20,7 @@ type treeRoot struct {
 	abs    string
 	fd     int
 	xattrs xattrReader
-	light  bool // no Source, no Target
+	light  bool // no Source, no Target, and directories' access times stay as they are
 }
 
 func openTree(root string) (*treeRoot, error) {
@@ -138,13 +138,13 @@ func fromStat(it *Item, st *unix.Stat_t, o ScanOptions) error {
 	it.Inode = Inode{
 		Dev: uint64(st.Dev), Ino: st.Ino, Nlink: uint32(st.Nlink), Rdev: uint64(st.Rdev), //nolint:unconvert // differs by architecture
 	}
-	it.Inode.CTime, _ = nanos(st.Ctim)
+	it.Inode.CTime, _ = nanos(int64(st.Ctim.Sec), int64(st.Ctim.Nsec)) //nolint:unconvert // differs by architecture
 	e.Mode = st.Mode & snapshot.ModeMask
 	if o.Owners {
 		e.UID, e.GID = st.Uid, st.Gid
 	}
 	var ok bool
-	if e.MTime, ok = nanos(st.Mtim); !ok {
+	if e.MTime, ok = nanos(int64(st.Mtim.Sec), int64(st.Mtim.Nsec)); !ok { //nolint:unconvert // same
 		return &snapshot.UnsupportedError{Path: e.Path, What: "modification time outside the years 1678 to 2262"}
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -172,9 +172,8 @@ func fromStat(it *Item, st *unix.Stat_t, o ScanOptions) error {
 	return nil
 }
 
-// nanos is ts in nanoseconds, and whether an int64 can hold it.
-func nanos(ts unix.Timespec) (int64, bool) {
-	sec, nsec := int64(ts.Sec), int64(ts.Nsec) //nolint:unconvert // differs by architecture
+// nanos is a time in nanoseconds, and whether an int64 can hold it.
+func nanos(sec, nsec int64) (int64, bool) {
 	const lim = math.MaxInt64/1_000_000_000 - 1
 	return sec*1e9 + nsec, sec >= -lim && sec <= lim
 }

@@ -82,29 +82,29 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 	return items, nil
 }
 
-// look tells v what is in directory rel.
-func (t *treeRoot) look(rel string, o ScanOptions, v looker) {
-	it, err := t.lstat(rel, o)
-	if err != nil {
-		v.failed(rel, err)
+// lookBuffers are not needed.
+type lookBuffers struct{}
+
+// look tells v what is in directory v.rel.
+func (t *treeRoot) look(v *looking) {
+	if _, err := t.lstat(v.rel, ScanOptions{}); err != nil {
+		v.failed(v.rel, err)
 		return
 	}
-	v.dir(&it)
-	found, err := os.ReadDir(filepath.Join(t.abs, filepath.FromSlash(rel)))
+	found, err := os.ReadDir(filepath.Join(t.abs, filepath.FromSlash(v.rel)))
 	if err != nil {
-		v.failed(rel, err)
+		v.failed(v.rel, err)
 		return
 	}
 	for _, f := range found {
-		_, paths := t.names(rel, []string{f.Name()})
 		if f.IsDir() {
-			v.sub(paths[0])
+			v.sub(f.Name())
 			continue
 		}
-		if it, err := t.lstat(paths[0], o); err != nil {
-			v.failed(paths[0], err)
+		if it, err := t.lstat(v.path(f.Name()), ScanOptions{}); err != nil {
+			v.failed(v.path(f.Name()), err)
 		} else {
-			v.entry(&it)
+			v.file(it.Entry.Size, it.Inode)
 		}
 	}
 }
