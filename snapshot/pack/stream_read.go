@@ -50,7 +50,7 @@ func (m *ManifestReader) Len() int { return m.left }
 func (m *ManifestReader) Next(e *snapshot.Entry) error {
 	*e = snapshot.Entry{}
 	if m.left == 0 {
-		if m.c.end(); m.c.err == nil {
+		if m.c.end() == nil {
 			m.c.err = m.in.end()
 		}
 		if err := m.failed(); err != nil {
@@ -205,7 +205,7 @@ func (x *IndexReader) Len() int { return x.left }
 func (x *IndexReader) Next(ch *snapshot.Change) error {
 	*ch = snapshot.Change{}
 	if x.left == 0 {
-		if x.c.end(); x.c.err == nil && x.z != nil {
+		if x.c.end() == nil && x.z != nil {
 			if n, err := x.z.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
 				x.c.err = errSize
 			}

@@ -50,8 +50,6 @@ type unmoved struct {
 // totals are what a row says of a tree.
 type totals struct{ bytes, entries int64 }
 
-func totalsOf(m *snapshot.Manifest) totals { return totals{m.Bytes(), int64(len(m.Entries))} }
-
 func newWhole(c *creating) *whole {
 	w := &whole{
 		creating: c, stamps: stampList{began: c.began},

@@ -356,7 +356,7 @@ func (s *Store) readTables(d snapshot.Digest) (*pack.Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer x.Close()
+	defer x.Close() //nolint:errcheck // only read
 	return x.Tables, x.skip()
 }
 
