@@ -368,6 +368,9 @@ func (h *host) offers(wait time.Duration) api.ClaimRequest {
 func (h *host) takes() api.Claim {
 	h.b.t.Helper()
 	cs := h.offer(20 * time.Second)
+	for n := 0; n < 5 && len(cs) == 0; n++ {
+		cs = h.offer(20 * time.Second)
+	}
 	require.Len(h.b.t, cs, 1)
 	return cs[0]
 }

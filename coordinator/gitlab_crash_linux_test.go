@@ -95,7 +95,7 @@ func TestGitLabCrash(t *testing.T) {
 		t.Run(c.point, func(t *testing.T) {
 			l := newLab(t)
 			dir := t.TempDir()
-			b := newLabBench(t, l, func(o *Options) { o.Dir, o.AcceptTimeout = dir, time.Second })
+			b := newLabBench(t, l, func(o *Options) { o.Dir, o.AcceptTimeout = dir, 5*time.Second })
 			b.stop()
 			l.add(11, "build", "one")
 			child := exec.Command("/proc/self/exe", "-test.run", "^TestGitLabCrashChild$")

@@ -179,7 +179,7 @@ pack: {stage: three, script: x}
 			}
 		}
 		return true
-	}, 90*time.Second, 50*time.Millisecond)
+	}, 5*time.Minute, 50*time.Millisecond)
 	cancel()
 	wg.Wait()
 	require.Empty(t, led.faults)

@@ -98,7 +98,7 @@ func TestBadNetwork(t *testing.T) {
 				var c transfer.Counter
 				begin := time.Now()
 				got, err := fetch(transfer.WithCounter(t.Context(), &c), fetcher, b.Digest, 0, b.Bytes)
-				if took := time.Since(begin); took > 30*time.Second {
+				if took := time.Since(begin); took > 2*time.Minute {
 					t.Errorf("%d bytes took %s", b.Bytes, took)
 				}
 				if err == nil && !bytes.Equal(src[b.Digest], got) || !bytes.HasPrefix(src[b.Digest], got) {

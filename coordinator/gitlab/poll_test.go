@@ -187,21 +187,23 @@ func TestPollsForSlotsOnly(t *testing.T) {
 // What the server said last is sent along; an empty answer is followed by the
 // interval, unless the request was held longer than that.
 func TestPollInterval(t *testing.T) {
+	const interval = time.Second
 	b := &stub{}
 	s := newServer(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		if n == 2 {
-			time.Sleep(100 * time.Millisecond) // held
+			time.Sleep(interval) // held
 		}
 		w.Header().Set("X-GitLab-Last-Update", fmt.Sprint("u", n))
 		w.WriteHeader(204)
 	})
-	serve(t, b)
+	serve(t, b, func(o *Options) { o.Interval = interval })
+	began := time.Now()
 	b.set(func(w *Work) { w.Wants = s.want(1, "a") })
 	until(t, func() bool { return s.asked() >= 4 })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	require.GreaterOrEqual(t, s.at[1].Sub(s.at[0]), 55*time.Millisecond)
-	require.Less(t, s.at[2].Sub(s.at[1]), 150*time.Millisecond)
+	require.GreaterOrEqual(t, s.at[1].Sub(began), interval)
+	require.Less(t, s.at[2].Sub(s.at[1]), 2*interval)
 	require.Equal(t, "u1", s.bodies[1]["last_update"])
 	require.Equal(t, "u2", s.bodies[2]["last_update"])
 }
@@ -217,16 +219,17 @@ func TestPollQueueChanged(t *testing.T) {
 		}
 		w.WriteHeader(204)
 	})
-	const interval = 400 * time.Millisecond
+	const interval = 2 * time.Second
 	serve(t, b, func(o *Options) { o.Interval = interval })
+	began := time.Now()
 	b.set(func(w *Work) { w.Wants = s.want(1, "a") })
 	until(t, func() bool { return s.asked() >= 2+maxChanges+1 })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	const last = 1 + maxChanges
-	require.GreaterOrEqual(t, s.at[1].Sub(s.at[0]), interval-50*time.Millisecond)
+	require.GreaterOrEqual(t, s.at[1].Sub(began), interval)
 	require.Less(t, s.at[last].Sub(s.at[1]), interval)
-	require.GreaterOrEqual(t, s.at[last+1].Sub(s.at[last]), interval-50*time.Millisecond)
+	require.GreaterOrEqual(t, s.at[last+1].Sub(s.at[last-1]), interval) // one is sent after the one before arrived
 }
 
 // Two tokens that share a slot take turns, and neither is held.
@@ -351,6 +354,7 @@ func TestPollRefuses(t *testing.T) {
 	})
 	serve(t, b)
 	b.set(func(w *Work) { w.Wants = s.want(1, "a") })
+	until(t, func() bool { return s.asked() == 1 })
 	time.Sleep(100 * time.Millisecond)
 	require.Equal(t, 1, s.asked())
 	b.mu.Lock()

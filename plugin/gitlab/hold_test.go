@@ -105,14 +105,17 @@ func TestClientGone(t *testing.T) {
 
 // TestSlowAttach: a job that takes longer than a request is held waits for the next one.
 func TestSlowAttach(t *testing.T) {
-	h := newHouse(t, func(h *house) { h.cfg.HoldMS = 100; h.cfg.OrphanMS = 3000 })
+	h := newHouse(t, func(h *house) { h.cfg.HoldMS = 100; h.cfg.OrphanMS = 30_000 })
+	asked := make(chan struct{})
 	h.agent.attach = func(ctx context.Context, _ snapshot.ID, _ func(string)) (*plugin.Workspace, error) {
-		time.Sleep(400 * time.Millisecond)
+		<-asked
+		time.Sleep(200 * time.Millisecond)
 		return workspace(), nil
 	}
 	h.grant("5")
 	r := h.runner(1)
 	status, _, err := r.request(t.Context())
+	close(asked)
 	require.NoError(t, err)
 	require.Equal(t, 204, status)
 	status, job, err := r.request(t.Context())

@@ -294,7 +294,7 @@ func TestStorm(t *testing.T) {
 		agent.mu.Lock()
 		defer agent.mu.Unlock()
 		return left == 0 && len(agent.held) == 0
-	}, 120*time.Second, 150*time.Millisecond)
+	}, 5*time.Minute, 150*time.Millisecond)
 	cancel()
 	all.Wait()
 	outcomes := map[string]int{}
