@@ -20,6 +20,7 @@ type Coordinator struct {
 	TLSCert    string `mapstructure:"tls_cert_file" default:"" doc:"Certificate (PEM, with its chain) to serve with. Empty: the coordinator's own, which agents know by its pin."`
 	TLSKey     string `mapstructure:"tls_key_file" default:"" doc:"Private key of tls_cert_file. Must be readable by its owner alone."`
 	StateDir   string `mapstructure:"state_dir" default:"/var/lib/roost/coordinator" doc:"Directory of its database, logs, blobs and tokens. Owned by one process."`
+	HostTokens string `mapstructure:"host_tokens" default:"allowed" doc:"allowed: agents come with the token that they share, STATE_DIR/agent.token, or with one of their host's own, made by roost coordinator join --host. required: with one of their own only, so that a stolen one is worth one host."`
 	HostLease  string `mapstructure:"host_lease" default:"30s" doc:"How long a silent host keeps its jobs. Duration, 5s to 10m."`
 	InfraTries int    `mapstructure:"infra_retries" default:"3" doc:"How often a job is tried again when its host, not its script, failed. 0 to 10."`
 	LogLevel   string `mapstructure:"log_level" default:"info" reload:"yes" doc:"trace, debug, info, warn or error."`

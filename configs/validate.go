@@ -51,6 +51,9 @@ func (c *Coordinator) validate(bad func(key, format string, a ...any)) {
 			bad("coordinator.gitlab_urls", "%v", err)
 		}
 	}
+	if c.HostTokens != "allowed" && c.HostTokens != "required" {
+		bad("coordinator.host_tokens", "%q is none of allowed, required", c.HostTokens)
+	}
 	if d, err := time.ParseDuration(c.HostLease); err != nil || d < 5*time.Second || d > 10*time.Minute {
 		bad("coordinator.host_lease", "%q is not a duration from 5s to 10m", c.HostLease)
 	}

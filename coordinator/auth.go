@@ -17,6 +17,8 @@ type caller struct {
 	role api.Role
 	// attempt is the one that an attempt's token is good for.
 	attempt snapshot.ID
+	// host is the one that a host's own token is good for, "" for all.
+	host string
 }
 
 const (
@@ -36,13 +38,17 @@ func (s *Server) authenticate(r *http.Request) caller {
 	token := bearer(r)
 	switch {
 	case token == "":
-	case same(token, s.o.AgentToken):
+	case !s.o.HostTokensOnly && same(token, s.o.AgentToken):
 		return caller{role: api.RoleAgent}
 	case same(token, s.o.UserToken):
 		return caller{role: api.RoleUser}
 	case strings.HasPrefix(token, attemptPrefix):
 		if id, ok := s.checkAttempt(token); ok {
 			return caller{role: api.RoleAttempt, attempt: id}
+		}
+	case s.o.HostOf != nil:
+		if host := s.o.HostOf(token); host != "" {
+			return caller{role: api.RoleAgent, host: host}
 		}
 	}
 	return caller{role: api.RolePublic}

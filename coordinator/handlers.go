@@ -69,6 +69,9 @@ func (c *call) register() error {
 	if err := checkRegister(in); err != nil {
 		return err
 	}
+	if err := c.mayRegister(in); err != nil {
+		return err
+	}
 	if err := c.s.checkPool(in.Name, in.Pool); err != nil {
 		return err
 	}
@@ -87,13 +90,14 @@ func (c *call) register() error {
 	return c.json(200, out)
 }
 
-// id reads an id from the path.
+// id reads an id from the path: that of an agent, an attempt, or what an attempt left, which
+// a host's own token has to be for.
 func (c *call) id(name string) (snapshot.ID, error) {
 	id, err := snapshot.ParseID(c.args[name])
 	if err != nil {
 		return "", invalid("%s: %v", name, err)
 	}
-	return id, nil
+	return id, c.owns(name, id)
 }
 
 func (c *call) heartbeat() error {

@@ -31,6 +31,11 @@ type Options struct {
 	// AgentToken and UserToken are the bearer tokens of the two roles. They must
 	// differ and have 16 characters or more.
 	AgentToken, UserToken string
+	// HostOf gives the host whose own token that is, "" if it is none: it lets one host in and no
+	// other. It is asked at each call, by many at once, so that a token may end at any time.
+	// HostTokensOnly says that AgentToken lets nobody in.
+	HostOf         func(token string) string
+	HostTokensOnly bool
 
 	// Blobs serves /v1/blobs/{digest} with that prefix cut off; without it the
 	// answer is 404.

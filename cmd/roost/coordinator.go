@@ -169,6 +169,7 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, scrub *blobScrub, 
 	return coordinator.Options{
 		Missing: missingBlobs(dir, log), TLS: secure, GitLabURLs: cfg.GitLabURLs, GitLabCA: ca,
 		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken,
+		HostOf: newHostTokens(cfg.StateDir, log).hostOf, HostTokensOnly: cfg.HostTokens == "required",
 		Blobs:            blob.Handler(dir, blob.HandlerOptions{Log: log}),
 		AllowLocalSource: o.localSource, HostLease: lease, Heartbeat: heartbeat, MaxInfraRetries: retries, Version: version,
 	}, closeBlobs, nil

@@ -81,20 +81,32 @@ func readJoin(arg string, in io.Reader, daemon bool) (joinLine, error) {
 
 func newJoin() *cobra.Command {
 	var o coordinatorOptions
+	var host string
+	var revoke bool
 	c := &cobra.Command{
 		Use:   "join",
 		Short: "Print the line that lets a host join",
 		Long: `Prints one line that holds the coordinator's URL, the pin of its certificate and
 the agents' token, for roost install gitlab --join LINE and roost agent --join @FILE
-on other hosts. It is a secret. The coordinator must have been started once.` + exitHelp,
-		Example: "  roost coordinator join --config /etc/roost/config.toml",
+on other hosts. It is a secret. The coordinator must have been started once.
+
+With --host the line has a token that is good for the host of that name (agent.name)
+and no other. --revoke ends it at once; the host keeps what it has and is let in no
+more.` + exitHelp,
+		Example: "  roost coordinator join --config /etc/roost/config.toml --host runner-7",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := o.configure()
 			if err != nil {
 				return err
 			}
-			j, err := joinOf(cfg.Coordinator)
+			switch {
+			case revoke && host == "":
+				return usageError(errors.New("--revoke needs --host"), "delete STATE_DIR/agent.token and restart the coordinator to end the shared one")
+			case revoke:
+				return revokeHostToken(cfg.Coordinator.StateDir, host)
+			}
+			j, err := joinOf(cfg.Coordinator, host)
 			if err != nil {
 				return err
 			}
@@ -106,13 +118,21 @@ on other hosts. It is a secret. The coordinator must have been started once.` + 
 	c.Flags().StringVar(&o.listen, "listen", "", "address that it listens on (coordinator.listen)")
 	c.Flags().StringVar(&o.stateDir, "state-dir", "", "directory of its state (coordinator.state_dir)")
 	c.Flags().StringVar(&o.url, "url", "", "URL that hosts reach it by (coordinator.url)")
+	c.Flags().StringVar(&host, "host", "", "the one host that the line is for")
+	c.Flags().BoolVar(&revoke, "revoke", false, "end that host's token")
 	return c
 }
 
-// joinOf makes the line of a coordinator that has been started.
-func joinOf(cfg configs.Coordinator) (joinLine, error) {
+// joinOf makes the line of a coordinator that has been started, for one host or, if that is "", for all.
+func joinOf(cfg configs.Coordinator, host string) (joinLine, error) {
 	const hint = "start the coordinator first: it makes its token and its certificate"
 	token, err := readToken(filepath.Join(cfg.StateDir, "agent.token"))
+	switch {
+	case host != "":
+		token, err = makeHostToken(cfg.StateDir, host)
+	case cfg.HostTokens == "required":
+		return joinLine{}, usageError(errors.New("coordinator.host_tokens is required: each host has a token of its own"), "say which host: --host NAME")
+	}
 	if err != nil {
 		return joinLine{}, usageError(err, hint)
 	}

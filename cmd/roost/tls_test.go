@@ -99,14 +99,14 @@ func TestPlainOnLoopbackOnly(t *testing.T) {
 
 func TestJoinLine(t *testing.T) {
 	cfg := secureConfig(t)
-	_, err := joinOf(cfg)
+	_, err := joinOf(cfg, "")
 	require.ErrorContains(t, err, "token", "the coordinator was never started")
 	_, err = ensureToken(filepath.Join(cfg.StateDir, "agent.token"))
 	require.NoError(t, err)
-	_, err = joinOf(cfg)
+	_, err = joinOf(cfg, "")
 	require.Error(t, err)
 	serve(t, cfg)
-	j, err := joinOf(cfg)
+	j, err := joinOf(cfg, "")
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(j.URL, "https://") && strings.HasSuffix(j.URL, ":7780"), j.URL)
 	back, err := parseJoin(j.line() + "\n")
@@ -177,7 +177,7 @@ func TestCoordinatorServesTLSAndReloads(t *testing.T) {
 	require.Contains(t, line, `"url":"https://`)
 	cfg, err := configs.Load(file, nil)
 	require.NoError(t, err)
-	j, err := joinOf(cfg.Coordinator)
+	j, err := joinOf(cfg.Coordinator, "")
 	require.NoError(t, err)
 	port := line[strings.LastIndex(line, ":")+1 : strings.LastIndex(line, `"`)]
 	c, err := api.NewClient("https://127.0.0.1:"+port, j.token, coordinatorHTTP(j.Pin))
