@@ -13,7 +13,6 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/internal/durable"
-	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/transfer"
 )
@@ -239,29 +238,6 @@ func (a *Agent) serve(ctx, out context.Context, broken <-chan error, leaving, st
 	return nil
 }
 
-// pluginError says that the plugin can't be kept running.
-type pluginError struct{ err error }
-
-func (e *pluginError) Error() string { return "its plugin: " + e.err.Error() }
-func (e *pluginError) Unwrap() error { return e.err }
-
-// host runs the plugin, if there is one, until ctx ends. The channel is closed when
-// none of its calls begins anything any more.
-func (a *Agent) host(ctx context.Context, quit context.CancelCauseFunc) <-chan struct{} {
-	done := make(chan struct{})
-	if a.plugin == nil {
-		close(done)
-		return done
-	}
-	go func() {
-		defer close(done)
-		if err := a.plugin.Run(ctx); err != nil && ctx.Err() == nil {
-			quit(&pluginError{err})
-		}
-	}()
-	return done
-}
-
 // drain waits for what is being packed and uploaded, within DrainTimeout. What is
 // not done then is done after the next start.
 func (a *Agent) drain(ctx context.Context) {
@@ -311,30 +287,3 @@ func (a *Agent) fingerprint() string {
 }
 
 func (a *Agent) logDir() string { return filepath.Join(a.o.Dir, "logs") }
-
-// jitter is between half of d and all of it.
-func (a *Agent) jitter(d time.Duration) time.Duration { return pause.Jitter(d, a.o.Rand) }
-
-// retry makes a call until it is answered: with nil, or with an error that another
-// try would get too.
-func (a *Agent) retry(ctx context.Context, what string, call func(context.Context) error) error {
-	wait := pause.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second, Rand: a.o.Rand}
-	for tries := 1; ; tries++ {
-		err := call(ctx)
-		if err == nil || !api.Unreachable(err) {
-			return err
-		}
-		if tries%10 == 1 {
-			a.log.Warn("waiting for the coordinator", "to", what, "err", err)
-		}
-		if pause.For(ctx, wait.After(tries)) != nil {
-			return err
-		}
-	}
-}
-
-// fenced reports whether err says that the attempt is not ours any more.
-func fenced(err error) bool { return errors.Is(err, &api.Error{Code: api.CodeFenced}) }
-
-// notFound reports whether err says that the coordinator does not know it.
-func notFound(err error) bool { return errors.Is(err, &api.Error{Code: api.CodeNotFound}) }

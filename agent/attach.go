@@ -6,7 +6,6 @@ import (
 	"errors"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -15,7 +14,6 @@ import (
 	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/snapshot/tree"
 	"github.com/roost-ci/roost/transfer"
-	"github.com/roost-ci/roost/transfer/blob"
 )
 
 // Words of a workspace's spec.
@@ -45,15 +43,6 @@ type place struct {
 	// shows, none when it is FRESH.
 	note note
 }
-
-// fault is why a workspace could not be attached, as the coordinator is told.
-type fault struct {
-	code api.Code
-	err  error
-}
-
-func (f *fault) Error() string { return f.err.Error() }
-func (f *fault) Unwrap() error { return f.err }
 
 // sayer takes lines of Roost's own for a job's log.
 type sayer interface {
@@ -298,26 +287,6 @@ func (at *attaching) fetchMissing(ctx context.Context) (map[snapshot.ID]transfer
 	}
 	at.log.say("fetched %s in %s", size(f.counter.Bytes()), short(elapsed()-begin))
 	return fetched, nil
-}
-
-// asFault finds the code of an error; the given one if it says nothing.
-func asFault(err error, code api.Code) error {
-	var (
-		f        *fault
-		corrupt  *snapshot.CorruptError
-		conflict *snapshot.ConflictError
-	)
-	switch {
-	case errors.As(err, &f), errors.As(err, &conflict):
-		return err
-	case errors.As(err, &corrupt):
-		code = api.FailCorrupt
-	case errors.Is(err, snapshot.ErrNotFound):
-		code = api.FailInput
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, blob.ErrFull):
-		code = api.FailDiskFull
-	}
-	return &fault{code, err}
 }
 
 // ms is a duration as the wire has it.

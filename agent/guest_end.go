@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -12,7 +10,6 @@ import (
 	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/store"
 )
 
 // Values of External.Durability. The last two are waited for.
@@ -120,73 +117,6 @@ func (g *guest) seal(q plugin.SealRequest, begin time.Duration) {
 	g.tell(ctx, f, sealed, t)
 }
 
-// durability is what the success of an external job means.
-func (a *Agent) durability(x *api.External) string {
-	if p := a.pool(); x.Durability == "" && p != nil {
-		return p.Durability
-	}
-	return x.Durability
-}
-
-// promise holds the job to the durability that its success means. What fails here is
-// no success of the job's. errStopping says that it is not known yet.
-func (a *Agent) promise(ctx context.Context, c *api.Claim, f api.Finish, log sayer) (api.Finish, error) {
-	want := a.durability(c.External)
-	if want != durabilitySynced && want != durabilityDurable {
-		return f, nil
-	}
-	var err error
-	switch {
-	case f.Output != "":
-		begin := elapsed()
-		if err = a.waitDurable(ctx, f.Output, want); err == nil {
-			log.say("the output is %s, after %s", want, short(elapsed()-begin))
-			return f, nil
-		}
-		if errors.Is(err, errStopping) {
-			return f, err
-		}
-	case f.Code == api.SealFailed || f.Code == api.SealUnsupported:
-		err = errors.New(f.Reason)
-	default:
-		return f, nil // there is nothing to be kept
-	}
-	f = noOutput(f, api.FailDurable, fmt.Sprintf("its output was to be %s, and is not: %v", want, err))
-	f.Status, f.Infrastructure = api.StatusFailed, true
-	log.say("JOB FAILED: %s", f.Reason)
-	return f, nil
-}
-
-// waitDurable waits until a sealed snapshot is as durable as want says.
-func (a *Agent) waitDurable(ctx context.Context, id snapshot.ID, want string) error {
-	if want == durabilityDurable {
-		a.o.Store.First(id)
-		a.pack(a.out, id)
-	}
-	for {
-		in, err := a.o.Store.Lookup(id)
-		if err != nil {
-			return err
-		}
-		switch {
-		case !in.State.Usable():
-			return errors.New(in.Err)
-		case in.State == store.Durable || want == durabilitySynced && in.Synced:
-			return nil
-		}
-		a.up.Urgent(id)
-		if a.quitting.Err() != nil {
-			return errStopping
-		}
-		if pause.For(ctx, 10*time.Millisecond) != nil {
-			if in.Err != "" {
-				return fmt.Errorf("not in time: %s", in.Err)
-			}
-			return errors.New("not in time")
-		}
-	}
-}
-
 // discard ends a job that leaves nothing.
 func (g *guest) discard(d plugin.DiscardRequest) {
 	g.settled(errors.New("the job has ended"))
@@ -260,76 +190,4 @@ func (a *Agent) free(r *running) {
 	}
 	a.mu.Unlock()
 	a.wake()
-}
-
-// tell reports the end to the coordinator, and answers the plugin when that is done, or
-// when it takes too long.
-func (g *guest) tell(ctx context.Context, f api.Finish, sealed bool, t *told) {
-	a := g.a
-	g.noteEnd(f)
-	a.free(g.r)
-	answered := make(chan *api.Finished, 1)
-	if !a.spawn(func() { g.report(f, sealed, answered) }) {
-		answered <- nil
-	}
-	timer := time.NewTimer(a.tellWait)
-	defer timer.Stop()
-	var got *api.Finished
-	known := false
-	select {
-	case got = <-answered:
-		known = got != nil
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	if f.Status == api.StatusSuccess || f.Code == api.FailDurable || sealed {
-		g.answerSeal(f, got, known, t)
-	}
-	if err := g.change(func(n *guestNote) { n.Over = a.o.Now().UnixMilli() }); err != nil {
-		a.log.Warn("the end of an attempt can't be noted down", "attempt", g.r.ref.Attempt, "err", err)
-	}
-	close(g.ended)
-}
-
-// answerSeal makes the answer of Seal.
-func (g *guest) answerSeal(f api.Finish, got *api.Finished, known bool, t *told) {
-	s := &plugin.Sealed{Output: f.Output, Failed: f.Status != api.StatusSuccess}
-	if f.Output == "" {
-		s.Reason = oneLine(f.Reason)
-	}
-	switch {
-	case known && !got.Output && f.Output != "":
-		s.Output, s.Reason = "", "the coordinator did not take it"
-		t.say("the coordinator did not take the output")
-	case !known:
-		t.say("the coordinator does not answer; it hears of this job later")
-	}
-	s.Lines = t.list()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.note.Sealed == nil { // else the plugin was answered by an earlier process
-		g.note.Sealed = s
-	}
-}
-
-// report tells the coordinator until it has answered, hands that on at once, and then
-// lets go of the attempt. nil: it could not be told, or the attempt was somebody else's.
-func (g *guest) report(f api.Finish, sealed bool, answered chan<- *api.Finished) {
-	a := g.a
-	g.endLog()
-	got, told := a.report(a.out, g.r.ref, f)
-	answered <- got // there is room for it
-	if !told {
-		return
-	}
-	if sealed {
-		a.letGo(a.out, g.r.ref.Attempt, true)
-	}
-	a.reported(a.out, g.r.ref, f, sealed, got)
-	os.Remove(a.logPath(g.r.ref.Attempt)) //nolint:errcheck // the next start sweeps
-	if err := g.change(func(n *guestNote) { n.Told = true }); err != nil {
-		a.log.Warn("a report can't be noted down", "attempt", g.r.ref.Attempt, "err", err)
-	}
-	g.release()
-	a.release(g.r)
 }
