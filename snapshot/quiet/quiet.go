@@ -10,6 +10,7 @@ package quiet
 
 import (
 	"context"
+	"io"
 	"sync"
 	"time"
 )
@@ -52,6 +53,29 @@ type key struct{}
 
 // Aside is the context of work that stands aside while g is held.
 func Aside(ctx context.Context, g *Gate) context.Context { return context.WithValue(ctx, key{}, g) }
+
+// Like returns ctx with the gate of from, if that has one: work that goes on under
+// another life stands aside as what asked for it does.
+func Like(ctx, from context.Context) context.Context {
+	if g, ok := from.Value(key{}).(*Gate); ok {
+		return Aside(ctx, g)
+	}
+	return ctx
+}
+
+// Writer returns a writer to w that calls Step before each Write: a pace for what has
+// no context.
+func Writer(ctx context.Context, w io.Writer) io.Writer { return pacedWriter{ctx, w} }
+
+type pacedWriter struct {
+	ctx context.Context //nolint:containedctx // that is what it is for
+	w   io.Writer
+}
+
+func (p pacedWriter) Write(b []byte) (int, error) {
+	Step(p.ctx)
+	return p.w.Write(b)
+}
 
 // Held reports whether Step would wait.
 func Held(ctx context.Context) bool {

@@ -1,7 +1,9 @@
 package quiet
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +29,20 @@ func TestStep(t *testing.T) {
 		time.AfterFunc(20*time.Millisecond, two)
 		require.Equal(t, 20*time.Millisecond, waited(aside))
 		require.Zero(t, waited(aside))
+
+		one = g.Hold()
+		require.Zero(t, waited(Like(ctx, t.Context())))
+		time.AfterFunc(10*time.Millisecond, one)
+		require.Equal(t, 10*time.Millisecond, waited(Like(ctx, aside)))
+
+		one = g.Hold()
+		time.AfterFunc(10*time.Millisecond, one)
+		start, out := time.Now(), new(bytes.Buffer)
+		_, err := io.WriteString(Writer(aside, out), "text")
+		require.NoError(t, err)
+		require.Equal(t, "text", out.String())
+		require.Equal(t, 10*time.Millisecond, time.Since(start))
+
 		defer g.Hold()()
 		time.AfterFunc(5*time.Millisecond, cancel)
 		require.Equal(t, 5*time.Millisecond, waited(Aside(ctx, &g)))

@@ -186,7 +186,7 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []Impor
 	}
 	defer b.drop()
 	aside := make(chan error, 1)
-	go func() { aside <- s.keepAside(b) }()
+	go func() { aside <- s.keepAside(ctx, b) }()
 	place, t, err := s.unpackAnew(ctx, b, open, m)
 	err = errors.Join(err, <-aside)
 	l := s.importedLayer(b)
@@ -421,7 +421,7 @@ func (s *Store) importedLayer(b *brought) *layer {
 
 // keepAside writes index and manifest of a layer, which don't depend on where its
 // content is.
-func (s *Store) keepAside(b *brought) error {
+func (s *Store) keepAside(ctx context.Context, b *brought) error {
 	if b.file == nil {
 		if err := s.writeFolded(b); err != nil {
 			return fmt.Errorf("index: %w", err)
@@ -430,7 +430,7 @@ func (s *Store) keepAside(b *brought) error {
 	if err := b.file.Commit(s.indexPath(b.spec.Index)); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
-	if err := s.writeManifest(b.tree, b.spec.Manifest); err != nil {
+	if err := s.writeManifest(ctx, b.tree, b.spec.Manifest); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
 	return fileDigest(s.manifestPath(b.spec.Manifest), "manifest", b.spec.Manifest)

@@ -15,6 +15,7 @@ import (
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/quiet"
 	"github.com/roost-ci/roost/snapshot/tree"
 	"github.com/roost-ci/roost/snapshot/view"
 )
@@ -76,6 +77,7 @@ func (s *Store) encode(ctx context.Context, l *layer) (*encoded, error) {
 	if err != nil {
 		return nil, err
 	}
+	quiet.Step(ctx)
 	changes := tree.Diff(base, m)
 	if err := s.fillKnown(ctx, l, changes); err != nil {
 		return nil, err
@@ -92,6 +94,7 @@ func (s *Store) encode(ctx context.Context, l *layer) (*encoded, error) {
 	}
 	fail.Point("store.pack.encoded")
 	e.ix.Base = baseDigest
+	quiet.Step(ctx)
 	if e.tree, err = tree.Apply(base, e.ix.Changes); err != nil {
 		return nil, err
 	}
@@ -100,7 +103,7 @@ func (s *Store) encode(ctx context.Context, l *layer) (*encoded, error) {
 			return nil, err
 		}
 	}
-	e.ix.Manifest, err = pack.ManifestDigest(e.tree)
+	e.ix.Manifest, err = pack.WriteManifest(quiet.Writer(ctx, io.Discard), e.tree) // its digest alone
 	return e, err
 }
 
@@ -214,7 +217,7 @@ func (s *Store) savePacked(ctx context.Context, l *layer, e *encoded) error {
 	if err != nil {
 		return err
 	}
-	if err := s.saveTree(l.info.ID, ix.Manifest, m); err != nil {
+	if err := s.saveTree(ctx, l.info.ID, ix.Manifest, m); err != nil {
 		return err
 	}
 	fail.Point("store.pack.written")
@@ -236,13 +239,14 @@ func (s *Store) savePacked(ctx context.Context, l *layer, e *encoded) error {
 }
 
 // saveTree keeps a hashed tree and checks that it can be read back.
-func (s *Store) saveTree(id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest) error {
-	if err := s.writeManifest(m, d); err != nil {
+func (s *Store) saveTree(ctx context.Context, id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest) error {
+	if err := s.writeManifest(ctx, m, d); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
 	if err := fileDigest(s.manifestPath(d), "manifest", d); err != nil {
 		return err
 	}
+	quiet.Step(ctx)
 	return s.writeSources(id, d, m)
 }
 

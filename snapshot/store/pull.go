@@ -110,7 +110,7 @@ func (s *Store) pull(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, p
 	if old != nil && fileDigest(s.manifestPath(spec.Manifest), "manifest", spec.Manifest) != nil {
 		removeFile(s.manifestPath(spec.Manifest), s.log)
 	}
-	if err := s.writeManifest(m, spec.Manifest); err != nil {
+	if err := s.writeManifest(ctx, m, spec.Manifest); err != nil {
 		return false, fmt.Errorf("manifest: %w", err)
 	}
 	fail.Point("store.pull.written")

@@ -47,7 +47,7 @@ func (s *Store) checkTree(ctx context.Context, l *layer, sealed error) error {
 	if sealed != nil {
 		return nil
 	}
-	b, m := s.startTree(l)
+	b, m := s.startTree(ctx, l)
 	if m == nil {
 		select {
 		case <-b.done:

@@ -11,6 +11,7 @@ import (
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/quiet"
 	"github.com/roost-ci/roost/snapshot/tree"
 )
 
@@ -25,7 +26,7 @@ func (s *Store) Tree(ctx context.Context, id snapshot.ID) (*snapshot.Manifest, e
 	if err != nil {
 		return nil, err
 	}
-	b, m := s.startTree(l)
+	b, m := s.startTree(ctx, l)
 	if m != nil {
 		return s.relocate(ctx, id, m), nil
 	}
@@ -41,8 +42,9 @@ func (s *Store) Tree(ctx context.Context, id snapshot.ID) (*snapshot.Manifest, e
 }
 
 // startTree returns l's tree if it is in memory, else what builds it. It runs
-// under the store's life, since several may wait for it.
-func (s *Store) startTree(l *layer) (*building, *snapshot.Manifest) {
+// under the store's life, since several may wait for it, and stands aside if ctx does:
+// no seal waits for the tree of a layer that is stacked.
+func (s *Store) startTree(ctx context.Context, l *layer) (*building, *snapshot.Manifest) {
 	id := l.info.ID
 	m, b, mine := s.trees.enter(id)
 	if m != nil {
@@ -51,9 +53,13 @@ func (s *Store) startTree(l *layer) (*building, *snapshot.Manifest) {
 	if !mine {
 		return b, nil
 	}
+	life := s.life
+	if stacked(l.place()) {
+		life = quiet.Like(life, ctx)
+	}
 	if !s.spawn(func() {
 		defer s.trees.leave(id, b)
-		if b.m, b.err = s.buildTree(s.life, l); b.err != nil {
+		if b.m, b.err = s.buildTree(life, l); b.err != nil {
 			b.err = fmt.Errorf("tree of %s: %w", id, b.err)
 		}
 	}) {
@@ -111,6 +117,7 @@ func (s *Store) treeFromLayer(ctx context.Context, l *layer) (*snapshot.Manifest
 	if err != nil {
 		return nil, err
 	}
+	quiet.Step(ctx)
 	return tree.Apply(start, changes)
 }
 
@@ -234,7 +241,7 @@ func (s *Store) readManifest(d snapshot.Digest) (*snapshot.Manifest, error) {
 }
 
 // writeManifest makes manifests/<digest>, unless it is there.
-func (s *Store) writeManifest(m *snapshot.Manifest, want snapshot.Digest) error {
+func (s *Store) writeManifest(ctx context.Context, m *snapshot.Manifest, want snapshot.Digest) error {
 	if absent, err := isAbsent(s.manifestPath(want)); err != nil || !absent {
 		return err
 	}
@@ -244,7 +251,7 @@ func (s *Store) writeManifest(m *snapshot.Manifest, want snapshot.Digest) error 
 	}
 	defer f.Abort()
 	w := bufio.NewWriterSize(f, 1<<20)
-	got, err := pack.WriteManifest(w, m)
+	got, err := pack.WriteManifest(quiet.Writer(ctx, w), m)
 	if err != nil {
 		return err
 	}

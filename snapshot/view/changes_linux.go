@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 	"github.com/roost-ci/roost/snapshot/tree"
 )
 
@@ -22,6 +23,7 @@ func (d *Overlay) Changes(ctx context.Context, l *Layer, base *snapshot.Manifest
 	if err != nil {
 		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
 	}
+	quiet.Step(ctx)
 	return tree.Diff(base, t), nil
 }
 
@@ -31,6 +33,9 @@ func (d *Overlay) treeOf(ctx context.Context, l *Layer, base *snapshot.Manifest)
 	}
 	u := upperTree{base: base.Entries, man: base}
 	err := tree.Walk(ctx, d.abs(l.Dir), d.scan(), func(it *tree.Item) error {
+		if len(u.items)%256 == 0 {
+			quiet.Step(ctx)
+		}
 		u.items = append(u.items, *it)
 		return nil
 	})
@@ -40,11 +45,13 @@ func (d *Overlay) treeOf(ctx context.Context, l *Layer, base *snapshot.Manifest)
 	if len(u.items) == 0 || u.items[0].Entry.Path != "" {
 		return nil, fmt.Errorf("%s has no root", l.Dir)
 	}
+	quiet.Step(ctx)
 	u.out = make([]snapshot.Entry, 0, len(u.base)+len(u.items))
 	u.groups = make([]string, 0, cap(u.out))
 	if _, err := u.dir(0, "", "", true); err != nil {
 		return nil, err
 	}
+	quiet.Step(ctx)
 	return &snapshot.Manifest{Entries: u.finish()}, nil
 }
 
