@@ -154,19 +154,19 @@ func TestCorruptLayer(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Bash)
 	t.Parallel()
 	f := newFleet(t, roostBinary(t), 2)
+	dir := stateDir(t)
 	id := f.submit("corrupt", `
 stages: [one, two, three]
 make: {stage: one, tags: [host-a], script: ["head -c 200000 /dev/urandom > f"]}
-hold: {stage: two, tags: [host-b], workspace: false, script: ["sleep 6"]}
+hold: {stage: two, tags: [host-b], workspace: false, script: ["until test -e `+dir+`/go; do sleep 0.1; done"]}
 look: {stage: three, needs: [hold, make], tags: [host-b], script: ["echo ran; cat f | sha256sum"]}
 `)
 	require.Eventually(t, func() bool {
 		p, err := f.client.Pipeline(t.Context(), id)
-		return err == nil && job(t, p, "hold").Status == api.StatusRunning
+		return err == nil && job(t, p, "hold").Status == api.StatusRunning && job(t, p, "make").Layer.Durable
 	}, time.Minute, 20*time.Millisecond)
 	blobs := filepath.Join(f.dir, "coordinator", "blobs")
 	require.Eventually(t, func() bool { return len(blobFiles(t, blobs)) >= 2 }, time.Minute, 20*time.Millisecond)
-	time.Sleep(500 * time.Millisecond) // the coordinator hears that it is durable
 	gone := f.agents["host-a"]
 	delete(f.agents, "host-a")
 	gone.mu.Lock()
@@ -180,6 +180,7 @@ look: {stage: three, needs: [hold, make], tags: [host-b], script: ["echo ran; ca
 		require.NoError(t, os.Chmod(name, 0o600))
 		require.NoError(t, os.WriteFile(name, b, 0o600))
 	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o644))
 	look := job(t, f.wait(id), "look")
 	require.Equal(t, api.StatusFailed, look.Status)
 	require.Contains(t, []api.Code{api.FailCorrupt, api.FailRetries}, look.Code)

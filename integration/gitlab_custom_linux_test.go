@@ -24,7 +24,7 @@ func TestInstalledCustom(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Bash)
 	gl := gitlabtest.New(t, gitlabtest.Options{})
 	h := newStockHost(t, "host-a", gl.URL(), gl.AddRunner(gitlabtest.RunnerDef{}).Token())
-	_, port, _ := strings.Cut(freeAddr(t), ":")
+	_, port, _ := strings.Cut(testenv.Addr(t), ":")
 	socket := filepath.Join(h.dir, "run", "roost.sock")
 	u, err := user.Lookup("nobody")
 	require.NoError(t, err)

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,7 +82,7 @@ func (l *lab) write(name string, mode os.FileMode, text string) string {
 // addHost starts an agent and its runners.
 func (l *lab) addHost(name string, slots int) *labHost {
 	l.t.Helper()
-	h := &labHost{listen: freeAddr(l.t)}
+	h := &labHost{listen: testenv.Addr(l.t)}
 	for i := range slots {
 		h.tokens = append(h.tokens, fmt.Sprintf("local-%s-%d-0123456789abcdef", name, i+1))
 	}
@@ -196,12 +195,4 @@ func (l *lab) hostOf(j gitlabtest.Job) string {
 		}
 	}
 	return ""
-}
-
-// freeAddr finds a port on loopback that nobody listens on.
-func freeAddr(t testing.TB) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().String()
 }

@@ -34,7 +34,7 @@ func newStockHost(t *testing.T, name, url, token string) *stockHost {
 	h.builds, h.config = filepath.Join(h.dir, "builds"), filepath.Join(h.dir, "gitlab-runner", "config.toml")
 	require.NoError(t, os.MkdirAll(h.builds, 0o755))
 	require.NoError(t, os.MkdirAll(filepath.Dir(h.config), 0o755))
-	_, h.port, _ = net.SplitHostPort(freeAddr(t))
+	_, h.port, _ = net.SplitHostPort(testenv.Addr(t))
 	h.before = []byte(fmt.Sprintf(`# The platform team's runners.
 concurrent = 2   # one for each core
 
@@ -139,7 +139,7 @@ func TestInstalledHosts(t *testing.T) {
 	gl := gitlabtest.New(t, gitlabtest.Options{})
 	ra, rb := gl.AddRunner(gitlabtest.RunnerDef{Tags: []string{"only-a"}}), gl.AddRunner(gitlabtest.RunnerDef{Tags: []string{"only-b"}})
 	a, b := newStockHost(t, "host-a", gl.URL(), ra.Token()), newStockHost(t, "host-b", gl.URL(), rb.Token())
-	_, port, _ := net.SplitHostPort(freeAddr(t))
+	_, port, _ := net.SplitHostPort(testenv.Addr(t))
 	a.roost("install", "gitlab", "--config", a.config, "--with-coordinator", "--coordinator-listen", "0.0.0.0:"+port, "--port", a.port, "--no-start")
 	a.daemon("coordinator")
 	a.daemon("agent")

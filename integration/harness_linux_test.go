@@ -26,6 +26,7 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/integration/gitlabtest/runner"
+	"github.com/roost-ci/roost/internal/testenv"
 )
 
 // binary builds the command once per test run: as people get it, and with the
@@ -276,7 +277,7 @@ func newFleet(t testing.TB, bin string, hosts int, agentArgs ...string) *fleet {
 }
 
 func (f *fleet) startCoordinator(env []string, more ...string) {
-	listen := "127.0.0.1:0"
+	listen := testenv.Addr(f.t)
 	if f.url != "" {
 		listen = strings.TrimPrefix(f.url, "http://")
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -73,10 +72,7 @@ func newLab(t *testing.T) *lab {
 	l := &lab{t: t, g: gitlabtest.New(t, gitlabtest.Options{}), marks: t.TempDir(), jobs: map[string]int64{}}
 	l.project = l.g.AddProject(t, "group/demo", map[string]string{"README.md": "hello\n"})
 	l.token = l.g.AddRunner(gitlabtest.RunnerDef{})
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	l.listen = free.Addr().String()
-	require.NoError(t, free.Close())
+	l.listen = testenv.Addr(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, j := range l.g.Jobs() {

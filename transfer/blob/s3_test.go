@@ -28,10 +28,7 @@ func s3Server(t *testing.T) func(t *testing.T) blob.S3Options {
 	}
 	testenv.Require(t, testenv.S3)
 	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	at := l.Addr().String()
-	require.NoError(t, l.Close())
+	at := testenv.Addr(t)
 	log, err := os.Create(filepath.Join(dir, "log"))
 	require.NoError(t, err)
 	defer log.Close()
