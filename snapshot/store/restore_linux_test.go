@@ -233,3 +233,40 @@ func TestFullDiskOfSnapshots(t *testing.T) {
 	require.NoError(t, b.Materialise(t.Context(), two.ID, nil))
 	b.requireTree(two.ID)
 }
+
+// What a sync on the way says is not said again by the one at the end.
+func TestFlusherTells(t *testing.T) {
+	f := newFlusher(-1)
+	f.wrote(10)
+	f.wrote(flushEvery)
+	require.ErrorIs(t, f.stop(), unix.EBADF)
+	f = newFlusher(-1)
+	f.wrote(10)
+	require.NoError(t, f.stop(), "there was no reason for one")
+}
+
+// Directories are made with the mode that they are to have, or get it in the end: with
+// whatever umask, and whatever they let their owner do.
+func TestRestoreDirModes(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root)
+	b := newBench(t, view.NameCopy)
+	src := filepath.Join(t.TempDir(), "src")
+	for i, m := range []uint32{0o755, 0o700, 0o777, 0o500, 0o300, 0o711, 0o1777, 0o2775, 0o750, 0, 0o007, 0o400} {
+		d := filepath.Join(src, string(rune('a'+i)), "in", "deeper")
+		require.NoError(t, os.MkdirAll(d, 0o755))
+		write(t, d+"/f", "f")
+		for _, p := range []string{d, filepath.Dir(d), filepath.Dir(filepath.Dir(d))} {
+			require.NoError(t, syscall.Chmod(p, m))
+		}
+	}
+	in, err := b.Create(t.Context(), CreateSpec{Dir: src, DomainKey: domainKey})
+	require.NoError(t, err)
+	for _, mask := range []int{0o022, 0o077, 0, 0o777} {
+		dst := filepath.Join(t.TempDir(), "dst")
+		old := syscall.Umask(mask)
+		_, err := b.Restore(t.Context(), RestoreSpec{Snapshot: in.ID, Dir: dst})
+		syscall.Umask(old)
+		require.NoError(t, err)
+		require.Equal(t, scanned(t, src), scanned(t, dst), "umask %o", mask)
+	}
+}
