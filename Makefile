@@ -27,18 +27,18 @@ build: ## build bin/roost
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/roost
 
 test: build ## all tests, without the race detector; no C compiler needed
-	$(GO) test ./...
+	$(GO) test -timeout 40m ./...
 	cd plugin/example && $(GO) test ./... # a module of its own
 
 short: ## the tests that take no more than seconds
 	$(GO) test -short ./...
 
 race: ## the tests under the race detector (needs a C compiler); integration drives processes that would not have it
-	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -v -e /integration $(RACE_SKIP:%=-e %))
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 40m $$($(GO) list ./... | grep -v -e /integration $(RACE_SKIP:%=-e %))
 
 crash: ## kill -9 of agent and coordinator at every named step (root for overlay)
-	$(GO) test -tags failpoints ./snapshot/pack ./snapshot/view ./transfer/blob ./internal/backing ./agent ./coordinator ./integration/plugins -run 'Crash|AllPoints|Kill'
-	ROOST_KILLS=$(KILLS) $(GO) test ./integration -run 'TestKill' -v -timeout 20m
+	$(GO) test -tags failpoints -timeout 40m ./snapshot/pack ./snapshot/view ./transfer/blob ./internal/backing ./agent ./coordinator ./integration/plugins -run 'Crash|AllPoints|Kill'
+	ROOST_KILLS=$(KILLS) $(GO) test ./integration -run 'TestKill' -v -timeout 40m
 
 promises: ## everything that the store says that it survives, in full, and the table of it (root; LEVEL=ci: a sample)
 	rm -f .promises.jsonl
@@ -48,7 +48,7 @@ promises: ## everything that the store says that it survives, in full, and the t
 	$(GO) run ./integration/promises/table .promises.jsonl $(LEVEL) > docs/promises.md
 
 promises-sample: ## a sample of the same, as CI takes it
-	ROOST_PROMISES=ci $(GO) test -tags failpoints ./integration/promises ./snapshot/store -run '$(PROMISES)' -count=1 -v -timeout 15m
+	ROOST_PROMISES=ci $(GO) test -tags failpoints ./integration/promises ./snapshot/store -run '$(PROMISES)' -count=1 -v -timeout 40m
 
 mutants: ## break the program in ways that matter, one by one: some test has to notice each
 	$(GO) run ./integration/mutants -sample $(MUTANTS)
@@ -110,8 +110,8 @@ demo: build ## a real pipeline on two hosts, with sticky workspaces; run it twic
 	$(BIN) run configs/examples/demo.yml --hosts 2 --state .demo --report .demo/report.json \
 	  --var GOPROXY="$$($(GO) env GOPROXY)" --var GOSUMDB="$$($(GO) env GOSUMDB)"
 
-demo-clean: ## forget what the demo kept
-	@if [ -d .demo ]; then $(BIN) gc --all --state .demo 2>/dev/null || rm -rf .demo; fi
+demo-clean: build ## forget what the demo kept
+	@[ ! -e .demo ] || rmdir .demo 2>/dev/null || $(BIN) gc --all --state .demo
 
 clean: ## remove what make built
 	rm -rf bin coverage.out

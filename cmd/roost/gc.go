@@ -53,9 +53,18 @@ For gc, 1 says that the target was not reached.`,
 
 // forgetAll is gc --all.
 func forgetAll(cmd *cobra.Command, state string, dryRun bool) error {
-	if _, err := os.Stat(state); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s does not exist: nothing to delete\n", state)
 		return nil
+	}
+	// The list of mounts has them by their real names: by another they would be passed
+	// over, and what is mounted would be deleted from within.
+	real, err := filepath.Abs(state)
+	if err == nil {
+		real, err = filepath.EvalSymlinks(real)
+	}
+	if err != nil {
+		return usageError(err, "")
 	}
 	if !isState(state) {
 		return usageError(fmt.Errorf("%s is not a state directory of ours: it has no cluster lock", state), "nothing was deleted")
@@ -64,7 +73,7 @@ func forgetAll(cmd *cobra.Command, state string, dryRun bool) error {
 		fmt.Fprintf(cmd.OutOrStdout(), "would delete %s\n", state)
 		return nil
 	}
-	if err := forget(cmd.Context(), state); err != nil {
+	if err := forget(cmd.Context(), real); err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "deleted %s\n", state)
@@ -81,7 +90,8 @@ func isState(dir string) bool {
 	return true
 }
 
-// forget unmounts what a crash may have left mounted and deletes the directory.
+// forget unmounts what a crash may have left mounted and deletes the directory, which
+// is given by its real name.
 // The lock goes last, so that an interrupted deletion can be repeated.
 func forget(ctx context.Context, state string) error {
 	lock := flock.New(filepath.Join(state, "lock"))
@@ -111,6 +121,9 @@ func forget(ctx context.Context, state string) error {
 	}
 	if err := releaseBackings(ctx, state); err != nil {
 		return &exitError{code: exitUnreachable, err: err, hint: "something still uses a store: see fuser -m"}
+	}
+	if left := mountsBelow(state); len(left) > 0 {
+		return &exitError{code: exitUnreachable, err: fmt.Errorf("%s is still mounted", left[0]), hint: "unmount it; then once more. Nothing was deleted"}
 	}
 	entries, err := os.ReadDir(state)
 	if err != nil {

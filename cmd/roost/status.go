@@ -96,7 +96,7 @@ func (s *status) print(w io.Writer, now time.Time) error {
 	fmt.Fprintln(t, "HOST\tSTATE\tJOBS\tSNAPSHOTS\tTO UPLOAD\tDISK FREE\tLAST HEARD")
 	for _, h := range s.Hosts {
 		fmt.Fprintf(t, "%s\t%s\t%d of %d\t%d\t%s\t%s\t%s\n", oneLine(h.Name), h.State, h.Running, h.Slots, h.Snapshots,
-			size(h.Queue), size(h.DiskFree), since(now, h.SeenMS)+" ago")
+			size(h.Queue), size(h.DiskFree), heard(now, h.SeenMS))
 	}
 	if len(s.Pipelines) > 0 {
 		fmt.Fprintln(t, "\nPIPELINE\tSTATUS\tTOOK\tENDED\tRUNNING\tWAITING\tPROJECT")
@@ -120,6 +120,15 @@ func (s *status) print(w io.Writer, now time.Time) error {
 		fmt.Fprintf(t, "%d\t%s\t%s\t%d of %d\t%d\t%d\t%s\n", p.Number, p.Status, since(end, p.CreatedMS), ended, len(p.Jobs), running, waiting, oneLine(p.Project))
 	}
 	return t.Flush()
+}
+
+// heard is when a host was last heard of; 0 says that it was not, since the
+// coordinator's start.
+func heard(now time.Time, ms int64) string {
+	if ms == 0 {
+		return "-"
+	}
+	return since(now, ms) + " ago"
 }
 
 // since is how long ago something was, for people.

@@ -20,7 +20,8 @@ func TestStatus(t *testing.T) {
 	s := &status{
 		Hosts: []api.Host{
 			{Name: "a\x1b[2J", State: api.HostReady, Slots: 2, Running: 1, Snapshots: 7, Queue: 3 << 20, DiskFree: 5 << 30, SeenMS: 98_000},
-			{Name: "b", State: api.HostLost, Slots: 1},
+			{Name: "b", State: api.HostLost, Slots: 1, SeenMS: 1},
+			{Name: "c", State: api.HostLeft, Slots: 1},
 		},
 		Pipelines: []api.Pipeline{
 			{Number: 2, Project: "game", Status: api.StatusRunning, CreatedMS: 40_000, Jobs: []api.Job{
@@ -32,12 +33,13 @@ func TestStatus(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, s.print(&b, now))
 	require.Equal(t, `HOST  STATE  JOBS    SNAPSHOTS  TO UPLOAD  DISK FREE  LAST HEARD
-a     ready  1 of 2  7          3.0 MiB    5.0 GiB    2s ago
+a[2J  ready  1 of 2  7          3.0 MiB    5.0 GiB    2s ago
 b     lost   0 of 1  0          0 B        0 B        1m40s ago
+c     left   0 of 1  0          0 B        0 B        -
 
-PIPELINE  STATUS   TOOK   ENDED   RUNNING  WAITING  PROJECT
-2         running  1m0s   1 of 5  2        2        game
-1         failed   3s     1 of 1  0        0        game
+PIPELINE  STATUS   TOOK  ENDED   RUNNING  WAITING  PROJECT
+2         running  1m0s  1 of 5  2        2        game
+1         failed   3s    1 of 1  0        0        game
 `, b.String())
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roost-ci/roost/internal/install"
+	"github.com/roost-ci/roost/internal/mountinfo"
 )
 
 func newUninstall() *cobra.Command {
@@ -125,7 +126,7 @@ func (o *installOptions) undo(cmd *cobra.Command, in *install.Installer, j *inst
 func (o *installOptions) waitForJobs(cmd *cobra.Command) {
 	until := time.Now().Add(o.wait)
 	for said := false; time.Now().Before(until); {
-		n := mountsBelow(filepath.Join(o.lib, "slots"))
+		n := len(mountsBelow(filepath.Join(o.lib, "slots")))
 		if n == 0 {
 			return
 		}
@@ -141,17 +142,20 @@ func (o *installOptions) waitForJobs(cmd *cobra.Command) {
 	}
 }
 
-// mountsBelow counts the file systems that are mounted below a directory.
-func mountsBelow(dir string) int {
+// mountsBelow lists where file systems are mounted below a directory, which is given by
+// its real name.
+func mountsBelow(dir string) []string {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return 0
+		return nil
 	}
-	n := 0
-	for _, l := range strings.Split(string(b), "\n") {
-		if f := strings.Fields(l); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			n++
+	var out []string
+	for l := range strings.Lines(string(b)) {
+		if f := strings.Fields(l); len(f) > 4 {
+			if p := mountinfo.Unescape(f[4]); p != dir && mountinfo.Inside(p, dir) {
+				out = append(out, p)
+			}
 		}
 	}
-	return n
+	return out
 }
