@@ -323,7 +323,7 @@ func TestMergeConflict(t *testing.T) {
 	require.Contains(t, f.logOf(ok), "\nyy\n")
 }
 
-// TestDegradation holds CONTRACT 1.7: FULL or FRESH, and who gets which.
+// TestDegradation: FULL or FRESH, and who gets which.
 func TestDegradation(t *testing.T) {
 	f := newFake(t)
 	newHost(t, f, "a").start()

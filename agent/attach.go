@@ -63,8 +63,8 @@ type attaching struct {
 	progress func(line string)
 }
 
-// attach makes the job's view. By the degradation rule (CONTRACT 1.7) a job starts
-// from exactly its inputs or from nothing: what may do without its workspace gets
+// attach makes the job's view. A job starts from exactly its inputs or from
+// nothing: what may do without its workspace gets
 // an empty view when there is any fault, what needs it gets the fault. A seed is
 // never needed. A merge conflict is nobody's fault but the pipeline's: it is a
 // *snapshot.ConflictError for either, unless the job would have run without us.

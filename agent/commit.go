@@ -18,8 +18,8 @@ import (
 const busyWait = 10 * time.Second
 
 // commit seals the view of a job that succeeded, if it is to have an output. What
-// goes wrong here leaves the job as green as it is, without one (CONTRACT 1.7 E). But a
-// job that may have read what is not as it was fails, though its commands went well (C).
+// goes wrong here leaves the job as green as it is, without one. But a job
+// that may have read what is not as it was fails, though its commands went well.
 //
 // quiet, if set, is called before each try to seal, with the error of the last one,
 // which found somebody at the view. A view that it has an error for is not sealed.

@@ -56,7 +56,7 @@ func (d *degrading) damage(id, name string) {
 	require.NotEmpty(d.t, got.Damages)
 }
 
-// TestDegradationLater is CONTRACT 1.7, C: each class of job meets each fault after its
+// TestDegradationLater: each class of job meets each fault after its
 // first command. It never becomes FRESH: either it goes on in the workspace that it has, or
 // it fails as a system failure.
 func TestDegradationLater(t *testing.T) {

@@ -92,7 +92,7 @@ func newDegrading(t *testing.T) *degrading {
 	return d
 }
 
-// TestDegradationTable is CONTRACT 1.7, A, B and D: each class of job meets each fault
+// TestDegradationTable: each class of job meets each fault
 // before its first command. An optional job starts in an empty directory and starts a
 // new line; one that needs its workspace has nothing of it run.
 func TestDegradationTable(t *testing.T) {
@@ -252,7 +252,7 @@ func TestDegradationTable(t *testing.T) {
 
 func newIDOf() snapshot.ID { return snapshot.ID(strings.Repeat("z", 26)) }
 
-// TestDegradationAfter is CONTRACT 1.7, E: each durability meets each fault after the last
+// TestDegradationAfter: each durability meets each fault after the last
 // command. What was promised no more than locally stays green, without an output;
 // what was promised to be durable fails.
 func TestDegradationAfter(t *testing.T) {

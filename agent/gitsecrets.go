@@ -28,7 +28,7 @@ var (
 )
 
 // scrubGit takes credentials out of the git configuration in a view whose job is over:
-// the job's token must not be in what its children start from (S5). Files without any are not
+// the job's token must not be in what its children start from. Files without any are not
 // written to. It never leaves the view's slot, whatever links the job made.
 func scrubGit(view string) error {
 	slot, err := os.OpenRoot(filepath.Dir(view))

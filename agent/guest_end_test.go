@@ -141,7 +141,7 @@ func TestGuestOff(t *testing.T) {
 	requireNoViews(t, h)
 }
 
-// TestGuestCallsBreak: a plugin dies in the middle of its calls (CONTRACT 1.7, G). What it
+// TestGuestCallsBreak: a plugin dies in the middle of its calls. What it
 // asked for goes on, and the next process of it gets the answers.
 func TestGuestCallsBreak(t *testing.T) {
 	f := newFake(t)

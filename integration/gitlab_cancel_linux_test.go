@@ -136,7 +136,7 @@ func (c *canceling) leavesNothing(never string) {
 		rec = newest(c.t, l.record(c.pl), "long")
 		return rec.Status.Ended()
 	}, time.Minute, 50*time.Millisecond, "the coordinator never heard of its end")
-	if c.spared { // SEMANTICS A8: sealed before the cancel was known is a success, no third state
+	if c.spared { // sealed before the cancel was known is a success, no third state
 		require.Equal(c.t, api.StatusSuccess, rec.Status, rec.Reason)
 		require.Equal(c.t, rec.AttemptID, rec.Workspace.Output)
 	} else {

@@ -57,7 +57,7 @@ func showPath(p string) string {
 // ConflictKind is how two parents of a job disagree about a path.
 type ConflictKind string
 
-// The kinds of conflict (SEMANTICS A3).
+// The kinds of conflict.
 const (
 	ConflictModify     ConflictKind = "modify/modify"
 	ConflictDelete     ConflictKind = "modify/delete"

@@ -9,8 +9,8 @@ import (
 // Type is what an entry is.
 type Type uint8
 
-// The types of entry that a snapshot keeps. Device nodes are not among them
-// (DESIGN: they are refused when a view is sealed).
+// The types of entry that a snapshot keeps. Device nodes are not among them: they are
+// an *UnsupportedError when a view is sealed.
 const (
 	TypeDir     Type = 1
 	TypeFile    Type = 2

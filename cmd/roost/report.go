@@ -16,7 +16,7 @@ import (
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
-// runReport is what --report writes (DESIGN 8). Scripts rely on it: fields are
+// runReport is what --report writes. Scripts rely on it: fields are
 // added, never changed.
 type runReport struct {
 	Pipeline string      `json:"pipeline"`

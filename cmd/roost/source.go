@@ -18,8 +18,8 @@ import (
 	"github.com/roost-ci/roost/coordinator/pipeline"
 )
 
-// findSource fills in Source and Project as DESIGN 9, "Outside GitLab", has it. A
-// commit is found out here, so that all jobs of a pipeline get the same one.
+// findSource fills in what is checked out, and whose earlier pipelines a job may start
+// from: what the flags say, else the git work tree of the file, else its directory. A commit is found out here, so that all jobs of a pipeline get the same one.
 func (o *runOptions) findSource(cmd *cobra.Command, file string, s *api.Submit) error {
 	ctx := cmd.Context()
 	dir, err := filepath.Abs(filepath.Dir(file))

@@ -113,11 +113,11 @@ type Candidate struct {
 	Excluded     string  `json:"excluded,omitempty"`
 }
 
-// State of a workspace at the start of a job (CONTRACT 1.7).
+// State of a workspace at the start of a job. There is nothing between them.
 const (
-	StateFull  = "FULL"
-	StateFresh = "FRESH"
-	StateOff   = "OFF" // the job does not take part
+	StateFull  = "FULL"  // all that the job's inputs hold
+	StateFresh = "FRESH" // empty, or as the commit has it
+	StateOff   = "OFF"   // the job does not take part
 )
 
 // Where a workspace's snapshot came from, and where its bytes did.
@@ -172,7 +172,7 @@ type Event struct {
 type Problem struct {
 	Line    int    `json:"line"`
 	Column  int    `json:"column"`
-	Code    string `json:"code"` // stable, SEMANTICS B1
+	Code    string `json:"code"` // stable; docs/pipeline.md lists them
 	Text    string `json:"text"`
 	Warning bool   `json:"warning,omitempty"`
 }

@@ -54,7 +54,7 @@ const (
 	// VariableSelf is a warning: a value refers to the variable that it is of.
 	VariableSelf = "VARIABLE_SELF"
 
-	// Stages and needs (SEMANTICS B1).
+	// Stages and needs.
 	StageUnknown   = "STAGE_UNKNOWN"
 	StageDuplicate = "STAGE_DUPLICATE"
 	StageReserved  = "STAGE_RESERVED"

@@ -71,8 +71,8 @@ func (p *parser) reservedStage(name string, item *value, i, n int) bool {
 	return true
 }
 
-// stage reads one item of stages. The forms with requires are those of SEMANTICS
-// B1; they are recognised in order to be refused by name.
+// stage reads one item of stages. Forms with requires are recognised in order to be
+// refused by name.
 func (p *parser) stage(item *value) (name string, requires, ok bool) {
 	if item.kind != dict {
 		if item.kind == null || item.kind == list {

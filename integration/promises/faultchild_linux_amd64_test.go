@@ -403,7 +403,7 @@ func (f *faulty) settled(how string) error {
 	// A row whose commit seemed to fail may be there after all. It is not used, and
 	// the next import takes its place.
 	doubtful := f.op == "import" && !f.acked && in.State == store.Suspect
-	if held && !usable && !doubtful && !(f.op == "pack" && in.State == store.Suspect) { // its sync failed: CONTRACT F5
+	if held && !usable && !doubtful && !(f.op == "pack" && in.State == store.Suspect) { // its sync failed
 		return fmt.Errorf("it is %s: %s", in.State, in.Err)
 	}
 	switch f.op {

@@ -11,7 +11,7 @@ import (
 )
 
 // TestOrder looks at the order of the system calls by which a store makes something
-// last (CONTRACT F1 to F5), since kill -9 can't show a lost write: what was written
+// last, since kill -9 can't show a lost write: what was written
 // is synced before it gets its name, the name is synced before the row that counts
 // on it, and the row is synced before anybody is told.
 func TestOrder(t *testing.T) {

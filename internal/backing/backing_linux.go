@@ -164,7 +164,7 @@ func (o Options) mount(ctx context.Context, st *Status) error {
 		opts = "discard" // what is deleted is given back to the host
 	}
 	// Views of the copying drivers lie on it: nosuid and nodev make inert what a job
-	// could smuggle into a tree (S11).
+	// could smuggle into a tree.
 	err = unix.Mount(st.Device, o.Dir, "xfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOATIME, opts)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w; the file is left as it is (xfs_repair -n %s tells more)", o.Image, err, o.Image)

@@ -78,7 +78,7 @@ func TestSudoIdentity(t *testing.T) {
 	}
 }
 
-// TestNamespace holds S4 and S24: a job, even one of root, sees neither the store
+// TestNamespace: a job, even one of root, sees neither the store
 // nor other jobs' views, and nothing that it mounts is seen outside.
 func TestNamespace(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Overlay)

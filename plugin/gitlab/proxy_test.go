@@ -69,7 +69,7 @@ func TestAnsweredHere(t *testing.T) {
 	require.Zero(t, h.gl.count(""))
 }
 
-// TestOneOrigin: whatever a request says of where it wants to go, it goes to GitLab or nowhere (S20).
+// TestOneOrigin: whatever a request says of where it wants to go, it goes to GitLab or nowhere.
 func TestOneOrigin(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("somebody else was called") }))
 	defer elsewhere.Close()
@@ -209,7 +209,7 @@ func TestLostInMidStream(t *testing.T) {
 }
 
 // TestTokensStaySecret: no token is in a log at its highest level, in an answer to somebody else, or in
-// a record of a job that is done (S21).
+// a record of a job that is done.
 func TestTokensStaySecret(t *testing.T) {
 	var log bytes.Buffer
 	h := newHouse(t, func(h *house) {

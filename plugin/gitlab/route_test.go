@@ -30,7 +30,7 @@ func TestRoute(t *testing.T) {
 	}
 }
 
-// evilTargets are request targets that must lead nowhere (S20).
+// evilTargets are request targets that must lead nowhere.
 var evilTargets = []string{
 	"", "*", "http://evil/slot1/api/v4/jobs/1", "//evil/api/v4/jobs/1", "/slot1//api/v4/jobs/1", "/slot1/api/v4/jobs/1/",
 	"/slot1/api/v4/../admin", "/slot1/api/v4/jobs/../runners", "/slot1/api/v4/jobs/1/%2e%2e/2", "/slot1/api/v4/jobs%2f1", "/slot1/api/v4/jobs/1%00",

@@ -6,7 +6,7 @@
 // the sealed layer to disk for good, scans it and packs it: from then on it is
 // known by digests and can be read by other hosts. Import is the other direction.
 //
-// The promises of each state are CONTRACT 1.2. In short: an OPEN view outlives its
+// docs/failure-model.md has the promises of each state. In short: an OPEN view outlives its
 // process only if it was asked to, and never the machine; a SEALED layer outlives the process but not the machine; a
 // synced one outlives the machine; a PACKED one is fixed by its digest.
 //

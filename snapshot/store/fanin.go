@@ -127,7 +127,7 @@ func (s *Store) merge(ctx context.Context, p *PrepareSpec, graph map[snapshot.ID
 // mergeBase returns what ids had in common: the tree of their nearest common
 // ancestor, nil if there is none. If their lines crossed there are several; then
 // it is the merge of those, without the paths that they disagree about, so that
-// whoever settled such a path differently is in conflict (SEMANTICS A3).
+// whoever settled such a path differently is in conflict.
 func (s *Store) mergeBase(ctx context.Context, graph map[snapshot.ID][]snapshot.ID, ids []snapshot.ID,
 	o tree.MergeOptions, crossed int,
 ) (*snapshot.Manifest, error) {

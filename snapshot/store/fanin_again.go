@@ -18,7 +18,7 @@ import (
 // an image of it, that is found by its key, and the tree is not needed at all.
 //
 // The order of inputs is part of the question: the first decides about times, about a
-// .git and about caches (SEMANTICS A3). It is that of the needs, never that in which
+// .git and about caches. It is that of the needs, never that in which
 // jobs ended, so the same job asks the same every time.
 
 const (

@@ -62,7 +62,7 @@ func (s *Store) Prepare(ctx context.Context, p PrepareSpec) (*Attached, error) {
 }
 
 // hurry makes background syncs wait until done is called: a sync of the file
-// system holds up every commit on it (DESIGN D2).
+// system holds up every commit on it.
 func (s *Store) hurry() (done func()) {
 	s.mu.Lock()
 	s.sealing++

@@ -210,7 +210,7 @@ func (s *Store) addBlob(d snapshot.Digest, path string, bytes int64) {
 }
 
 // suspectUnsynced: a sealed layer that was not synced did not survive the end of
-// its boot for sure (CONTRACT 1.2). Whatever stands on it shows the same bytes.
+// its boot for sure (docs/failure-model.md). Whatever stands on it shows the same bytes.
 func (s *Store) suspectUnsynced(ctx context.Context) error {
 	ls := make([]*layer, 0, len(s.layers))
 	for _, l := range s.layers {

@@ -61,7 +61,7 @@ type Merged struct {
 // Trees are valid manifests and are left as they are; the result shares their
 // chunks and attributes. One parent alone is the result.
 //
-// The rules, for each path and against base (SEMANTICS A3):
+// The rules, for each path and against base:
 //
 //   - What one parent changed is taken; what several changed alike is taken from
 //     the first. A change of nothing but the time counts only where nobody made a

@@ -205,7 +205,7 @@ func targetFault(e *snapshot.Entry) string {
 }
 
 // allowedXattr reports whether a manifest keeps attributes of this name. The
-// others are the system's, not a job's (CONTRACT S11).
+// others are the system's, not a job's: rights of programs, labels of security modules.
 func allowedXattr(name string) bool {
 	switch name {
 	case "system.posix_acl_access", "system.posix_acl_default":

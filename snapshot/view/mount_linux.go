@@ -27,7 +27,7 @@ type stack struct {
 // mountSource is the first word of our lines in /proc/mounts.
 const mountSource = "roost"
 
-// overlayParams are the same in every mount of ours (DESIGN D2 says why each):
+// overlayParams are the same in every mount of ours:
 // volatile: no flush of the whole upper file system at unmount, Sync does that;
 // redirect_dir: inherited directories can be renamed;
 // metacopy: chown -R copies no content, and stubs of a fan-in work at all;
@@ -38,7 +38,7 @@ var overlayParams = [][2]string{
 }
 
 // mountStack shows s at target, which must exist. nosuid and nodev make inert
-// what a job could smuggle into a tree (S11).
+// what a job could smuggle into a tree.
 func mountStack(s stack, target string, legacy bool) error {
 	if legacy {
 		return mountLegacy(s, target)

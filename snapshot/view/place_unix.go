@@ -289,7 +289,7 @@ func (p *placer) metaFD(f *os.File, e *snapshot.Entry) error {
 	return nil
 }
 
-// settable is the list of attributes that content may bring with it (S11).
+// settable is the list of attributes that content may bring with it: what else there is would give it rights.
 func settable(name string) bool {
 	return strings.HasPrefix(name, "user.") ||
 		name == "system.posix_acl_access" || name == "system.posix_acl_default"

@@ -137,7 +137,7 @@ func TestRemoveStopsAtMounts(t *testing.T) {
 }
 
 // TestRemoveWhileSwapped: somebody who kept a descriptor swaps a directory with a
-// link to the outside as fast as he can. Nothing outside may go (S13).
+// link to the outside as fast as he can. Nothing outside may go.
 func TestRemoveWhileSwapped(t *testing.T) {
 	rounds := 300
 	if testing.Short() {

@@ -25,10 +25,10 @@ type HandlerOptions struct {
 	Now      func() time.Time
 }
 
-// Handler serves GET, HEAD and PUT of /{digest} from s; DESIGN's F6 is what PUT
-// promises by 201 (stored now) and 200 (was there). If s has Refs, it serves GET
-// and PUT of /refs/{id}, too. Mount it behind
-// http.StripPrefix, and behind whatever checks tokens: it checks none.
+// Handler serves GET, HEAD and PUT of /{digest} from s, as PROTOCOL.md has it: 201
+// (stored now) and 200 (was there) of a PUT say that the blob is durable. If s has
+// Refs, it serves GET and PUT of /refs/{id}, too. Mount it behind http.StripPrefix,
+// and behind whatever checks tokens: it checks none.
 //
 // A client should send "Expect: 100-continue" with a PUT: a blob that is there, or
 // is refused, is answered without its body. A GET that breaks after its status went
