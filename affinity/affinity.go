@@ -71,9 +71,11 @@ type Fleet struct {
 
 // Host is one machine with an agent.
 type Host struct {
-	Name        string
+	Name string
+	// Fingerprint is what must be equal for a seed to be of use on another host. Its
+	// parts are the caller's.
 	Fingerprint string
-	Tags        []string
+	Tags        []string // it takes jobs whose tags are all among them
 	// Pool, if set, is the pool of runners that it serves: it takes only jobs of that.
 	Pool  string
 	Slots int
@@ -105,9 +107,9 @@ type Chain []Layer
 // Job is one queued job.
 type Job struct {
 	ID       string
-	Project  string
-	Pipeline int64 // older ones go first
-	Index    int   // place in its pipeline
+	Project  string // projects take turns, the one with the fewest slots first
+	Pipeline int64  // older ones go first
+	Index    int    // place in its pipeline
 	Tags     []string
 	// Pool, if set, is the pool that it came to: only its hosts may run it.
 	Pool string

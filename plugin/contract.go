@@ -149,9 +149,11 @@ type Workspace struct {
 	// nothing of theirs has to be downloaded.
 	Contained []string `json:"contained,omitempty"`
 	// Lines are for the job's log, one line each, before its first byte.
-	Lines  []string `json:"lines,omitempty"`
-	Code   string   `json:"code,omitempty"`
-	Reason string   `json:"reason,omitempty"`
+	Lines []string `json:"lines,omitempty"`
+	// Code and Reason say why it is as it is: a word of the coordinator's closed list
+	// (coordinator/api, "What a job found") and a sentence.
+	Code   string `json:"code,omitempty"`
+	Reason string `json:"reason,omitempty"`
 	// Env are variables that the job should see, in place of its own of the same
 	// name: ROOST (true), ROOST_HOST, ROOST_ATTEMPT_ID, ROOST_PIPELINE_ID,
 	// ROOST_WORKSPACE_STATE, ROOST_WORKSPACE_ORIGIN, ROOST_WORKSPACE_REASON; and unless State
@@ -197,11 +199,12 @@ const (
 
 // DiscardRequest is a job that leaves nothing.
 type DiscardRequest struct {
-	Attempt  snapshot.ID   `json:"attempt"`
-	Outcome  Outcome       `json:"outcome"`
-	ExitCode int           `json:"exit_code,omitempty"`
-	Reason   string        `json:"reason,omitempty"`
-	Run      time.Duration `json:"run,omitempty"`
+	Attempt  snapshot.ID `json:"attempt"`
+	Outcome  Outcome     `json:"outcome"`
+	ExitCode int         `json:"exit_code,omitempty"` // of its script, 0 if there is none
+	Reason   string      `json:"reason,omitempty"`    // one line for people
+	// Run is how long the job took on its runner, 0 if it never ran.
+	Run time.Duration `json:"run,omitempty"`
 }
 
 // Held is an attempt that has not ended.

@@ -67,7 +67,8 @@ const (
 
 // Result is what became of a job.
 type Result struct {
-	Status   Status
+	Status Status
+	// ExitCode is what the script's shell ended with, 0 on success.
 	ExitCode int
 	// Reason is one line for people; empty on success.
 	Reason string
