@@ -40,7 +40,7 @@ func Disk(t testing.TB, kind string, size int64) string {
 	t.Cleanup(func() {
 		var out []byte
 		var err error
-		for range 400 { // files that nobody has any more are closed by the collector
+		for range 1200 { // files that nobody has any more are closed by the collector
 			if out, err = exec.Command("umount", dir).CombinedOutput(); err == nil {
 				return
 			}

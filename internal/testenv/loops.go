@@ -13,7 +13,7 @@ import (
 // process that looks through all devices for a file of its own.
 func Loops(t testing.TB, dir string) []string {
 	t.Helper()
-	const most, tick = 10 * time.Second, 5 * time.Millisecond
+	const most, tick = time.Minute, 5 * time.Millisecond
 	for waited := time.Duration(0); ; waited += tick {
 		found := loopsNow(t, dir)
 		if len(found) == 0 || waited >= most {
