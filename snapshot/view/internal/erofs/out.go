@@ -1,15 +1,23 @@
 package erofs
 
 import (
+	"context"
 	"fmt"
 	"io"
+
+	"github.com/roost-ci/roost/snapshot/quiet"
 )
 
-// bufferBytes is written at once.
-const bufferBytes = 1 << 20
+// bufferBytes is gathered before it is written, pieceBytes is what one call writes: new
+// pages may take milliseconds.
+const (
+	bufferBytes = 1 << 20
+	pieceBytes  = 256 << 10
+)
 
 // out writes an image from some offset on, in one sweep.
 type out struct {
+	ctx context.Context //nolint:containedctx // of one Write, for its pace
 	w   io.WriterAt
 	off int64 // of the first byte in buf
 	buf []byte
@@ -43,12 +51,14 @@ func (o *out) flush() error {
 }
 
 func (o *out) send(b []byte) error {
-	if len(b) == 0 {
-		return nil
+	for len(b) > 0 {
+		quiet.Step(o.ctx)
+		n, err := o.w.WriteAt(b[:min(len(b), pieceBytes)], o.off)
+		if err != nil {
+			return fmt.Errorf("erofs: write image: %w", err)
+		}
+		o.off += int64(n)
+		b = b[n:]
 	}
-	if _, err := o.w.WriteAt(b, o.off); err != nil {
-		return fmt.Errorf("erofs: write image: %w", err)
-	}
-	o.off += int64(len(b))
 	return nil
 }

@@ -50,7 +50,7 @@ func Write(ctx context.Context, w io.WriterAt, o Options, tree Tree) (Info, erro
 	if o.BlockBits == 0 {
 		o.BlockBits = DefaultBlockBits
 	}
-	wr := &writer{ctx: ctx, o: o, block: o.BlockBits, out: out{w: w}}
+	wr := &writer{ctx: ctx, o: o, block: o.BlockBits, out: out{ctx: ctx, w: w}}
 	if err := wr.checkOptions(); err != nil {
 		return Info{}, err
 	}
