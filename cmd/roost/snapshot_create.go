@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -64,15 +63,6 @@ create, too; nothing is kept then.` + exitHelp,
 	c.Flags().BoolVar(&skip, "skip-unsupported", false, "leave out what can't be kept, with a warning for each")
 	c.RegisterFlagCompletionFunc("base", o.complete) //nolint:errcheck // the flag exists, two lines above
 	return c
-}
-
-// saveMemory makes the collector begin when the heap has grown by half, not when it is
-// twice as large: of a tree with millions of names that is a hundred megabytes, for a
-// hundredth of the time. GOGC, if it is set, says otherwise.
-func saveMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
 }
 
 func (o *opened) create(ctx context.Context, cmd *cobra.Command, s *store.Store, dir, base string, skip bool) error {
