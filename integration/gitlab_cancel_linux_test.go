@@ -201,6 +201,13 @@ func (l *lab) given(j gitlabtest.Job) {
 func (l *lab) freeze(t *testing.T, after gitlabtest.Job, pid int) (free func()) {
 	t.Helper()
 	l.status(after, gitlabtest.Success)
+	ended := after.Now().Ended
+	for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
+		calls := l.gl.Calls("POST /api/v4/jobs/request")
+		if n := len(calls); n > 0 && calls[n-1].Start.After(ended) {
+			break // it is asked for again, for that slot
+		}
+	}
 	time.Sleep(time.Second)
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	free = func() { syscall.Kill(pid, syscall.SIGCONT) } //nolint:errcheck // it may have ended
