@@ -51,6 +51,7 @@ good-bye. Flags win over the configuration file.` + exitHelp,
 	f.StringSliceVar(&o.set.Tags, "tags", nil, "tags of this host (agent.tags)")
 	f.StringVar(&o.set.StoreDir, "store-dir", "", "directory of the workspaces (agent.store_dir)")
 	f.StringVar(&o.driver, "driver", "", "how views are made: "+strings.Join(configs.Drivers, ", ")+" (store.driver)")
+	offer(c, "driver", configs.Drivers...)
 	f.StringVar(&o.set.BuildsDir, "builds-dir", "", "where jobs see their workspace (agent.builds_dir)")
 	f.StringVar(&o.set.RunAs, "run-as", "", "user that jobs run as (agent.run_as)")
 	f.IntVar(&o.maxLowers, "max-lowers", 0, "flatten a view that stands on more layers than this")

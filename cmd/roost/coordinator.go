@@ -180,7 +180,7 @@ func coordinatorError(cfg configs.Coordinator, err error) error {
 	switch {
 	case errors.As(err, &inUse):
 		return &exitError{
-			code: exitUnreachable, err: fmt.Errorf("address %s is in use: %w", cfg.Listen, err),
+			code: exitUnreachable, err: err,
 			hint: "choose another with --listen or coordinator.listen",
 		}
 	case errors.Is(err, coordinator.ErrExposed):

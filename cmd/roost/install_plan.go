@@ -28,12 +28,20 @@ type installPlan struct {
 	keptSecret             bool   // they were not for everybody to read
 }
 
+// rootOr is the cure of an error about a file that only root may see, else another.
+func rootOr(cure string, err error) string {
+	if errors.Is(err, os.ErrPermission) {
+		return "run it as root"
+	}
+	return cure
+}
+
 // plan works out what an installation puts in place. old is the journal of the one before.
 func (o *installOptions) plan(old *install.Journal, line *joinLine) (*installPlan, error) {
 	p := &installPlan{wish: o.wish, secret: map[string]bool{}}
 	real, err := filepath.EvalSymlinks(o.Config)
 	if err != nil {
-		return nil, usageError(fmt.Errorf("GitLab Runner's configuration: %w", err), "say where it is with --config")
+		return nil, usageError(fmt.Errorf("GitLab Runner's configuration: %w", err), rootOr("say where it is with --config", err))
 	}
 	p.wish.Config = real
 	text, ok, err := old.Original(real)
@@ -41,7 +49,7 @@ func (o *installOptions) plan(old *install.Journal, line *joinLine) (*installPla
 		err = os.ErrNotExist
 	}
 	if err != nil {
-		return nil, usageError(fmt.Errorf("%s: %w", real, err), "")
+		return nil, usageError(fmt.Errorf("%s: %w", real, err), rootOr("", err))
 	}
 	f, err := runnerconf.Parse(text)
 	if err != nil {

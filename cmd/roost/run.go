@@ -59,6 +59,7 @@ checked out, or with that of --source. Ctrl-C cancels the pipeline and cleans up
 	f.IntVar(&o.hosts, "hosts", 1, "agents to bring, when no coordinator is configured")
 	f.IntVar(&o.slots, "slots", 2, "jobs that each of them runs at once")
 	f.StringVar(&o.driver, "driver", "auto", "how they make views: "+strings.Join(configs.Drivers, ", "))
+	offer(c, "driver", configs.Drivers...)
 	f.StringSliceVar(&o.tags, "tags", nil, "tags that they have, for jobs that ask for some")
 	f.StringVar(&o.report, "report", "", "write what happened to each job to this file, as JSON")
 	f.StringVar(&o.project, "project", "", "project that workspaces belong to; default: the git origin, else the path")

@@ -36,6 +36,7 @@ const stopWord = "stop"
 func (s *service) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.config, "config", "", "configuration file (TOML)")
 	c.Flags().StringVar(&s.logLevel, "log-level", "", "trace, debug, info, warn or error (log_level; default info)")
+	offer(c, "log-level", "trace", "debug", "info", "warn", "error")
 	c.Flags().BoolVar(&s.withParent, "with-parent", false, "stop when standard input ends")
 	c.Flags().MarkHidden("with-parent") //nolint:errcheck // the flag exists, one line above
 }

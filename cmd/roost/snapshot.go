@@ -84,6 +84,9 @@ func (o *opened) open(cmd *cobra.Command, mayMake bool) (*store.Store, error) {
 			s.Close() //nolint:errcheck // the first error is the one to tell
 		}
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, &exitError{code: exitUnreachable, err: err, hint: "a store belongs to one user: run this as the one who made it, or as root"}
+	}
 	if err != nil {
 		return nil, snapshotError(cmd.Context(), err)
 	}
@@ -179,6 +182,8 @@ func snapshotError(ctx context.Context, err error) error {
 		e.code = exitUsage
 	case errors.Is(err, store.ErrNotPacked):
 		e.hint = "its agent packs it soon: wait until it is not held"
+	case errors.Is(err, fs.ErrPermission):
+		e.hint = "run it as root, or as the user whose files they are; nothing was kept of it"
 	case errors.Is(err, syscall.ENOSPC):
 		e.hint = "the disk is full; what was written is deleted again"
 	}

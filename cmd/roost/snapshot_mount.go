@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roost-ci/roost/configs"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/snapshot/view"
@@ -43,6 +44,7 @@ at the end; there is no --detach then.` + exitHelp,
 	o.flags(c)
 	c.Flags().BoolVar(&detach, "detach", false, "leave it mounted and end")
 	c.Flags().StringVar(&o.driver, "driver", "", "how it is shown: auto, or a driver's name (see roost doctor)")
+	offer(c, "driver", configs.Drivers...)
 	return c
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roost-ci/roost/configs"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/transfer"
@@ -55,6 +56,7 @@ it the store's own. The first key that a new store sees becomes its own.
 	c.Flags().BoolVar(&unpack, "unpack", false, "unpack it on the way, to be mounted")
 	c.Flags().BoolVar(&noSync, "no-sync", false, "with --unpack: don't wait until it is on the disk")
 	c.Flags().StringVar(&e.driver, "driver", "", "how it is unpacked: auto, or a driver's name (see roost doctor)")
+	offer(c, "driver", configs.Drivers...)
 	c.MarkFlagFilename("key-file") //nolint:errcheck // the flag exists, one line above
 	return c
 }

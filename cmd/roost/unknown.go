@@ -33,3 +33,8 @@ func checkWords(root *cobra.Command, args []string) error {
 	}
 	return usageError(fmt.Errorf("unknown command %q for %q", rest[0], c.CommandPath()), hint)
 }
+
+// offer makes a shell complete a flag by values.
+func offer(c *cobra.Command, flag string, values ...string) {
+	c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // the flag exists, and nobody else completes it
+}

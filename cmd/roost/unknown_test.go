@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -34,4 +35,19 @@ func TestUnknownCommands(t *testing.T) {
 	}
 	require.Equal(t, must(t, "version"), must(t, "--version"))
 	require.Contains(t, must(t, "__complete", "snapshot", "res"), "restore")
+	for _, words := range []string{"up --driver", "run --driver", "agent --driver", "snapshot mount --driver", "snapshot pull --driver"} {
+		require.Contains(t, must(t, append(append([]string{"__complete"}, strings.Fields(words)...), "er")...), "erofs")
+	}
+	require.Contains(t, must(t, "__complete", "coordinator", "--log-level", ""), "debug")
+}
+
+// Whoever may not read something is told who may.
+func TestPermissionCures(t *testing.T) {
+	denied := &fs.PathError{Op: "open", Path: "x", Err: fs.ErrPermission}
+	require.Equal(t, "run it as root", rootOr("other", denied))
+	require.Equal(t, "other", rootOr("other", fs.ErrNotExist))
+	var e *exitError
+	require.ErrorAs(t, snapshotError(t.Context(), denied), &e)
+	require.Equal(t, exitFailed, e.code)
+	require.Contains(t, e.hint, "root")
 }

@@ -56,6 +56,7 @@ the status page and keeps them running until Ctrl-C. roost run with the same
 	f.IntVar(&o.slots, "slots", max(1, runtime.NumCPU()/2), "jobs that each of them runs at once")
 	f.StringSliceVar(&o.tags, "tags", nil, "tags that they have, for jobs that ask for some")
 	f.StringVar(&o.driver, "driver", "auto", "how they make views: "+strings.Join(configs.Drivers, ", "))
+	offer(c, "driver", configs.Drivers...)
 	f.StringVar(&o.listen, "listen", "127.0.0.1:7780", "address of the coordinator")
 	return c
 }
