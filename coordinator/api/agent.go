@@ -194,15 +194,13 @@ type JobSpec struct {
 
 // WorkspaceSpec is the workspace key of a job, defaults filled in.
 type WorkspaceSpec struct {
-	Disabled      bool              `json:"disabled,omitempty"` // workspace: false
-	Commit        string            `json:"commit"`             // on_success, if-changed, never
-	Mode          string            `json:"mode"`               // required, optional
-	OnConflict    string            `json:"on_conflict"`        // error, order
-	Prefer        []Prefer          `json:"prefer,omitempty"`
-	Atomic        []string          `json:"atomic,omitempty"`
-	Caches        []string          `json:"caches,omitempty"`
-	Map           map[string]string `json:"map,omitempty"`
-	InheritFailed bool              `json:"inherit_failed,omitempty"`
+	Disabled   bool     `json:"disabled,omitempty"` // workspace: false
+	Commit     string   `json:"commit"`             // on_success, if-changed, never
+	Mode       string   `json:"mode"`               // required, optional
+	OnConflict string   `json:"on_conflict"`        // error, order
+	Prefer     []Prefer `json:"prefer,omitempty"`   // the first glob that matches decides
+	Atomic     []string `json:"atomic,omitempty"`   // globs of trees that are taken whole
+	Caches     []string `json:"caches,omitempty"`   // globs on which parents never conflict
 }
 
 // Prefer says which job wins on paths that match a glob.
