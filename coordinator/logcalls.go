@@ -147,14 +147,19 @@ func (s *Server) awaitLog(r *http.Request, id snapshot.ID, off int64, wait time.
 
 // logEnded reports whether an attempt is over, so that its log will not grow.
 func (s *Server) logEnded(r *http.Request, id snapshot.ID) (bool, error) {
+	_, ended, err := s.jobOf(r, id)
+	return ended, err
+}
+
+// jobOf is the job of an attempt, and whether the attempt has ended.
+func (s *Server) jobOf(r *http.Request, id snapshot.ID) (job string, ended bool, err error) {
 	s.mu.RLock()
 	a := s.world.attempts[id]
 	s.mu.RUnlock()
 	if a == nil {
-		var err error
 		if a, err = s.state.Attempt(r.Context(), id); err != nil {
-			return false, err
+			return "", false, err
 		}
 	}
-	return a.Stage == state.AttemptEnded, nil
+	return a.Job, a.Stage == state.AttemptEnded, nil
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/coordinator/dashboard"
 )
 
@@ -42,13 +43,28 @@ func (s *Server) login(c *call) bool {
 	return true
 }
 
-func (s *Server) frame(title string, refresh int, page any) dashboard.Frame {
-	return dashboard.Frame{Title: title, Refresh: refresh, Version: s.o.Version, Now: s.now(), Page: page}
+// frame is what a page has around it. What changes is loaded again, unless the reader
+// has stopped that: it takes the place in the page from under a screen reader.
+func (c *call) frame(title string, refresh int, page any) dashboard.Frame {
+	f := dashboard.Frame{Title: title, Refresh: refresh, Version: c.s.o.Version, Now: c.s.now(), Page: page}
+	if refresh > 0 && c.r.URL.Query().Get("refresh") == "off" {
+		f.Refresh, f.Stopped = 0, true
+	}
+	return f
 }
 
 // loginPage answers somebody who has no session.
 func (s *Server) loginPage(c *call) {
-	if err := s.pages.Login(c.w, s.frame("Login", 0, nil)); err != nil {
+	wrong := c.r.URL.Query().Get("token") != ""
+	if err := s.pages.Login(c.w, dashboard.Frame{Title: "Login", Now: s.now(), Page: dashboard.Login{Wrong: wrong}}); err != nil {
+		s.log.Debug("page", "error", err)
+	}
+}
+
+// errorPage tells somebody with a browser what an error is.
+func (s *Server) errorPage(c *call, e *api.Error) {
+	title := http.StatusText(e.HTTP)
+	if err := s.pages.Error(c.w, e.HTTP, c.frame(title, 0, dashboard.Error{Text: e.Text})); err != nil {
 		s.log.Debug("page", "error", err)
 	}
 }
@@ -67,7 +83,7 @@ func (c *call) page() error {
 		}
 		ix.Pipelines = append(ix.Pipelines, *run)
 	}
-	return c.s.pages.Index(c.w, c.s.frame("Status", pageRefresh, ix))
+	return c.s.pages.Index(c.w, c.frame("Status", pageRefresh, ix))
 }
 
 func (s *Server) runOf(ctx context.Context, id string) (*dashboard.Run, error) {
@@ -96,7 +112,8 @@ func (c *call) pagePipeline() error {
 	if run.Status.Ended() {
 		refresh = 0
 	}
-	return c.s.pages.Pipeline(c.w, c.s.frame(fmt.Sprintf("Pipeline %d", run.Number), refresh, dashboard.Pipeline{Run: *run, Events: events}))
+	v := dashboard.Pipeline{Run: *run, Events: events, Cut: len(events) == maxEvents}
+	return c.s.pages.Pipeline(c.w, c.frame(fmt.Sprintf("Pipeline %d", run.Number), refresh, v))
 }
 
 func (c *call) pageLog() error {
@@ -104,7 +121,11 @@ func (c *call) pageLog() error {
 	if err != nil {
 		return err
 	}
-	ended, err := c.s.logEnded(c.r, id)
+	job, ended, err := c.s.jobOf(c.r, id)
+	if err != nil {
+		return err
+	}
+	j, _, err := c.s.state.Job(c.r.Context(), job)
 	if err != nil {
 		return err
 	}
@@ -121,8 +142,8 @@ func (c *call) pageLog() error {
 	if ended {
 		refresh = 0
 	}
-	v := dashboard.Log{Attempt: string(id), Text: strings.ToValidUTF8(string(p), "\uFFFD"), Cut: from > 0}
-	return c.s.pages.Log(c.w, c.s.frame("Log", refresh, v))
+	v := dashboard.Log{Attempt: string(id), Pipeline: j.Pipeline, Text: string(p), Cut: from > 0}
+	return c.s.pages.Log(c.w, c.frame("Log of "+j.Def.Spec.Name, refresh, v))
 }
 
 func (c *call) pageStyle() error { return c.s.pages.Style(c.w) }

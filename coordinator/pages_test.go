@@ -57,4 +57,40 @@ func TestPages(t *testing.T) {
 	require.NotContains(t, body, "url(")
 	res, _ = b.try("GET", "/pipelines/99", userToken)
 	require.Equal(t, 404, res.StatusCode)
+	_, body = b.try("GET", "/?refresh=off", userToken)
+	require.NotContains(t, body, "http-equiv")
+	require.Contains(t, body, "go on")
+}
+
+// Whoever has a browser is told what is wrong on a page with a style, and a stranger
+// there nothing but that a token is needed.
+func TestPagesOfErrors(t *testing.T) {
+	b := newBench(t, func(o *Options) { o.Version = "v1.2.3" })
+	browser := func(r *http.Request) { r.Header.Set("Accept", "text/html") }
+	res, body := b.try("GET", "/", "", browser)
+	require.Equal(t, 401, res.StatusCode)
+	require.Contains(t, body, "user.token")
+	require.NotContains(t, body, "v1.2.3", "a stranger learns no version")
+	require.NotContains(t, body, "not this coordinator")
+	_, body = b.try("GET", "/?token=wrong", "", browser)
+	require.Contains(t, body, "not this coordinator")
+	for _, path := range []string{"/bogus", "/pipelines/99", "/logs/x"} {
+		_, there := b.try("GET", path, "", browser)
+		require.Contains(t, there, "user.token", path)
+	}
+	res, _ = b.try("GET", "/style.css", "")
+	require.Equal(t, 200, res.StatusCode)
+
+	res, _ = b.try("GET", "/?token="+userToken, "", browser)
+	require.Equal(t, 303, res.StatusCode)
+	session := res.Cookies()[0]
+	for path, want := range map[string]int{"/bogus": 404, "/pipelines/99": 404, "/logs/x": 400, "/style.css/x": 404} {
+		res, body = b.try("GET", path, "", browser, func(r *http.Request) { r.AddCookie(session) })
+		require.Equal(t, want, res.StatusCode, path)
+		require.Contains(t, body, "<h1>", path)
+		require.Contains(t, body, "All hosts and pipelines", path)
+	}
+	res, body = b.try("GET", "/v1/pipelines/99", userToken, browser)
+	require.Equal(t, 404, res.StatusCode)
+	require.Contains(t, body, `"code"`, "programs get JSON")
 }

@@ -135,8 +135,11 @@ func (rt *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &call{s: rt.s, w: w, r: r, who: who}
+	if who.role == api.RolePublic && wantsPage(r) && rt.s.hasSession(r) {
+		c.who.role = api.RoleUser
+	}
 	switch {
-	case who.role == api.RolePublic:
+	case c.who.role == api.RolePublic:
 		c.fail(errUnauthorized)
 	case allowed:
 		c.fail(&api.Error{HTTP: 405, Code: api.CodeInvalid, Text: "method " + r.Method + " is not allowed here"})
@@ -191,6 +194,10 @@ func (c *call) fail(err error) {
 		if strings.HasPrefix(c.r.URL.Path, "/v1/git/") {
 			c.w.Header().Add("WWW-Authenticate", `Basic realm="roost"`)
 		}
+	}
+	if wantsPage(c.r) && c.who.role == api.RoleUser {
+		c.s.errorPage(c, e)
+		return
 	}
 	c.json(e.HTTP, e) //nolint:errcheck // nobody is left to tell
 }

@@ -98,7 +98,6 @@ func Routes() []Route {
 		Route{Name: RoutePage, Method: "GET", Pattern: "/", Page: true},
 		Route{Name: RoutePagePipeline, Method: "GET", Pattern: "/pipelines/{id}", Page: true},
 		Route{Name: RoutePageLog, Method: "GET", Pattern: "/logs/{attempt}", Page: true},
-		Route{Name: RoutePageStyle, Method: "GET", Pattern: "/style.css", Page: true},
 	)
 	add(RoleAgent,
 		Route{Name: RouteRegister, Method: "POST", Pattern: "/v1/agents:register"},
@@ -120,10 +119,10 @@ func Routes() []Route {
 		Route{Name: RouteGitGet, Method: "GET", Pattern: "/v1/git/{attempt}/{rest...}"},
 		Route{Name: RouteGitPost, Method: "POST", Pattern: "/v1/git/{attempt}/{rest...}"},
 	)
-	return append(out, Route{
-		Name: RouteHealth, Method: "GET", Pattern: "/healthz",
-		Roles: []Role{RolePublic, RoleUser, RoleAgent, RoleAttempt},
-	})
+	all := []Role{RolePublic, RoleUser, RoleAgent, RoleAttempt}
+	return append(out, Route{Name: RouteHealth, Method: "GET", Pattern: "/healthz", Roles: all},
+		// The page that asks for a token has a style, too.
+		Route{Name: RoutePageStyle, Method: "GET", Pattern: "/style.css", Roles: all})
 }
 
 // Submitted answers Submit: the pipeline, and the warnings about its file.

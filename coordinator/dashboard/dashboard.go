@@ -29,7 +29,7 @@ type Pages struct {
 // New reads the templates.
 func New() (*Pages, error) {
 	p := &Pages{pages: map[string]*template.Template{}}
-	for _, name := range []string{"index", "pipeline", "log", "login"} {
+	for _, name := range []string{"index", "pipeline", "log", "login", "error"} {
 		t, err := template.New("frame.html").Funcs(funcs).ParseFS(files, "templates/frame.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)
@@ -45,6 +45,8 @@ func New() (*Pages, error) {
 type Frame struct {
 	Title   string
 	Refresh int // seconds, 0 for never
+	// Stopped says that the page would be loaded again if the reader had not stopped that.
+	Stopped bool
 	Version string
 	Now     time.Time
 	Page    any
@@ -89,15 +91,34 @@ func Sum(jobs []api.Job) Moves {
 type Pipeline struct {
 	Run
 	Events []api.Event
+	// Cut says that there were more.
+	Cut bool
 }
+
+// fewEvents is how many are shown without being asked for: below hundreds of them
+// nobody finds the page's end.
+const fewEvents = 100
+
+// Few reports whether the events are few.
+func (p Pipeline) Few() bool { return len(p.Events) <= fewEvents }
 
 // Log is the page of one attempt's log.
 type Log struct {
-	Attempt string
-	Text    string
+	Attempt  string
+	Pipeline string // its id
+	Text     string
 	// Cut says that only the end is shown.
 	Cut bool
 }
+
+// Login is the page of somebody without a session.
+type Login struct {
+	// Wrong says that the address had a token, which is not the right one.
+	Wrong bool
+}
+
+// Error is a page that says what went wrong.
+type Error struct{ Text string }
 
 // Index writes the first page.
 func (p *Pages) Index(w http.ResponseWriter, f Frame) error { return p.write(w, 200, "index", f) }
@@ -111,10 +132,15 @@ func (p *Pages) Log(w http.ResponseWriter, f Frame) error { return p.write(w, 20
 // Login writes the page that somebody without a session gets.
 func (p *Pages) Login(w http.ResponseWriter, f Frame) error { return p.write(w, 401, "login", f) }
 
+// Error writes the page of an error.
+func (p *Pages) Error(w http.ResponseWriter, status int, f Frame) error {
+	return p.write(w, status, "error", f)
+}
+
 // Style writes the style sheet.
 func (p *Pages) Style(w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "text/css; charset=utf-8")
-	w.Header().Set("Cache-Control", "private, max-age=300")
+	w.Header().Set("Cache-Control", "max-age=300")
 	_, err := w.Write(p.style)
 	return err
 }

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"fmt"
 	"html/template"
+	"regexp"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 var funcs = template.FuncMap{
 	"bytes": bytesText, "ms": msText, "at": at, "class": class, "join": join, "spare": spare, "ago": ago, "took": took,
+	"after": after, "counts": counts, "failed": failed, "plain": plain,
 }
 
 func bytesText(n int64) string {
@@ -89,4 +91,77 @@ func spare(m Moves) string {
 		return "–"
 	}
 	return fmt.Sprintf("%.1f %%", 100*(1-float64(m.Moved)/float64(m.Needed)))
+}
+
+// after is when something was, from the beginning of its pipeline.
+func after(began, ms int64) string {
+	if ms <= began {
+		return "0 s"
+	}
+	return msText(ms - began)
+}
+
+// count is how many jobs have a status.
+type count struct {
+	Status api.Status
+	N      int
+}
+
+// counts counts a pipeline's jobs: what went wrong first, then what goes on.
+func counts(jobs []api.Job) []count {
+	order := []api.Status{
+		api.StatusFailed, api.StatusRunning, api.StatusAssigned, api.StatusQueued, api.StatusPending,
+		api.StatusSuccess, api.StatusSkipped, api.StatusCanceled,
+	}
+	n := map[api.Status]int{}
+	for _, j := range jobs {
+		n[j.Status]++
+	}
+	var out []count
+	for _, s := range order {
+		if n[s] > 0 {
+			out = append(out, count{s, n[s]})
+		}
+	}
+	return out
+}
+
+// maxFailed bounds the list of jobs that are linked at the top of a page.
+const maxFailed = 20
+
+// link leads to a job's row.
+type link struct {
+	Row  int
+	Name string
+}
+
+// failed lists the first of a pipeline's jobs that failed.
+func failed(jobs []api.Job) []link {
+	var out []link
+	for i, j := range jobs {
+		if j.Status == api.StatusFailed && len(out) < maxFailed {
+			out = append(out, link{i, j.Name})
+		}
+	}
+	return out
+}
+
+// escapeRE is a command to a terminal, such as a colour: ESC [ … letter, ESC ] … BEL,
+// or ESC and a character.
+var escapeRE = regexp.MustCompile("\x1b\\[[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b\n]*(?:\x07|\x1b\\\\)|\x1b[^\n]?")
+
+// plain makes a job's output readable where there is no terminal: without colours,
+// and of a line that was written over and over what stood there last.
+func plain(text string) string {
+	lines := strings.Split(escapeRE.ReplaceAllString(strings.ToValidUTF8(text, "\ufffd"), ""), "\n")
+	for i, l := range lines {
+		l = strings.TrimRight(l, "\r")
+		lines[i] = l[strings.LastIndexByte(l, '\r')+1:]
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || 0x7f <= r && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, strings.Join(lines, "\n"))
 }
