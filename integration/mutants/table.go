@@ -36,8 +36,8 @@ var mutants = []mutant{
 	{
 		name: "row before files", promise: "power cut",
 		file: "snapshot/store/packing.go",
-		old:  "if err := s.saveTree(l.info.ID, ix.Manifest, m); err != nil {\n\t\treturn err\n\t}",
-		new:  "defer s.saveTree(l.info.ID, ix.Manifest, m)",
+		old:  "if err := s.saveTree(ctx, l.info.ID, ix.Manifest, m); err != nil {\n\t\treturn err\n\t}",
+		new:  "defer s.saveTree(ctx, l.info.ID, ix.Manifest, m)",
 		pkg:  promises, run: "^TestOrder$", env: overlay,
 	},
 	{
