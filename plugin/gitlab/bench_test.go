@@ -110,11 +110,18 @@ func BenchmarkArtifacts(b *testing.B) {
 				through := "http://" + h.addr + "/slot1"
 				move(b, c, method, direct, link.size)
 				move(b, c, method, through, link.size)
-				var d, p time.Duration
+				var d, p, dc, pc time.Duration
 				for b.Loop() {
+					t0 := processTime()
 					d += move(b, c, method, direct, link.size)
+					t1 := processTime()
 					p += move(b, c, method, through, link.size)
+					dc, pc = dc+t1-t0, pc+processTime()-t1
 				}
+				gib := float64(link.size) * float64(b.N) / (1 << 30)
+				b.ReportMetric(float64(dc)/float64(pc), "of-direct-by-CPU")
+				b.ReportMetric(dc.Seconds()/gib, "direct-CPU-s/GiB")
+				b.ReportMetric(pc.Seconds()/gib, "CPU-s/GiB")
 				b.ReportMetric(float64(d)/float64(p), "of-direct")
 				b.ReportMetric(float64(link.size)*float64(b.N)/p.Seconds()/1e6, "MB/s")
 				b.ReportMetric(float64(link.size)*float64(b.N)/d.Seconds()/1e6, "direct-MB/s")

@@ -7,23 +7,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"sync"
 )
-
-// streamBuffer is what one direction of a stream holds in memory.
-const streamBuffer = 256 << 10
-
-// buffers implements httputil.BufferPool.
-type buffers struct{ sync.Pool }
-
-func (b *buffers) Get() []byte {
-	if p, ok := b.Pool.Get().(*[]byte); ok {
-		return *p
-	}
-	return make([]byte, streamBuffer)
-}
-
-func (b *buffers) Put(p []byte) { b.Pool.Put(&p) }
 
 // upload is a request's body on its way up. The transport would copy it in pieces of
 // 32 KiB; with WriteTo it lets us choose.
@@ -32,11 +16,7 @@ type upload struct {
 	bufs *buffers
 }
 
-func (u upload) WriteTo(w io.Writer) (int64, error) {
-	buf := u.bufs.Get()
-	defer u.bufs.Put(buf)
-	return io.CopyBuffer(w, struct{ io.Reader }{u.ReadCloser}, buf)
-}
+func (u upload) WriteTo(w io.Writer) (int64, error) { return u.bufs.move(w, u.ReadCloser) }
 
 // download passes on a request for artifacts. Its token is that of the job that made
 // them, or of the one that wants them: both are in the record of the latter.
@@ -74,11 +54,14 @@ func (s *service) fetcher(r *http.Request, rt route) *job {
 }
 
 // stream passes a request and its answer through, with no more memory than two
-// buffers however long they are. It ends with the job's right.
+// buffers however long they are. It ends with the job's right. The answer's head is the
+// proxy's to pass on, the body is moved by us.
 func (s *service) stream(w http.ResponseWriter, r *http.Request, rt route, j *job) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(j.ctx, cancel)()
+	var head *http.Response
+	var body io.ReadCloser
 	p := httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			target := *s.up.base
@@ -90,18 +73,21 @@ func (s *service) stream(w http.ResponseWriter, r *http.Request, rt route, j *jo
 				pr.Out.Body = upload{pr.Out.Body, s.bufs}
 			}
 		},
-		Transport:  s.up.rt,
-		BufferPool: s.bufs,
-		ErrorLog:   s.std,
+		Transport: s.up.rt,
+		ErrorLog:  s.std,
 		ModifyResponse: func(resp *http.Response) error {
 			s.absolute(resp)
 			j.note(&answer{status: http.StatusOK, header: resp.Header})
+			if resp.StatusCode != http.StatusSwitchingProtocols { // which the proxy refuses
+				head, body = resp, resp.Body
+				resp.Body, resp.Trailer = http.NoBody, nil
+			}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { s.failed(w, r, j, err) },
 	}
 	defer func() {
-		// The proxy panics so when the other side breaks off in the middle of an answer: the
+		// It panics so when the other side breaks off in the middle of an answer: the
 		// runner must see a broken answer, not a short one that looks whole.
 		if e := recover(); e != nil {
 			if err, ok := e.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -111,6 +97,28 @@ func (s *service) stream(w http.ResponseWriter, r *http.Request, rt route, j *jo
 		}
 	}()
 	p.ServeHTTP(w, r.WithContext(ctx))
+	if body == nil {
+		return
+	}
+	defer body.Close()
+	to := io.Writer(w)
+	if head.ContentLength < 0 {
+		to = flushing{w} // somebody may wait for what has come
+	}
+	if _, err := s.bufs.move(to, body); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// flushing writes at once.
+type flushing struct{ w http.ResponseWriter }
+
+func (f flushing) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if err == nil {
+		err = http.NewResponseController(f.w).Flush()
+	}
+	return n, err
 }
 
 // absolute makes a redirect's target whole: the runner takes the address from it, and
