@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"unsafe"
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
@@ -19,13 +20,16 @@ import (
 // which grows, has to wait for the file system's journal, and with it for whatever
 // other jobs are writing: up to seconds while somebody's syncfs runs. The redo log
 // is a file of fixed size whose blocks were written once. To write over them changes
-// nothing but bytes and a time, so fdatasync has no journal to wait for.
+// nothing but bytes and a time, so fdatasync has no journal to wait for. Pages go there
+// whole and, where the file system can, past the page cache: a part of one would have to
+// be read first, and what is in the cache is written when it is the turn of all that
+// other jobs have there.
 //
 // SQLite runs with synchronous=NORMAL: after a power cut the newest transactions
 // may be missing in it, never some from the middle. Open replays them.
 //
-//	redo: records from 0 on, each at a multiple of 4096, so that no page that is
-//	durable is ever written again:
+//	redo: records from 0 on, each at a multiple of 4096 with zeros behind it, so that no
+//	page that is durable is ever written again:
 //	   magic "RDO1" · u32 length of the statements · u64 number · statements
 //	   · u32 CRC-32C of all before
 //	a statement: text · uvarint number of arguments, each a kind and its value
@@ -59,6 +63,7 @@ type redo struct {
 	size int64
 	at   int64 // where the next record goes
 	last uint64
+	page []byte      // what is written at once, at an address that is a multiple of redoPage
 	owed []statement // of transactions that have no record yet
 }
 
@@ -73,6 +78,10 @@ func openRedo(ctx context.Context, dir string, db *sql.DB) (*redo, error) {
 	if err := r.open(ctx, dir, db); err != nil {
 		f.Close() //nolint:errcheck // the first error is the one to tell
 		return nil, fmt.Errorf("redo log: %w", err)
+	}
+	if past, err := openPast(path); err == nil {
+		f.Close() //nolint:errcheck // nothing is left to write
+		r.f = past
 	}
 	return r, nil
 }
@@ -222,7 +231,7 @@ func (r *redo) append(ctx context.Context, db *sql.DB, number uint64, done []sta
 		r.at, r.last, r.owed = 0, number, nil
 		return nil
 	}
-	if _, err := r.f.WriteAt(rec, r.at); err != nil {
+	if err := r.write(rec); err != nil {
 		return fmt.Errorf("redo log: %w", err)
 	}
 	fail.Point("store.redo.written")
@@ -232,4 +241,16 @@ func (r *redo) append(ctx context.Context, db *sql.DB, number uint64, done []sta
 	r.at += pages(int64(len(rec)))
 	r.last, r.owed = number, nil
 	return nil
+}
+
+// write puts a record into whole pages at r.at.
+func (r *redo) write(rec []byte) error {
+	n := int(pages(int64(len(rec))))
+	if len(r.page) < n {
+		b := make([]byte, n+redoPage)
+		r.page = b[redoPage-int(uintptr(unsafe.Pointer(&b[0]))%redoPage):][:n]
+	}
+	clear(r.page[copy(r.page, rec):n])
+	_, err := r.f.WriteAt(r.page[:n], r.at)
+	return err
 }
