@@ -100,6 +100,7 @@ func BenchmarkManifest(b *testing.B) {
 			"apply":    func() error { _, err := Apply(m, ch); return err },
 			"same":     func() error { _, err := Apply(m, Diff(m, m)); return err },
 			"validate": func() error { return Validate(m) },
+			"compose":  func() error { _ = Compose(ch, ch); return nil },
 		} {
 			b.Run(fmt.Sprintf("%s/files=%d", name, n), func(b *testing.B) {
 				b.ReportAllocs()

@@ -229,19 +229,3 @@ func parentOf(path string) string {
 func nameOf(path string) string {
 	return path[strings.LastIndexByte(path, '/')+1:]
 }
-
-// topmost remembers, of paths added in order, the last one that is not below
-// another.
-type topmost struct {
-	path string
-	any  bool
-}
-
-func (t *topmost) add(path string) {
-	if !t.covers(path) {
-		t.path, t.any = path, true
-	}
-}
-
-// covers reports whether path lies strictly below the one remembered.
-func (t *topmost) covers(path string) bool { return t.any && below(path, t.path) }

@@ -139,3 +139,55 @@ func TestApply(t *testing.T) {
 	_, err = Apply(nil, changes(t, "a=1"))
 	require.Error(t, err)
 }
+
+func TestCompose(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		a, b, want list
+	}{
+		{"apart", list{"a=1", "-c"}, list{"b=1"}, list{"a=1", "b=1", "-c"}},
+		{"the second wins", list{"a=1", "b=1", "-c"}, list{"a=2", "-b", "c=1"}, list{"a=2", "-b", "c=1"}},
+		{"deleted with what was made in it", list{"d/", "d/e=1", "d-e=1"}, list{"-d"}, list{"-d", "d-e=1"}},
+		{"made a file of it", list{"d/ 0700", "d/e=1"}, list{"d=1"}, list{"d=1"}},
+		{"deleted and made anew", list{"-d"}, list{"d/", "d/e=1"}, list{"!d/", "d/e=1"}},
+		{"deleted and made a file", list{"-d"}, list{"d=1"}, list{"d=1"}},
+		{"a file, then a directory", list{"d=1"}, list{"d/"}, list{"!d/"}},
+		{"replaced, then chmod", list{"!d/", "d/e=1"}, list{"d/ 0700"}, list{"!d/ 0700", "d/e=1"}},
+		{"replaced, then deleted in", list{"!d/", "d/e=1", "d/f=1"}, list{"-d/e"}, list{"!d/", "d/f=1"}},
+		{"changed in, then replaced", list{"d/", "d/e=1", "-d/f", "d/g/", "d/g/h=1"}, list{"!d/", "d/g=1"}, list{"!d/", "d/g=1"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := Compose(changes(t, c.a...), changes(t, c.b...))
+			require.NoError(t, ValidateChanges(got))
+			require.Equal(t, c.want, showChanges(got))
+		})
+	}
+}
+
+// TestComposeLinks: groups of hard links in lists that name less than Diff does.
+func TestComposeLinks(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		base, a, b, want list
+	}{
+		{"the first name became another file", list{}, list{"x=1 &x", "y=1 &x", "z=1 &x"}, list{"x=2"}, list{"x=2", "y=1 &y", "z=1 &y"}},
+		{"one of two became another file", list{}, list{"x=1 &x", "y=1 &x"}, list{"x=2"}, list{"x=2", "y=1"}},
+		{"the first name became another group", list{}, list{"x=1 &x", "y=1 &x"}, list{"x=2 &x", "z=2 &x"}, list{"x=2 &x", "y=1", "z=2 &x"}},
+		{"a name for a new file", list{}, list{"x=1"}, list{"w=1 &x"}, list{"w=1 &w", "x=1 &w"}},
+		{"a name by the second name", list{}, list{"x=1 &x", "y=1 &x"}, list{"z=1 &y"}, list{"x=1 &x", "y=1 &x", "z=1 &x"}},
+		{"a name for a file of the base", list{"x=1"}, list{"a=1"}, list{"z=1 &x"}, list{"a=1", "x=1 &x", "z=1 &x"}},
+		{"deleted in between", list{"x=1 &g", "y=1 &g"}, list{"-x"}, list{"x=1"}, list{"x=1", "y=1"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			base, a, b := mk(t, c.base...), changes(t, c.a...), changes(t, c.b...)
+			first, err := Apply(base, a)
+			require.NoError(t, err)
+			want, err := Apply(first, b)
+			require.NoError(t, err)
+			require.Equal(t, c.want, show(want))
+			got, err := Apply(base, Compose(a, b))
+			require.NoError(t, err)
+			require.Equal(t, c.want, show(got))
+		})
+	}
+}

@@ -131,6 +131,74 @@ func TestDiffAndApplyAreInverse(t *testing.T) {
 	})
 }
 
+func TestComposeIsOneAfterTheOther(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := genTree(nil, true).Draw(t, "a")
+		b := genTree(a, true).Draw(t, "b")
+		c := genTree(b, true).Draw(t, "c")
+		both := Compose(Diff(a, b), Diff(b, c))
+		require.NoError(t, ValidateChanges(both))
+		got, err := Apply(a, both)
+		require.NoError(t, err)
+		require.Equal(t, c, got)
+	})
+}
+
+// TestComposeOfDriversLists is the same for lists as drivers make them: with
+// Replace, with deletions of what is not there and with entries that did not
+// change.
+func TestComposeOfDriversLists(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := genTree(nil, false).Draw(t, "a")
+		one := loose(t, a, genTree(a, false).Draw(t, "b"))
+		b, err := Apply(a, one)
+		require.NoError(t, err)
+		two := loose(t, b, genTree(b, false).Draw(t, "c"))
+		c, err := Apply(b, two)
+		require.NoError(t, err)
+		both := Compose(one, two)
+		require.NoError(t, ValidateChanges(both))
+		got, err := Apply(a, both)
+		require.NoError(t, err)
+		require.Equal(t, c, got)
+	})
+}
+
+// loose makes a list that turns base into something like m.
+func loose(t *rapid.T, base, m *snapshot.Manifest) []snapshot.Change {
+	var out []snapshot.Change
+	var anew topmost
+	ch := Diff(base, m)
+	for i := range m.Entries {
+		e := m.Entries[i]
+		for len(ch) > 0 && comparePaths(ch[0].Entry.Path, e.Path) < 0 {
+			out = append(out, ch[0])
+			ch = ch[1:]
+		}
+		listed := len(ch) > 0 && ch[0].Entry.Path == e.Path
+		if listed {
+			ch = ch[1:]
+		}
+		if !listed && !anew.covers(e.Path) && rapid.IntRange(0, 4).Draw(t, "list") > 0 {
+			continue
+		}
+		c := snapshot.Change{Entry: e}
+		if e.Type == snapshot.TypeDir && e.Path != "" && rapid.IntRange(0, 4).Draw(t, "replace") == 0 {
+			c.Replace = true
+			anew.add(e.Path)
+		}
+		out = append(out, c)
+		if e.Type == snapshot.TypeDir && rapid.IntRange(0, 4).Draw(t, "absent") == 0 {
+			p := e.Path + "/!" // sorts before every name of genTree
+			if e.Path == "" {
+				p = "!"
+			}
+			out = append(out, snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: p}})
+		}
+	}
+	return append(out, ch...)
+}
+
 func TestMergeIsWhatTheRulesSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := genTree(nil, false).Draw(t, "base")

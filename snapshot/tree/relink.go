@@ -2,7 +2,6 @@ package tree
 
 import (
 	"slices"
-	"sort"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -58,13 +57,4 @@ func Relink(t *snapshot.Manifest, changes []snapshot.Change) []snapshot.Change {
 		}
 	}
 	return wholeGroups(slices.Clip(out), t, linked)
-}
-
-// findChange returns the change of path in a sorted list, or nil.
-func findChange(ch []snapshot.Change, path string) *snapshot.Change {
-	i := sort.Search(len(ch), func(i int) bool { return comparePaths(ch[i].Entry.Path, path) >= 0 })
-	if i < len(ch) && ch[i].Entry.Path == path {
-		return &ch[i]
-	}
-	return nil
 }
