@@ -119,10 +119,17 @@ func (r Rung) try(root string, o Options) (Driver, error) {
 	if err := Usable(root, r.Name); err != nil {
 		return nil, fmt.Errorf("%s: %w", r.Name, err)
 	}
+	if wasProbed(root, r.Name) {
+		return r.open(root, o)
+	}
 	if p := r.Probe(root); !p.OK {
 		return nil, fmt.Errorf("%s: %s", r.Name, p.Why)
 	}
-	return r.open(root, o)
+	d, err := r.open(root, o)
+	if err == nil {
+		noteProbed(root, r.Name)
+	}
+	return d, err
 }
 
 // isMarked reports whether the layers at root are that driver's.
