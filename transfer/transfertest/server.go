@@ -165,27 +165,6 @@ func LoseReply() Act {
 	}
 }
 
-// Flip answers well but for one bit of the body's byte at off.
-func Flip(off int64) Act {
-	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		next.ServeHTTP(&flipper{ResponseWriter: w, at: off}, r)
-	}
-}
-
-type flipper struct {
-	http.ResponseWriter
-	at int64
-}
-
-func (f *flipper) Write(p []byte) (int, error) {
-	if f.at >= 0 && f.at < int64(len(p)) {
-		p = append([]byte(nil), p...)
-		p[f.at] ^= 1
-	}
-	f.at -= int64(len(p))
-	return f.ResponseWriter.Write(p)
-}
-
 // Truncated is a whole answer of n bytes that looks as if there were no more: the
 // body cut and Content-Length with it.
 func Truncated(n int) Act {

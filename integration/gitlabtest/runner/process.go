@@ -55,9 +55,6 @@ func Start(t testing.TB, c Config, wrap ...string) *Process {
 	return p
 }
 
-// Pid is the process's id.
-func (p *Process) Pid() int { return p.cmd.Process.Pid }
-
 // Kill ends it at once and waits for that.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill() // it may have ended
