@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/wire"
 	"github.com/roost-ci/roost/snapshot"
@@ -106,8 +107,8 @@ func (h *Host) Run(ctx context.Context) error {
 		return err
 	}
 	defer h.removeSockets()
-	wait := h.o.Restart.First
-	for {
+	again := pause.Backoff{First: h.o.Restart.First, Most: h.o.Restart.Most}
+	for ends := 1; ; ends++ {
 		began := h.o.Now()
 		err := h.once(ctx)
 		if ctx.Err() != nil {
@@ -117,15 +118,13 @@ func (h *Host) Run(ctx context.Context) error {
 			return err
 		}
 		if h.o.Now().Sub(began) >= h.o.Restart.Steady {
-			wait = h.o.Restart.First
+			ends = 1
 		}
+		wait := again.After(ends)
 		h.o.Log.Error("plugin ended, it is started again", "error", err, "in", wait)
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, wait) != nil {
 			return nil
-		case <-time.After(wait):
 		}
-		wait = min(2*wait, h.o.Restart.Most)
 	}
 }
 
