@@ -133,6 +133,7 @@ func (o *installOptions) gitlabKeys(p *installPlan, k *keys) {
 		executor = runnerconf.Custom
 	case runnerconf.PerSlot:
 		builds = ""
+	case runnerconf.Shared, runnerconf.Apart: // as the runner has it
 	}
 	k.set(executor, "gitlab", "executor")
 	k.set(builds, "gitlab", "builds_dir")

@@ -107,7 +107,7 @@ type count struct {
 	N      int
 }
 
-// counts counts a pipeline's jobs: what went wrong first, then what goes on.
+// counts tells how many jobs of a pipeline have each status: what went wrong first, then what goes on.
 func counts(jobs []api.Job) []count {
 	order := []api.Status{
 		api.StatusFailed, api.StatusRunning, api.StatusAssigned, api.StatusQueued, api.StatusPending,
