@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 var errSources = errors.New("sources: bad contents")
@@ -94,17 +95,24 @@ func (l *sourceList) append(b []byte) []byte {
 }
 
 func (s *Store) encodeSources(d snapshot.Digest, m *snapshot.Manifest) ([]byte, error) {
+	return s.encodeSourcesOf(d, view.TreeOf(m))
+}
+
+func (s *Store) encodeSourcesOf(d snapshot.Digest, t view.Tree) ([]byte, error) {
 	l := sourceList{refs: map[place]uint64{}}
-	for i := range m.Entries {
-		e := &m.Entries[i]
+	err := t(func(e *snapshot.Entry) error {
 		src := ""
 		if e.Source != "" {
 			var ok bool
 			if src, ok = s.rel(e.Source); !ok {
-				return nil, fmt.Errorf("%q lies outside of the store", e.Source)
+				return fmt.Errorf("%q lies outside of the store", e.Source)
 			}
 		}
 		l.add(e, src)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return l.append(append([]byte(srcMagic), d[:]...)), nil
 }

@@ -64,6 +64,11 @@ func (s *Store) Materialise(ctx context.Context, id snapshot.ID, m *view.Meter) 
 }
 
 func (s *Store) materialise(ctx context.Context, l *layer, meter *view.Meter) error {
+	// A walk over a manifest takes longer than one over a tree, and there are several.
+	large := s.fewer > 0 || l.info.Entries > int64(s.o.CacheEntries)
+	if d, ok := s.driver.(view.Streamer); ok && large {
+		return s.materialiseInParts(ctx, d, l, meter)
+	}
 	t, err := s.Tree(ctx, l.info.ID)
 	if err != nil {
 		return err
@@ -99,8 +104,13 @@ func (s *Store) settlePlace(ctx context.Context, l *layer, place *view.Layer, ix
 	if err := s.writeSources(l.info.ID, l.info.Manifest, t); err != nil {
 		return err
 	}
-	disk := l.info.StoredBytes + s.ownBytes(place, ix)
-	err = s.commit(ctx, func(ctx context.Context, tx *txn) error {
+	return s.commitSettled(ctx, l, place, l.info.StoredBytes+s.ownBytes(place, ix), t)
+}
+
+// commitSettled writes that l is at place, and shows it. t is its tree, if that is in
+// memory.
+func (s *Store) commitSettled(ctx context.Context, l *layer, place *view.Layer, disk int64, t *snapshot.Manifest) error {
+	err := s.commit(ctx, func(ctx context.Context, tx *txn) error {
 		if err := writePlace(ctx, tx, l, place); err != nil {
 			return err
 		}
@@ -113,7 +123,11 @@ func (s *Store) settlePlace(ctx context.Context, l *layer, place *view.Layer, ix
 	fail.Point("store.materialise.row")
 	s.showPlace(l, place, func() {
 		l.info.DiskBytes = disk
-		s.trees.put(l.info.ID, t, len(t.Entries))
+		if t != nil {
+			s.trees.put(l.info.ID, t, len(t.Entries))
+		} else {
+			s.trees.drop(l.info.ID) // that one has no sources
+		}
 		s.announceLocked(l)
 	})
 	s.tell()

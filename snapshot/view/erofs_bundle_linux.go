@@ -2,6 +2,7 @@ package view
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/bits"
 	"path/filepath"
 	"strconv"
@@ -39,37 +40,53 @@ type spot struct {
 type bundlePlan struct {
 	spots   []spot  // of each change
 	first   []int32 // the change whose spot it is: itself, or an earlier name of the file
+	sizes   []int64 // of each change; -1: no file
 	bytes   int64   // of the bundle
 	objects int
+	groups  map[string]int32 // first names of files
 }
 
 // layBundle plans. Files of less than 1 MiB go in the bundle. Objects are the
 // others, and what has holes: a bundle has none. Names of one file share a place.
 func layBundle(changes []snapshot.Change) *bundlePlan {
-	p := &bundlePlan{spots: make([]spot, len(changes)), first: make([]int32, len(changes)), bytes: bundleBlock}
-	groups := map[string]int32{}
+	p := newBundlePlan(len(changes))
 	for i := range changes {
-		e := &changes[i].Entry
-		p.first[i] = int32(i)
-		if changes[i].Delete || e.Type != snapshot.TypeFile || e.Size <= 0 {
-			continue
-		}
-		if e.Link != "" {
-			if j, ok := groups[e.Link]; ok {
-				p.first[i], p.spots[i] = j, p.spots[j]
-				continue
-			}
-			groups[e.Link] = int32(i)
-		}
-		if e.Size >= bundleMost || hasHoles(e) {
-			p.objects++
-			p.spots[i].object = int32(p.objects)
-			continue
-		}
-		p.spots[i].at = p.bytes
-		p.bytes += (e.Size + bundleBlock - 1) / bundleBlock * bundleBlock
+		p.add(changes[i].Delete, &changes[i].Entry)
 	}
 	return p
+}
+
+func newBundlePlan(n int) *bundlePlan {
+	return &bundlePlan{
+		spots: make([]spot, 0, n), first: make([]int32, 0, n), sizes: make([]int64, 0, n),
+		bytes: bundleBlock, groups: map[string]int32{},
+	}
+}
+
+// add plans for the next change.
+func (p *bundlePlan) add(gone bool, e *snapshot.Entry) {
+	i := int32(len(p.spots))
+	p.spots, p.first, p.sizes = append(p.spots, spot{}), append(p.first, i), append(p.sizes, -1)
+	if gone || e.Type != snapshot.TypeFile {
+		return
+	}
+	if p.sizes[i] = e.Size; e.Size <= 0 {
+		return
+	}
+	if e.Link != "" {
+		if j, ok := p.groups[e.Link]; ok {
+			p.first[i], p.spots[i] = j, p.spots[j]
+			return
+		}
+		p.groups[e.Link] = i
+	}
+	if e.Size >= bundleMost || hasHoles(e) {
+		p.objects++
+		p.spots[i].object = int32(p.objects)
+		return
+	}
+	p.spots[i].at = p.bytes
+	p.bytes += (e.Size + bundleBlock - 1) / bundleBlock * bundleBlock
 }
 
 // hasHoles reports whether e's chunks leave something out.
@@ -97,15 +114,40 @@ func (p *bundlePlan) locate(dir string, changes []snapshot.Change) {
 		if changes[i].Delete || e.Type != snapshot.TypeFile {
 			continue
 		}
-		e.Source, e.SourceAt = "", 0
-		switch s := p.spots[i]; {
-		case s.at > 0:
-			e.Source, e.SourceAt = bundle, s.at
-		case s.object > 0:
-			e.Source = filepath.Join(dir, objectName(s))
-		}
+		p.source(dir, bundle, i, e)
 	}
 }
+
+// source fills in where the content of the i-th change is.
+func (p *bundlePlan) source(dir, bundle string, i int, e *snapshot.Entry) {
+	e.Source, e.SourceAt = "", 0
+	switch s := p.spots[i]; {
+	case s.at > 0:
+		e.Source, e.SourceAt = bundle, s.at
+	case s.object > 0:
+		e.Source = filepath.Join(dir, objectName(s))
+	}
+}
+
+// located is t, of which p is the plan, with sources.
+func (p *bundlePlan) located(dir string, t Tree) Tree {
+	bundle := filepath.Join(dir, bundleName)
+	return func(fn func(e *snapshot.Entry) error) error {
+		i := 0
+		return t(func(e *snapshot.Entry) error {
+			if i == len(p.spots) {
+				return errChanged
+			}
+			if e.Type == snapshot.TypeFile {
+				p.source(dir, bundle, i, e)
+			}
+			i++
+			return fn(e)
+		})
+	}
+}
+
+var errChanged = errors.New("the tree is another one")
 
 func bundleHeader(id snapshot.ID) []byte {
 	b := make([]byte, bundleBlock)

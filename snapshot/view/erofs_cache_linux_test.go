@@ -295,7 +295,7 @@ func TestErofsKey(t *testing.T) {
 	key := func(change func(root, f, l *snapshot.Entry)) string {
 		m := tree()
 		change(&m.Entries[0], &m.Entries[1], &m.Entries[2])
-		g := h.d.newImaging(newID(t), m)
+		g := h.d.newImaging(newID(t), TreeOf(m))
 		odd, err := g.survey(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, odd)

@@ -22,7 +22,15 @@ import (
 func (g *imaging) write(ctx context.Context, f *os.File, l, base *Layer) error {
 	o := erofs.Options{Manifest: sha256.Sum256([]byte(l.Image))}
 	o.Devices = append(o.Devices, g.devices...)
-	t := erofs.Entries(g.m, g.place)
+	t := erofs.Tree(func(visit func(*snapshot.Entry, erofs.Content) error) error {
+		return g.tree(func(e *snapshot.Entry) error {
+			c, err := g.place(e)
+			if err != nil {
+				return fmt.Errorf("place of %q: %w", e.Path, err)
+			}
+			return visit(e, c)
+		})
+	})
 	if base != nil && base.Image != "" {
 		if b, err := os.Open(g.abs(base.Image)); err == nil {
 			defer b.Close() //nolint:errcheck // only read
@@ -89,32 +97,40 @@ func (g *imaging) layer(rel string) *Layer {
 //  2. after it, what l was still shows the same: its Lowers and its old image do
 //     not depend on this one, or it is the same tree made from the same sources.
 func (d *Erofs) Image(ctx context.Context, l, base *Layer, m *snapshot.Manifest) (*Layer, error) {
-	if l == nil || m == nil {
-		return nil, errors.New("image of nothing")
+	if m == nil {
+		return nil, errNoTree
+	}
+	return d.ImageTree(ctx, l, base, TreeOf(m))
+}
+
+var errNoTree = errors.New("image of nothing")
+
+// ImageTree implements Streamer.
+func (d *Erofs) ImageTree(ctx context.Context, l, base *Layer, t Tree) (*Layer, error) {
+	if l == nil {
+		return nil, errNoTree
 	}
 	for _, x := range []*Layer{l, base} {
 		if err := checkLayer(x); err != nil {
 			return nil, err
 		}
 	}
-	out, err := d.image(ctx, l, base, m)
+	out, err := d.image(ctx, l, base, t)
 	if err != nil {
 		return nil, fmt.Errorf("image of %s: %w", l.ID, err)
 	}
 	return out, nil
 }
 
-func (d *Erofs) image(ctx context.Context, l, base *Layer, m *snapshot.Manifest) (*Layer, error) {
-	g := d.newImaging(l.ID, m)
-	odd, err := g.survey(ctx)
+func (d *Erofs) image(ctx context.Context, l, base *Layer, t Tree) (*Layer, error) {
+	g := d.newImaging(l.ID, t)
+	odd, err := g.odd(ctx, d.images.maxData, d.images.maxBundles)
 	if err != nil {
 		return nil, err
 	}
 	if err := g.checkOwn(); err != nil {
 		return nil, err
 	}
-	odd = append(odd, g.tooMany(d.images.maxData)...)
-	odd = append(odd, g.tooManyBundles(d.images.maxBundles)...)
 	if err := g.copyOdd(ctx, odd, base); err != nil {
 		return nil, err
 	}
@@ -222,14 +238,13 @@ func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
 			return nil, err
 		}
 	}
-	g := d.newImaging(spec.ID, m)
-	odd, err := g.survey(ctx)
+	g := d.newImaging(spec.ID, TreeOf(m))
+	odd, err := g.odd(ctx, d.images.maxData, d.images.maxBundles)
 	if err != nil {
 		return nil, err
 	}
-	odd = append(odd, g.tooMany(d.images.maxData)...)
-	if odd = append(odd, g.tooManyBundles(d.images.maxBundles)...); len(odd) > 0 {
-		return nil, &snapshot.UnsupportedError{Path: g.m.Entries[odd[0]].Path, What: "file that no image can refer to"}
+	if len(odd) > 0 {
+		return nil, &snapshot.UnsupportedError{Path: odd[0].Path, What: "file that no image can refer to"}
 	}
 	l := g.layer(rel)
 	l.Key = keyFor(g.hash.digits(), on, "")

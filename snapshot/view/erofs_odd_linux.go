@@ -17,9 +17,9 @@ import (
 
 // tooMany picks the entries to copy so that few enough data directories are left:
 // those of the layers with the fewest files in the tree.
-func (g *imaging) tooMany(most int) []int {
+func (g *imaging) tooMany(most int) ([]snapshot.Entry, error) {
 	if len(g.data) <= most {
-		return nil
+		return nil, nil
 	}
 	ids := make([]string, 0, len(g.data))
 	for id := range g.data {
@@ -36,24 +36,25 @@ func (g *imaging) tooMany(most int) []int {
 		drop[id] = true
 		delete(g.data, id)
 	}
-	var out []int
-	for i := range g.m.Entries {
-		e := &g.m.Entries[i]
-		if !hasContent(e) {
-			continue
+	return g.those(func(at where, id, _ string) bool { return at == inObject && drop[id] })
+}
+
+// those are the files with content that pick picks by where they are.
+func (g *imaging) those(pick func(at where, id, in string) bool) (out []snapshot.Entry, err error) {
+	err = g.tree(func(e *snapshot.Entry) error {
+		if hasContent(e) && pick(g.locate(e)) {
+			out = append(out, *e)
 		}
-		if at, id, _ := g.locate(e); at == inObject && drop[id] {
-			out = append(out, i)
-		}
-	}
-	return out
+		return nil
+	})
+	return out, err
 }
 
 // tooManyBundles is the same for bundles, and takes those that it picks from the list
 // of devices.
-func (g *imaging) tooManyBundles(most int) []int {
+func (g *imaging) tooManyBundles(most int) ([]snapshot.Entry, error) {
 	if len(g.devices) <= most {
-		return nil
+		return nil, nil
 	}
 	order := make([]int, len(g.devices))
 	for n := range order {
@@ -77,17 +78,21 @@ func (g *imaging) tooManyBundles(most int) []int {
 			g.devices, g.bundles, g.files = append(g.devices, tag), append(g.bundles, bundles[n]), append(g.files, files[n])
 		}
 	}
-	var out []int
-	for i := range g.m.Entries {
-		e := &g.m.Entries[i]
-		if !hasContent(e) {
-			continue
-		}
-		if at, id, in := g.locate(e); at == inBundle && drop[tagOf(id, in)] {
-			out = append(out, i)
-		}
+	return g.those(func(at where, id, in string) bool { return at == inBundle && drop[tagOf(id, in)] })
+}
+
+// odd are all that have to be copied: what can't be referred to, and what is too many.
+func (g *imaging) odd(ctx context.Context, maxData, maxBundles int) ([]snapshot.Entry, error) {
+	odd, err := g.survey(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return out
+	many, err := g.tooMany(maxData)
+	if err != nil {
+		return nil, err
+	}
+	bundles, err := g.tooManyBundles(maxBundles)
+	return append(append(odd, many...), bundles...), err
 }
 
 // copyOdd copies what the image can't refer to into views/<id>/o<id>. A copy is
@@ -95,7 +100,7 @@ func (g *imaging) tooManyBundles(most int) []int {
 //
 // What an image of base has copied is not copied again, but has one name more: it is
 // never shown by itself, so nobody sees a link's time.
-func (g *imaging) copyOdd(ctx context.Context, odd []int, base *Layer) error {
+func (g *imaging) copyOdd(ctx context.Context, odd []snapshot.Entry, base *Layer) error {
 	if len(odd) == 0 {
 		return nil
 	}
@@ -104,8 +109,8 @@ func (g *imaging) copyOdd(ctx context.Context, odd []int, base *Layer) error {
 		return err
 	}
 	linked := false
-	for _, i := range odd {
-		e := &g.m.Entries[i]
+	for i := range odd {
+		e := &odd[i]
 		key := sourceKey(e)
 		if g.copied[key] != "" {
 			continue

@@ -18,7 +18,7 @@ type imaging struct {
 	layout
 	id     snapshot.ID // whose image it is
 	prefix string      // views/, absolute
-	m      *snapshot.Manifest
+	tree   Tree
 
 	devices []string       // tags (bundleAt)
 	bundles []string       // the same, relative to the root
@@ -50,9 +50,9 @@ func hasContent(e *snapshot.Entry) bool {
 	return e.Type == snapshot.TypeFile && e.Size > 0 && (e.Link == "" || e.Link == e.Path)
 }
 
-func (d *Overlay) newImaging(id snapshot.ID, m *snapshot.Manifest) *imaging {
+func (d *Overlay) newImaging(id snapshot.ID, t Tree) *imaging {
 	return &imaging{
-		layout: d.layout, id: id, prefix: filepath.Join(d.root, viewsDir) + "/", m: m,
+		layout: d.layout, id: id, prefix: filepath.Join(d.root, viewsDir) + "/", tree: t,
 		device: map[string]int{}, data: map[string]int{}, small: map[string]int{}, copied: map[string]string{}, lastDev: -1,
 		hash: newKeyHash(),
 	}
@@ -94,51 +94,61 @@ func tagOf(id, in string) string {
 
 // survey finds all devices and data directories, and what has to be copied, and
 // hashes the tree for a key.
-func (g *imaging) survey(ctx context.Context) (odd []int, err error) {
-	for i := range g.m.Entries {
-		e := &g.m.Entries[i]
+func (g *imaging) survey(ctx context.Context) (odd []snapshot.Entry, err error) {
+	i := 0
+	err = g.tree(func(e *snapshot.Entry) error {
 		if i%1024 == 0 {
 			quiet.Step(ctx)
 			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
+				return context.Cause(ctx)
 			}
 		}
+		i++
 		g.hash.entry(e)
 		if !hasContent(e) {
 			g.hash.nowhere()
-			continue
+			return nil
 		}
-		at, id, in := g.locate(e)
-		switch at {
-		case inBundle:
-			n, err := g.deviceOf(tagOf(id, in))
-			if err != nil {
-				return nil, fmt.Errorf("%q: %w", e.Path, err)
-			}
-			g.files[n]++
-			g.hash.bundle(tagOf(id, in), e.SourceAt)
-			continue
-		case inObject:
-			if erofs.CheckObject(in) == nil {
-				g.hash.object(e, id, in)
-				if g.data[id]++; g.data[id] == 1 {
-					if _, err := snapshot.ParseID(id); err != nil {
-						return nil, fmt.Errorf("%q: source %q: %w", e.Path, e.Source, err)
-					}
+		isOdd, err := g.surveyFile(e)
+		if isOdd {
+			odd = append(odd, *e)
+		}
+		return err
+	})
+	return odd, err
+}
+
+// surveyFile does it for a file, and reports whether its content has to be copied.
+func (g *imaging) surveyFile(e *snapshot.Entry) (odd bool, err error) {
+	at, id, in := g.locate(e)
+	switch at {
+	case inBundle:
+		n, err := g.deviceOf(tagOf(id, in))
+		if err != nil {
+			return false, fmt.Errorf("%q: %w", e.Path, err)
+		}
+		g.files[n]++
+		g.hash.bundle(tagOf(id, in), e.SourceAt)
+		return false, nil
+	case inObject:
+		if erofs.CheckObject(in) == nil {
+			g.hash.object(e, id, in)
+			if g.data[id]++; g.data[id] == 1 {
+				if _, err := snapshot.ParseID(id); err != nil {
+					return false, fmt.Errorf("%q: source %q: %w", e.Path, e.Source, err)
 				}
-				if e.Size < bundleMost && !hasHoles(e) {
-					g.small[id]++
-				}
-				continue
 			}
-		case inCopy:
+			if e.Size < bundleMost && !hasHoles(e) {
+				g.small[id]++
+			}
+			return false, nil
 		}
-		if e.Source == "" {
-			return nil, &snapshot.CorruptError{What: "tree", Name: e.Path, Why: "its content is not on this host"}
-		}
-		odd = append(odd, i)
+	case inCopy:
 	}
-	return odd, nil
+	if e.Source == "" {
+		return false, &snapshot.CorruptError{What: "tree", Name: e.Path, Why: "its content is not on this host"}
+	}
+	return true, nil
 }
 
 func (g *imaging) deviceOf(tag string) (int, error) {
@@ -198,27 +208,31 @@ func sourceKey(e *snapshot.Entry) string { return fmt.Sprintf("%d@%s", e.SourceA
 func (g *imaging) checkOwn() error {
 	own := part(g.id, upperPrefix)
 	prefix := "/" + path.Base(own) + "/"
+	if g.data[string(g.id)] == 0 {
+		return nil
+	}
 	var p *placer
-	for i := range g.m.Entries {
-		e := &g.m.Entries[i]
+	err := g.tree(func(e *snapshot.Entry) (err error) {
 		if !hasContent(e) {
-			continue
+			return nil
 		}
 		at, _, in := g.locate(e)
 		rel, ok := strings.CutPrefix(in, prefix)
 		if at != inObject || !ok {
-			continue
+			return nil
 		}
 		if p == nil {
-			var err error
 			if p, err = newPlacer(g.abs(own), false); err != nil {
 				return err
 			}
-			defer p.close()
 		}
 		if !p.fileOf(rel, e.Size) {
 			return &snapshot.CorruptError{What: "file", Name: e.Source, Why: fmt.Sprintf("not a file of %d bytes any more", e.Size)}
 		}
+		return nil
+	})
+	if p != nil {
+		p.close()
 	}
-	return nil
+	return err
 }

@@ -54,7 +54,14 @@ func (d *Erofs) unpackContent(ctx context.Context, l *Layer, spec *UnpackSpec, b
 	if err := checkImageable(spec.Changes); err != nil {
 		return err
 	}
-	b, err := newBundleFiles(d.abs(l.Dir), spec)
+	return d.unpackPlanned(ctx, l, spec, layBundle(spec.Changes), beside)
+}
+
+// unpackPlanned is unpackContent of what is planned.
+func (d *Erofs) unpackPlanned(ctx context.Context, l *Layer, spec *UnpackSpec, plan *bundlePlan,
+	beside func(context.Context) error,
+) error {
+	b, err := newBundleFiles(d.abs(l.Dir), spec, plan)
 	if err != nil {
 		return err
 	}
@@ -81,6 +88,31 @@ func (d *Erofs) unpackContent(ctx context.Context, l *Layer, spec *UnpackSpec, b
 		return nil
 	}
 	return d.syncUnpacked(ctx, l, b)
+}
+
+// UnpackTree implements Streamer.
+func (d *Erofs) UnpackTree(ctx context.Context, id snapshot.ID, n int, t Tree,
+	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
+) (*Layer, Tree, error) {
+	var located Tree
+	l, err := d.frame().unpack(ctx, id, nil, nil, func(l *Layer) error {
+		plan, links := newBundlePlan(n), linkGroups{}
+		err := t(func(e *snapshot.Entry) error {
+			one := e
+			if e.Link != "" {
+				kept := *e
+				one = &kept
+			}
+			plan.add(false, e)
+			return imageable(links, one)
+		})
+		if err != nil {
+			return err
+		}
+		located = plan.located(d.abs(l.Dir), t)
+		return d.unpackPlanned(ctx, l, &UnpackSpec{ID: id, Fill: fill, Meter: m}, plan, nil)
+	})
+	return l, located, err
 }
 
 // contentKey is where the context of an image that is made beside its content has the
@@ -116,26 +148,30 @@ func checkImageable(changes []snapshot.Change) error {
 		if changes[i].Delete {
 			continue
 		}
-		if _, err := links.first(e); err != nil {
-			return fmt.Errorf("%q: %w", e.Path, err)
-		}
-		err := erofs.CheckEntry(e)
-		var ee *erofs.EntryError
-		if errors.Is(err, erofs.ErrTooLarge) && errors.As(err, &ee) {
-			return noImage(ee)
-		}
-		if err != nil {
+		if err := imageable(links, e); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// imageable checks one entry, which is kept if it is a first name.
+func imageable(links linkGroups, e *snapshot.Entry) error {
+	if _, err := links.first(e); err != nil {
+		return fmt.Errorf("%q: %w", e.Path, err)
+	}
+	err := erofs.CheckEntry(e)
+	var ee *erofs.EntryError
+	if errors.Is(err, erofs.ErrTooLarge) && errors.As(err, &ee) {
+		return noImage(ee)
+	}
+	return err
+}
+
 // bundleFiles are the bundle and the objects of a layer that is being unpacked.
 type bundleFiles struct {
 	dir     string
 	plan    *bundlePlan
-	changes []snapshot.Change
 	meter   *Meter
 	bundle  *os.File
 	objects []*os.File         // the first ones, by number
@@ -143,8 +179,8 @@ type bundleFiles struct {
 	behind  *durable.Writeback // nil if it is synced later: the kernel begins when it likes
 }
 
-func newBundleFiles(dir string, spec *UnpackSpec) (_ *bundleFiles, err error) {
-	b := &bundleFiles{dir: dir, plan: layBundle(spec.Changes), changes: spec.Changes, meter: spec.Meter}
+func newBundleFiles(dir string, spec *UnpackSpec, plan *bundlePlan) (_ *bundleFiles, err error) {
+	b := &bundleFiles{dir: dir, plan: plan, meter: spec.Meter}
 	if !spec.Later {
 		b.behind = durable.NewWriteback()
 	}
@@ -192,7 +228,7 @@ func (b *bundleFiles) makeObjects() error {
 		if s.object == 0 || b.plan.first[i] != int32(i) {
 			continue
 		}
-		f, err := b.create(objectName(s), b.changes[i].Entry.Size)
+		f, err := b.create(objectName(s), b.plan.sizes[i])
 		if err != nil {
 			return err
 		}
@@ -219,15 +255,15 @@ func (b *bundleFiles) close() {
 
 // write is the WriteFunc.
 func (b *bundleFiles) write(i int, off int64, p []byte) error {
-	if i < 0 || i >= len(b.changes) {
-		return fmt.Errorf("write to change %d of %d", i, len(b.changes))
+	if i < 0 || i >= len(b.plan.sizes) {
+		return fmt.Errorf("write to change %d of %d", i, len(b.plan.sizes))
 	}
-	e := &b.changes[i].Entry
-	if b.changes[i].Delete || e.Type != snapshot.TypeFile {
-		return fmt.Errorf("write to %q, which is no file", e.Path)
+	size := b.plan.sizes[i]
+	if size < 0 {
+		return fmt.Errorf("write to change %d, which is no file", i)
 	}
-	if off < 0 || off > e.Size || int64(len(p)) > e.Size-off {
-		return fmt.Errorf("write to %q: bytes %d to %d of %d", e.Path, off, off+int64(len(p)), e.Size)
+	if off < 0 || off > size || int64(len(p)) > size-off {
+		return fmt.Errorf("write to change %d: bytes %d to %d of %d", i, off, off+int64(len(p)), size)
 	}
 	if len(p) == 0 {
 		return nil
