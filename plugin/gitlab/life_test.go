@@ -273,12 +273,18 @@ func TestRunnerDied(t *testing.T) {
 
 // TestRunnerAlive: a job that calls is not ended by another request of its slot.
 func TestRunnerAlive(t *testing.T) {
-	h := newHouse(t, func(h *house) { h.cfg.HoldMS = 600 })
+	// Held for longer than a job may be silent, and that is longer than a busy machine stands still.
+	h := newHouse(t, func(h *house) { h.cfg.HoldMS, h.cfg.GoneMS = 4000, 2000 })
 	r, _ := began(t, h, "5")
-	stop := make(chan struct{})
+	over, stop := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stop)
-		for range 16 {
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
 			r.put(context.Background(), "5", "running")
 			time.Sleep(50 * time.Millisecond)
 		}
@@ -286,6 +292,7 @@ func TestRunnerAlive(t *testing.T) {
 	status, _, err := h.runner(1).request(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 204, status)
+	close(over)
 	<-stop
 	resp, _ := r.must("5", "success")
 	require.Equal(t, 200, resp.StatusCode)
