@@ -31,8 +31,8 @@ func TestCompare(t *testing.T) {
 	for _, g := range []struct {
 		name string
 		do   func()
-	}{{"session", func() { b.sessions(list) }}, {"native", b.natives}, {"hand", b.handOvers}} {
-		if b.set.wants(g.name) && g.name != "hand" { // which has a tree of its own
+	}{{"session", func() { b.sessions(list) }}, {"native", b.natives}, {"hand", b.handOvers}, {"gitlab", b.gitlabs}} {
+		if b.set.wants(g.name) && g.name != "hand" && g.name != "gitlab" { // which have trees of their own, or none
 			b.makeTrees()
 		}
 		if b.set.wants(g.name) {

@@ -16,7 +16,7 @@ import (
 
 // key says what was measured.
 type key struct {
-	Group string `json:"group"` // session, hand, native
+	Group string `json:"group"` // session, hand, native, gitlab
 	FS    string `json:"fs"`
 	Tree  string `json:"tree"`
 	Way   string `json:"way"`

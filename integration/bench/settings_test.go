@@ -23,7 +23,7 @@ type settings struct {
 	hands  int           // BENCH_HANDS: hand-overs of each kind, default 50, quick 20
 	fs     []string      // BENCH_FS: default "ext4 xfs"
 	trees  []string      // BENCH_TREES: default "go node game"
-	groups []string      // BENCH_GROUPS: default "session hand native"
+	groups []string      // BENCH_GROUPS: default "session hand native gitlab"
 	only   []string      // BENCH_ONLY: ways of sessions, by the names of their programs; default all
 	driver string        // BENCH_DRIVER: of Roost's views, default the best that works
 	dir    string        // BENCH_DIR: where to work, default a temporary directory; 20 GB
@@ -39,7 +39,7 @@ func readSettings(t *testing.T) settings {
 	s := settings{
 		quick: os.Getenv("BENCH") == "quick", scale: 1, rounds: 3, hands: 50,
 		fs: list("BENCH_FS", "ext4 xfs"), trees: list("BENCH_TREES", "go node game"),
-		groups: list("BENCH_GROUPS", "session hand native"), only: list("BENCH_ONLY", ""),
+		groups: list("BENCH_GROUPS", "session hand native gitlab"), only: list("BENCH_ONLY", ""),
 		driver: os.Getenv("BENCH_DRIVER"), dir: os.Getenv("BENCH_DIR"),
 		doc: os.Getenv("BENCH_DOC"), json: os.Getenv("BENCH_JSON"), md: os.Getenv("BENCH_MD"),
 	}

@@ -22,6 +22,7 @@ func (b *bench) markdown() []byte {
 	}
 	b.handTable(&w)
 	b.nativeTable(&w)
+	b.gitlabTable(&w)
 	b.commands(&w)
 	b.failures(&w)
 	return w.Bytes()
