@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -147,9 +146,9 @@ func timesOf(e *snapshot.Entry) [2]unix.Timespec {
 	return [2]unix.Timespec{t, t}
 }
 
-// settable refuses what content may not bring with it (S11).
+// settable refuses what content may not bring with it.
 func settable(e *snapshot.Entry, attr string) error {
-	if strings.HasPrefix(attr, "user.") || attr == "system.posix_acl_access" || attr == "system.posix_acl_default" {
+	if snapshot.KeepsXattr(attr) {
 		return nil
 	}
 	return &snapshot.UnsupportedError{Path: e.Path, What: "extended attribute " + attr}

@@ -204,16 +204,6 @@ func targetFault(e *snapshot.Entry) string {
 	return ""
 }
 
-// allowedXattr reports whether a manifest keeps attributes of this name. The
-// others are the system's, not a job's: rights of programs, labels of security modules.
-func allowedXattr(name string) bool {
-	switch name {
-	case "system.posix_acl_access", "system.posix_acl_default":
-		return true
-	}
-	return len(name) > len("user.") && strings.HasPrefix(name, "user.")
-}
-
 // leastACL is the size of an access list of four entries. One of three is a mode,
 // and is kept as that.
 const leastACL = 4 + 4*8
@@ -224,7 +214,7 @@ func xattrFault(xs []snapshot.Xattr) string {
 	}
 	for i, x := range xs {
 		switch {
-		case !allowedXattr(x.Name):
+		case !snapshot.KeepsXattr(x.Name):
 			return fmt.Sprintf("attribute %.80q, which is not allowed", x.Name)
 		case len(x.Name) > snapshot.MaxNameBytes || strings.IndexByte(x.Name, 0) >= 0:
 			return fmt.Sprintf("attribute %.80q, which no file can have", x.Name)

@@ -96,7 +96,7 @@ var xfsACL = map[string]string{
 // btrfs.compression) and SELinux labels are ignored.
 func judge(attr string) (keep, special bool, what string) {
 	switch {
-	case allowedXattr(attr):
+	case snapshot.KeepsXattr(attr):
 		return true, false, ""
 	case strings.HasPrefix(attr, "trusted.overlay."):
 		return false, true, ""

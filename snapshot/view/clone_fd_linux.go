@@ -82,7 +82,7 @@ func copyableXattrs(fd int, rel string) ([]snapshot.Xattr, error) {
 	var out []snapshot.Xattr
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		switch {
-		case settable(name):
+		case snapshot.KeepsXattr(name):
 		case name == "trusted.SGI_ACL_FILE", name == "trusted.SGI_ACL_DEFAULT": // XFS's second names of ACLs
 			continue
 		case name == "security.selinux", !strings.HasPrefix(name, "trusted.") && !strings.HasPrefix(name, "security."):

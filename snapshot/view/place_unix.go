@@ -273,7 +273,7 @@ func (p *placer) metaFD(f *os.File, e *snapshot.Entry) error {
 		}
 	}
 	for _, x := range e.Xattrs {
-		if !settable(x.Name) {
+		if !snapshot.KeepsXattr(x.Name) {
 			return &snapshot.UnsupportedError{Path: e.Path, What: "extended attribute " + x.Name}
 		}
 		if err := unix.Fsetxattr(fd, x.Name, x.Value, 0); err != nil {
@@ -287,10 +287,4 @@ func (p *placer) metaFD(f *os.File, e *snapshot.Entry) error {
 		return &os.PathError{Op: "set time", Path: f.Name(), Err: err}
 	}
 	return nil
-}
-
-// settable is the list of attributes that content may bring with it: what else there is would give it rights.
-func settable(name string) bool {
-	return strings.HasPrefix(name, "user.") ||
-		name == "system.posix_acl_access" || name == "system.posix_acl_default"
 }

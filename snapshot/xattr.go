@@ -1,0 +1,14 @@
+package snapshot
+
+import "strings"
+
+// KeepsXattr reports whether a manifest may have an attribute of this name: a user's own, or
+// an access list. The others are the system's, not a job's, and content that brought one with
+// it would give itself rights: rights of programs, labels of security modules, overlay's own.
+func KeepsXattr(name string) bool {
+	switch name {
+	case "system.posix_acl_access", "system.posix_acl_default":
+		return true
+	}
+	return len(name) > len("user.") && strings.HasPrefix(name, "user.")
+}
