@@ -6,6 +6,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -38,7 +39,29 @@ func (s *Store) imageLoop(ctx context.Context) {
 		if err != nil {
 			failed[l.info.ID] = true
 			s.log.Warn("no image can be made of a layer, its views stand on a stack", "snapshot", l.info.ID, "error", err)
+			continue
 		}
+		s.warmImage(ctx, l)
+	}
+}
+
+// warmImage has the new image of l mounted if the next job may well be put on it: a view
+// stands on l, and on so many more that the next one is restacked.
+func (s *Store) warmImage(ctx context.Context, l *layer) {
+	im, ok := s.driver.(imager)
+	place := l.place()
+	high := false
+	s.mu.Lock()
+	for _, v := range s.views {
+		high = high || v.v != nil && len(v.v.Layer.Lowers) >= maxStacked/3-1 && slices.Contains(v.v.Layer.Lowers, place.Dir)
+	}
+	s.mu.Unlock()
+	if !ok || !high || stacked(place) {
+		return
+	}
+	quiet.Step(ctx)
+	if err := im.Warm(ctx, place); err != nil && ctx.Err() == nil {
+		s.log.Warn("a new image can't be mounted", "snapshot", l.info.ID, "error", err)
 	}
 }
 

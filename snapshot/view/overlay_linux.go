@@ -35,6 +35,7 @@ type Overlay struct {
 	images *images
 
 	held held
+	pins pins
 
 	// mu guards all below. It is not held across I/O.
 	mu sync.Mutex
@@ -274,6 +275,7 @@ func (d *Overlay) Discard(ctx context.Context, v *View) error {
 		}
 		d.forget(v.ID)
 		os.Remove(t) //nolint:errcheck // as in Seal
+		d.pins.drop(v.ID)
 		return nil
 	})
 }
@@ -285,6 +287,7 @@ func (d *Overlay) frame() frame {
 // removeID deletes all that belongs to id, mounts of its base included.
 func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
 	d.held.drop(id)
+	d.pins.drop(id)
 	if d.images != nil {
 		d.images.cache.forget(id)
 		d.images.drop(part(id, imagePrefix))

@@ -82,7 +82,11 @@ func (d *Overlay) mountView(ctx context.Context, spec Spec, on *Layer, target st
 		return err
 	}
 	fail.Point("view.prepare.upper")
-	return mountStack(s, target, d.o.NoDataDirs)
+	if err := mountStack(s, target, d.o.NoDataDirs); err != nil {
+		return err
+	}
+	d.pinBelow(spec.ID, on, s)
+	return nil
 }
 
 // makeUpper makes the upper and work directories. The root of a mount looks as

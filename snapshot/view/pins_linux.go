@@ -1,0 +1,68 @@
+package view
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view/internal/erofs"
+	"github.com/roost-ci/roost/snapshot/view/internal/fsmount"
+)
+
+// pins has for each view a hold on the image that it stands on. An image that was
+// drawn anew meanwhile is mounted for its last view alone, and would be given up by the
+// kernel in the middle of that one's seal: names, inodes and pages of all that its job
+// looked at.
+type pins struct {
+	mu sync.Mutex // guards on; not held across system calls
+	on map[snapshot.ID]*fsmount.Config
+}
+
+// keep holds the file system that is mounted at, until drop.
+func (p *pins) keep(id snapshot.ID, at string) {
+	fs, err := fsmount.Pick(at)
+	if err != nil {
+		return // the seal takes longer
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.on == nil {
+		p.on = map[snapshot.ID]*fsmount.Config{}
+	}
+	p.on[id] = fs
+}
+
+func (p *pins) drop(id snapshot.ID) {
+	p.mu.Lock()
+	fs := p.on[id]
+	delete(p.on, id)
+	p.mu.Unlock()
+	if fs != nil {
+		fs.Close()
+	}
+}
+
+// Release implements Imager.
+func (d *Erofs) Release(id snapshot.ID) { d.pins.drop(id) }
+
+// Warm implements Imager.
+func (d *Erofs) Warm(ctx context.Context, l *Layer) error {
+	if l.Image == "" {
+		return nil
+	}
+	_, done, err := d.images.use(ctx, l.Image)
+	if err != nil {
+		return fmt.Errorf("warm %s: %w", l.ID, err)
+	}
+	done()
+	return nil
+}
+
+// pinBelow keeps the image of a view that is mounted on l's stack s. Where images are
+// loop devices these are few, and none is kept for longer than it must be.
+func (d *Overlay) pinBelow(id snapshot.ID, l *Layer, s stack) {
+	if l != nil && l.Image != "" && d.images.method != erofs.Loop {
+		d.pins.keep(id, s.lowers[len(l.Lowers)])
+	}
+}
