@@ -73,7 +73,7 @@ func TestOccupiedPort(t *testing.T) {
 	r := roost(t, t.TempDir(), "coordinator", "--state-dir", filepath.Join(t.TempDir(), "c"), "--listen", l.Addr().String())
 	require.Equal(t, 3, r.code, r.errOut)
 	require.Contains(t, r.errOut, l.Addr().String())
-	require.Contains(t, r.errOut, "in use")
+	require.Contains(t, r.errOut, "something listens on")
 }
 
 func TestTwoAgentsWithOneName(t *testing.T) {

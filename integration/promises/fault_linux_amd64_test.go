@@ -105,7 +105,7 @@ func startFaulty(t *testing.T, driver string) *faults {
 
 func (h *faults) answer(to string) (a answer) {
 	h.t.Helper()
-	watch := time.AfterFunc(60*time.Second, func() { h.cmd.Process.Signal(syscall.SIGQUIT) })
+	watch := time.AfterFunc(5*time.Minute, func() { h.cmd.Process.Signal(syscall.SIGQUIT) })
 	defer watch.Stop()
 	if !h.out.Scan() {
 		h.cmd.Wait()

@@ -224,7 +224,7 @@ func (f *faulty) packed(id snapshot.ID, mayFail bool) error {
 	done := make(chan error, 1)
 	go func() { done <- f.s.Run(ctx) }()
 	var err error
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		in, lerr := f.s.Lookup(id)
 		if lerr != nil || in.State != store.Sealed || mayFail && in.Err != "" || time.Now().After(end) {
 			if err = lerr; err == nil && in.State != store.Packed {
