@@ -335,19 +335,11 @@ func (s *Store) alike(ctx context.Context, spec *ImportSpec, m *snapshot.Manifes
 
 // fetchIndex brings the index blob into a temporary file, checks it and reads it.
 func (s *Store) fetchIndex(ctx context.Context, spec *ImportSpec, open OpenBlobFunc) (*durable.File, *pack.Index, error) {
-	if spec.IndexBytes <= 0 || spec.IndexBytes > maxIndexBytes {
-		return nil, nil, fmt.Errorf("index %s: %d bytes is no size for an index", spec.Index, spec.IndexBytes)
-	}
-	r, err := open(ctx, spec.Index, 0, spec.IndexBytes)
-	if err != nil {
-		return nil, nil, fmt.Errorf("index %s: %w", spec.Index, err)
-	}
-	defer r.Close()
-	f, err := durable.Create(filepath.Join(s.dir, "tmp"))
+	f, err := s.fetchIndexFile(ctx, spec, open)
 	if err != nil {
 		return nil, nil, err
 	}
-	ix, err := copyIndex(f, r, spec)
+	ix, err := fetchedIndex(f, spec)
 	if err != nil {
 		f.Abort()
 		return nil, nil, err
@@ -355,17 +347,40 @@ func (s *Store) fetchIndex(ctx context.Context, spec *ImportSpec, open OpenBlobF
 	return f, ix, nil
 }
 
-func copyIndex(f *durable.File, r io.Reader, spec *ImportSpec) (*pack.Index, error) {
-	n, err := io.Copy(f, io.LimitReader(r, spec.IndexBytes))
+// fetchIndexFile is fetchIndex for who does not want it in memory.
+func (s *Store) fetchIndexFile(ctx context.Context, spec *ImportSpec, open OpenBlobFunc) (*durable.File, error) {
+	if spec.IndexBytes <= 0 || spec.IndexBytes > maxIndexBytes {
+		return nil, fmt.Errorf("index %s: %d bytes is no size for an index", spec.Index, spec.IndexBytes)
+	}
+	r, err := open(ctx, spec.Index, 0, spec.IndexBytes)
 	if err != nil {
 		return nil, fmt.Errorf("index %s: %w", spec.Index, err)
 	}
-	if n != spec.IndexBytes {
-		return nil, fmt.Errorf("index %s: %d of %d bytes came: %w", spec.Index, n, spec.IndexBytes, io.ErrUnexpectedEOF)
-	}
-	if err := fileDigest(f.Name(), "index", spec.Index); err != nil {
+	defer r.Close()
+	f, err := durable.Create(filepath.Join(s.dir, "tmp"))
+	if err != nil {
 		return nil, err
 	}
+	if err := copyIndex(f, r, spec); err != nil {
+		f.Abort()
+		return nil, err
+	}
+	return f, nil
+}
+
+func copyIndex(f *durable.File, r io.Reader, spec *ImportSpec) error {
+	n, err := io.Copy(f, io.LimitReader(r, spec.IndexBytes))
+	if err != nil {
+		return fmt.Errorf("index %s: %w", spec.Index, err)
+	}
+	if n != spec.IndexBytes {
+		return fmt.Errorf("index %s: %d of %d bytes came: %w", spec.Index, n, spec.IndexBytes, io.ErrUnexpectedEOF)
+	}
+	return fileDigest(f.Name(), "index", spec.Index)
+}
+
+// fetchedIndex reads what fetchIndexFile has fetched.
+func fetchedIndex(f *durable.File, spec *ImportSpec) (*pack.Index, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, fmt.Errorf("index %s: %w", spec.Index, err)
 	}

@@ -374,7 +374,11 @@ type indexFile struct {
 // openIndex begins to read an index. Whether it is the one that was asked for shows at
 // its end: by next, or by skip.
 func (s *Store) openIndex(d snapshot.Digest) (*indexFile, error) {
-	f, size, err := openSized(s.indexPath(d))
+	return openIndexAt(s.indexPath(d), d)
+}
+
+func openIndexAt(path string, d snapshot.Digest) (*indexFile, error) {
+	f, size, err := openSized(path)
 	if err != nil {
 		return nil, lost("index", d, err)
 	}

@@ -126,3 +126,29 @@ func paths(changes []snapshot.Change) (out []string) {
 	}
 	return out
 }
+
+// What is unpacked in parts shows what it should, and says where its files are.
+func TestUnpackedInParts(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	b := newBench(t, view.NameErofs)
+	b.fewer = 5
+	dir := filepath.Join(t.TempDir(), "d")
+	thicket(t, dir)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), noise(5<<20, 1), 0o600))
+	c := b.create(dir, "")
+	was := b.read(c.ID)
+	require.NoError(t, b.Materialise(t.Context(), c.ID, nil))
+	require.Equal(t, c.Manifest, b.requireTree(c.ID))
+	m, err := b.Tree(t.Context(), c.ID)
+	require.NoError(t, err)
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		require.True(t, e.Equal(&was.Entries[i]), e.Path)
+		require.Equal(t, e.Type == snapshot.TypeFile && e.Size > 0, e.Source != "", e.Path)
+	}
+	b.back(c.ID, dir)
+	require.NoError(t, b.Verify(t.Context(), c.ID))
+	in, err := b.Lookup(c.ID)
+	require.NoError(t, err)
+	require.Equal(t, in.StoredBytes+m.Bytes(), in.DiskBytes)
+}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
-	"github.com/roost-ci/roost/snapshot/tree"
 )
 
 // pullers is how many packs come at a time.
@@ -74,28 +72,20 @@ func (s *Store) pull(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, p
 	if err != nil {
 		return false, err
 	}
-	base, err := s.pullBase(ctx, spec)
-	if err != nil {
+	if err := s.pullBase(ctx, spec); err != nil {
 		return false, err
 	}
-	f, ix, err := s.fetchIndex(ctx, spec, open)
+	f, err := s.fetchIndexFile(ctx, spec, open)
 	if err != nil {
 		return false, err
 	}
 	defer f.Abort()
-	if err := s.checkIndex(spec, ix); err != nil {
+	t, err := s.pulledTree(ctx, spec, f)
+	if err != nil {
 		return false, err
 	}
-	m, err := tree.Apply(base, ix.Changes)
-	if err != nil {
-		return false, fmt.Errorf("index %s: %w", spec.Index, err)
-	}
-	if d, err := pack.ManifestDigest(m); err != nil || d != spec.Manifest {
-		return false, errors.Join(err, &snapshot.CorruptError{
-			What: "index", Name: spec.Index.String(),
-			Why: fmt.Sprintf("it makes the tree %s, want %s", d, spec.Manifest),
-		})
-	}
+	defer t.abort()
+	ix := t.ix
 	if old != nil {
 		s.forgetBad(ix)
 	}
@@ -110,7 +100,7 @@ func (s *Store) pull(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, p
 	if old != nil && fileDigest(s.manifestPath(spec.Manifest), "manifest", spec.Manifest) != nil {
 		removeFile(s.manifestPath(spec.Manifest), s.log)
 	}
-	if err := s.writeManifest(ctx, m, spec.Manifest); err != nil {
+	if err := t.write(ctx, s, spec.Manifest); err != nil {
 		return false, fmt.Errorf("manifest: %w", err)
 	}
 	fail.Point("store.pull.written")
@@ -121,8 +111,8 @@ func (s *Store) pull(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, p
 			return nil
 		}})
 	}
-	l := s.pulledLayer(spec, ix, m)
-	if err := s.addStored(ctx, l, m); err != nil {
+	l := s.pulledLayer(spec, ix, t.sum)
+	if err := s.addStored(ctx, l, t.m); err != nil {
 		return true, err
 	}
 	fail.Point("store.pull.row")
@@ -158,21 +148,21 @@ func (s *Store) forgetBad(ix *pack.Index) {
 	}
 }
 
-func (s *Store) pullBase(ctx context.Context, spec *ImportSpec) (*snapshot.Manifest, error) {
+func (s *Store) pullBase(ctx context.Context, spec *ImportSpec) error {
 	if spec.Base == "" {
-		return nil, nil //nolint:nilnil // nil is the empty tree
+		return nil
 	}
 	key, err := s.KeyOf(spec.Base)
 	if err != nil {
-		return nil, fmt.Errorf("base: %w", err)
+		return fmt.Errorf("base: %w", err)
 	}
 	if string(key) != string(spec.DomainKey) {
-		return nil, fmt.Errorf("base %s belongs to another domain", spec.Base)
+		return fmt.Errorf("base %s belongs to another domain", spec.Base)
 	}
 	if err := s.SyncLater(ctx, spec.Base); err != nil {
-		return nil, fmt.Errorf("base: %w", err)
+		return fmt.Errorf("base: %w", err)
 	}
-	return s.Tree(ctx, spec.Base)
+	return nil
 }
 
 // fetchPacks brings what is not here of the packs that ix names.
@@ -237,12 +227,12 @@ func (c counted) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (s *Store) pulledLayer(spec *ImportSpec, ix *pack.Index, m *snapshot.Manifest) *layer {
+func (s *Store) pulledLayer(spec *ImportSpec, ix *pack.Index, sum totals) *layer {
 	l := storedLayer(s.o.BootID, spec.DomainKey, ix)
 	l.info = Info{
 		ID: spec.ID, WireBase: spec.Base, Parents: spec.Parents, State: Packed, Synced: true,
 		Manifest: spec.Manifest, Index: spec.Index, IndexBytes: spec.IndexBytes, StoredBytes: spec.IndexBytes,
-		TreeBytes: m.Bytes(), Entries: int64(len(m.Entries)),
+		TreeBytes: sum.bytes, Entries: sum.entries,
 	}
 	for _, pk := range ix.Packs {
 		if pk.Own {

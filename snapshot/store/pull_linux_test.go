@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -37,8 +38,15 @@ func newPushed(t *testing.T) *pushed {
 }
 
 func TestPull(t *testing.T) {
+	for _, fewer := range []int{0, 2} {
+		t.Run(fmt.Sprint(fewer, " entries in memory"), func(t *testing.T) { testPull(t, fewer) })
+	}
+}
+
+func testPull(t *testing.T, fewer int) {
 	p := newPushed(t)
 	there := newBench(t, view.NameCopy)
+	there.fewer = fewer
 	err := there.Pull(t.Context(), p.two, p.r.open, nil)
 	require.ErrorIs(t, err, snapshot.ErrNotFound, "its base is missing")
 	progress := &Progress{}
@@ -63,6 +71,12 @@ func TestPull(t *testing.T) {
 
 // Whatever a remote gives, it is refused or it is right, and nothing is left.
 func TestPullTrustsNothing(t *testing.T) {
+	for _, fewer := range []int{0, 2} {
+		t.Run(fmt.Sprint(fewer, " entries in memory"), func(t *testing.T) { testPullTrustsNothing(t, fewer) })
+	}
+}
+
+func testPullTrustsNothing(t *testing.T, fewer int) {
 	p := newPushed(t)
 	flip := func(d snapshot.Digest, at int) OpenBlobFunc {
 		return func(ctx context.Context, blob snapshot.Digest, off, n int64) (io.ReadCloser, error) {
@@ -111,6 +125,7 @@ func TestPullTrustsNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			there := newBench(t, view.NameCopy)
+			there.fewer = fewer
 			require.Error(t, there.Pull(t.Context(), c.spec, c.open, nil))
 			require.Empty(t, there.List())
 			for _, d := range []string{"packs", "indexes", "manifests", "tmp"} {
@@ -123,6 +138,7 @@ func TestPullTrustsNothing(t *testing.T) {
 	}
 	t.Run("another key", func(t *testing.T) { // is found when chunks are read
 		there := newBench(t, view.NameCopy)
+		there.fewer = fewer
 		require.NoError(t, there.Pull(t.Context(), wrongKey, p.r.open, nil))
 		_, err := there.Restore(t.Context(), RestoreSpec{Snapshot: p.one.ID, Dir: filepath.Join(t.TempDir(), "r")})
 		var corrupt *snapshot.CorruptError

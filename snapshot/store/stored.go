@@ -65,8 +65,7 @@ func (s *Store) Materialise(ctx context.Context, id snapshot.ID, m *view.Meter) 
 
 func (s *Store) materialise(ctx context.Context, l *layer, meter *view.Meter) error {
 	// A walk over a manifest takes longer than one over a tree, and there are several.
-	large := s.fewer > 0 || l.info.Entries > int64(s.o.CacheEntries)
-	if d, ok := s.driver.(view.Streamer); ok && large {
+	if d, ok := s.driver.(view.Streamer); ok && s.isLarge("", int(l.info.Entries)) {
 		return s.materialiseInParts(ctx, d, l, meter)
 	}
 	t, err := s.Tree(ctx, l.info.ID)

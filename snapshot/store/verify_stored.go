@@ -73,140 +73,42 @@ func (s *Store) verifyMakes(ctx context.Context, in *Info) error {
 // makes reports whether the manifest has, one after the other, what the base and the
 // changes of the index have, each list being read once.
 func (s *Store) makes(ctx context.Context, in *Info) (bool, error) {
-	m := making{}
-	var err error
-	if m.want, err = s.openManifest(in.Manifest); err != nil {
+	want, err := s.openManifest(in.Manifest)
+	if err != nil {
 		return false, err
 	}
-	defer m.want.close()
-	if m.ix, err = s.openIndex(in.Index); err != nil {
+	defer want.close()
+	x, err := s.openIndex(in.Index)
+	if err != nil {
 		return false, err
 	}
-	defer m.ix.Close() //nolint:errcheck // only read
-	if in.WireBase != "" {
-		s.mu.Lock()
-		b, err := s.usableLocked(in.WireBase)
-		s.mu.Unlock()
-		if err != nil {
-			return false, err
+	defer x.Close() //nolint:errcheck // only read
+	var e snapshot.Entry
+	err = s.eachMade(ctx, in.WireBase, x, func(made *snapshot.Entry) error {
+		if err := want.next(&e); errors.Is(err, io.EOF) {
+			return errUnlike
+		} else if err != nil {
+			return err
 		}
-		t, err := s.openTree(ctx, b)
-		if err != nil {
-			return false, err
+		if !e.Equal(made) {
+			return errUnlike
 		}
-		defer t.close()
-		m.base = &beside{t: t}
-		if err := m.base.step(); err != nil {
-			return false, err
-		}
-	}
-	for n := 0; ; n++ {
-		if n%1024 == 0 && ctx.Err() != nil {
-			return false, context.Cause(ctx)
-		}
-		err := m.step()
-		if errors.Is(err, errUnlike) {
-			return false, nil
-		}
-		if errors.Is(err, io.EOF) {
+		return nil
+	})
+	if err == nil {
+		if err = want.next(&e); errors.Is(err, io.EOF) {
 			return true, nil
-		}
-		if err != nil {
-			return false, err
+		} else if err == nil {
+			err = errUnlike
 		}
 	}
-}
-
-// making goes through a manifest and what should make it.
-type making struct {
-	want *treeFile
-	ix   *indexFile
-	base *beside // nil: nothing
-	in   tree.InOrder
-
-	ch      snapshot.Change
-	started bool
-	ended   bool // there is no change any more
+	if errors.Is(err, errUnlike) {
+		return false, nil
+	}
+	return false, err
 }
 
 var errUnlike = errors.New("the index makes another list")
-
-// step looks at one entry of the base or one change.
-func (m *making) step() error {
-	if !m.started {
-		m.started = true
-		if err := m.change(); err != nil {
-			return err
-		}
-	}
-	c := -1
-	switch more := m.base != nil && m.base.more; {
-	case m.ended && !more:
-		return m.end()
-	case m.ended:
-	case !more:
-		c = 1
-	default:
-		c = snapshot.ComparePaths(m.base.e.Path, m.ch.Entry.Path)
-	}
-	if c < 0 {
-		if err := m.is(&m.base.e); err != nil {
-			return err
-		}
-		return m.base.step()
-	}
-	if c == 0 {
-		err := error(nil)
-		if m.ch.Delete || m.ch.Replace || m.ch.Entry.Type != snapshot.TypeDir {
-			err = m.base.over()
-		} else {
-			err = m.base.pass(m.ch.Entry.Type)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if !m.ch.Delete {
-		if err := m.is(&m.ch.Entry); err != nil {
-			return err
-		}
-	}
-	return m.change()
-}
-
-// change goes to the next change.
-func (m *making) change() error {
-	err := m.ix.next(&m.ch)
-	if errors.Is(err, io.EOF) {
-		m.ended = true
-		return nil
-	}
-	return err
-}
-
-// is compares the next entry of the manifest with what it should be.
-func (m *making) is(e *snapshot.Entry) error {
-	var want snapshot.Entry
-	switch err := m.want.next(&want); {
-	case errors.Is(err, io.EOF):
-		return errUnlike
-	case err != nil:
-		return err
-	}
-	if !want.Equal(e) {
-		return errUnlike
-	}
-	return m.in.Next(e)
-}
-
-// end is io.EOF if the manifest has come to its end as well.
-func (m *making) end() error {
-	var e snapshot.Entry
-	if err := m.want.next(&e); err != nil {
-		return err
-	}
-	return errUnlike
-}
 
 // verifyChunks decompresses all that the changes of a layer need and compares it with
 // the chunks' digests.
