@@ -150,6 +150,7 @@ type encoder struct {
 	// Of a Stream: its parts that are yet to come, and the linked files that were.
 	more   bool
 	before map[string]content // by Link
+	ctimes []int64            // of the part's changes; nil: not known
 
 	compared atomic.Int64 // bytes read to be compared with the base
 }
@@ -160,6 +161,7 @@ type file struct {
 	entry  *snapshot.Entry // its first name among the changes
 	chunks []snapshot.Chunk
 	hashed bool
+	ctime  int64     // of its source when it was looked at; 0 and less: not known
 	more   *fileMore // nil for most
 }
 
@@ -185,7 +187,9 @@ func (f *file) source() where {
 	if f.more != nil && f.more.source.path != "" {
 		return f.more.source
 	}
-	return whereIs(f.entry)
+	w := whereIs(f.entry)
+	w.ctime = f.ctime
+	return w
 }
 
 func newEncoder(o EncoderOptions) *encoder {
@@ -221,7 +225,11 @@ func (e *encoder) plan(changes []snapshot.Change) error {
 			}
 			continue
 		}
-		e.files = append(e.files, file{entry: en, hashed: en.Hashed(), chunks: en.Chunks})
+		f := file{entry: en, hashed: en.Hashed(), chunks: en.Chunks}
+		if e.ctimes != nil {
+			f.ctime = e.ctimes[i]
+		}
+		e.files = append(e.files, f)
 		if en.Link != "" {
 			linked[en.Link] = &e.files[len(e.files)-1]
 		}

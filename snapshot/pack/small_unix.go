@@ -82,6 +82,9 @@ func (r *smallReader) readFile(fd int, w where, p []byte) error {
 	if got < len(p) {
 		return fmt.Errorf("%s: changed while it was read: %w", w.path, io.ErrUnexpectedEOF)
 	}
+	if w.ctime > 0 && st.Ctim.Nano() != w.ctime {
+		return w.errOther()
+	}
 	if st.Ctim.Nano() >= r.settled {
 		return errRecent
 	}

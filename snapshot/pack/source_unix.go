@@ -20,6 +20,7 @@ type source struct {
 	size  int64 // of the content
 	whole int64 // size of path
 	mtime int64
+	ctime int64 // that it must have, as in where
 }
 
 // openSource opens a regular file of size bytes, or that run of a bundle. It never
@@ -31,7 +32,7 @@ func openSource(w where, size int64) (*source, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: w.path, Err: err}
 	}
-	s := &source{path: w.path, fd: fd, at: w.at, size: size}
+	s := &source{path: w.path, fd: fd, at: w.at, size: size, ctime: w.ctime}
 	if s.whole, s.mtime, err = s.stat(); err == nil {
 		err = w.check(s.whole, size)
 	}
@@ -49,6 +50,9 @@ func (s *source) stat() (size, mtime int64, err error) {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return 0, 0, fmt.Errorf("%s: not a regular file", s.path)
+	}
+	if s.ctime > 0 && st.Ctim.Nano() != s.ctime {
+		return 0, 0, where{path: s.path}.errOther()
 	}
 	return st.Size, st.Mtim.Nano(), nil
 }

@@ -52,6 +52,14 @@ func (s *Stream) Close() { s.e.close() }
 
 // Add stores the content of some changes, and fills in their Chunks.
 func (s *Stream) Add(ctx context.Context, part []snapshot.Change) error {
+	return s.AddAsOf(ctx, part, nil)
+}
+
+// AddAsOf is Add for who knows of each change which ctime its Source had when it was
+// looked at, 0 or less where that is not known: it is an error if one of these has
+// another one when it has been read. Where nobody can tell ctimes, nobody asks.
+func (s *Stream) AddAsOf(ctx context.Context, part []snapshot.Change, ctimes []int64) error {
+	s.e.ctimes = ctimes
 	if err := s.add(ctx, part); err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}

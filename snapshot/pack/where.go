@@ -8,11 +8,15 @@ import (
 
 // where is a place to read a file's content: a whole file, or a run in a bundle.
 type where struct {
-	path string
-	at   int64
+	path  string
+	at    int64
+	ctime int64 // that the file has if nobody has written to it; 0 and less: not known
 }
 
 func whereIs(e *snapshot.Entry) where { return where{path: e.Source, at: e.SourceAt} }
+
+// errOther says that somebody wrote to a file since it was looked at.
+func (w where) errOther() error { return fmt.Errorf("%s: changed since it was looked at", w.path) }
 
 // check reports whether a file of whole bytes can have size bytes there.
 func (w where) check(whole, size int64) error {

@@ -241,8 +241,8 @@ func (w *whole) put(ctx context.Context, st *pack.Stream, ch *snapshot.Change, s
 
 // flush stores the part, and forgets it.
 func (w *whole) flush(ctx context.Context, st *pack.Stream) error {
-	err := st.Add(ctx, w.part)
-	if changed := w.unchanged(ctx); ctx.Err() == nil && changed != nil {
+	err := st.AddAsOf(ctx, w.part, w.ctimes)
+	if changed := w.unchanged(ctx, err != nil); ctx.Err() == nil && changed != nil {
 		err = changed // be it the reason or not
 	}
 	if err != nil {
@@ -287,11 +287,15 @@ func (w *whole) tell(e *snapshot.Entry) error {
 	return nil
 }
 
-// unchanged looks again at the files of the part.
-func (w *whole) unchanged(ctx context.Context) error {
+// unchanged looks again at the files of the part: at all of them, or at those that could
+// not be recognised by their ctime when they were read.
+func (w *whole) unchanged(ctx context.Context, all bool) error {
 	return inRuns(ctx, len(w.part), func(i int) error {
 		e := &w.part[i].Entry
-		if e.Type == snapshot.TypeFile && e.Size > 0 && w.ctimes[i] != noCtime && !asItWas(e, w.ctimes[i]) {
+		if !all && w.ctimes[i] > 0 || w.ctimes[i] == noCtime {
+			return nil
+		}
+		if e.Type == snapshot.TypeFile && e.Size > 0 && !asItWas(e, w.ctimes[i]) {
 			return &ChangedError{Path: e.Path}
 		}
 		return nil
