@@ -307,6 +307,21 @@ func TestHideSecrets(t *testing.T) {
 	}
 }
 
+// Jobs that run in containers don't come to run on the host, as root, by the way.
+func TestCustomInsteadOfDockerNeedsAUser(t *testing.T) {
+	text, err := os.ReadFile("../../internal/runnerconf/testdata/registered.in.toml")
+	require.NoError(t, err)
+	h := newRunnerHost(t, string(text), false)
+	args := []string{"install", "gitlab", "--config", h.config, "--with-coordinator", "--no-start", "--executor", "custom"}
+	before := h.tree()
+	code, _, errs := h.roost(args...)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "--user")
+	require.Equal(t, before, h.tree())
+	h.must(append(args, "--user", "nobody")...)
+	require.Contains(t, h.must(args...), "nothing to change")
+}
+
 // --dry-run shows no secret, however it is written.
 func TestDryRunShowsNoSecret(t *testing.T) {
 	h := newRunnerHost(t, `concurrent = 2

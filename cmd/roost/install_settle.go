@@ -31,6 +31,10 @@ func (o *installOptions) settle(p *installPlan) error {
 	case w.Executor != "" && w.Executor != runnerconf.Custom:
 		return usageError(fmt.Errorf("--executor %s: the runner keeps the executor that it has; only custom can be asked for", w.Executor), "")
 	case w.Executor == runnerconf.Custom:
+		if inContainers := executor != runnerconf.Shell && executor != runnerconf.Custom; inContainers && w.User == "" {
+			return usageError(fmt.Errorf("the jobs of %q run by the executor %s, and would run on this host itself by the custom one", p.found.Name, executor),
+				"say as whom, with --user; or leave out --executor")
+		}
 		p.layout = runnerconf.Called
 	case executor == runnerconf.Custom:
 		return usageError(fmt.Errorf("the runner %q has a driver of its own (executor custom)", p.found.Name),
