@@ -78,16 +78,6 @@ func (e *EntryError) Error() string { return fmt.Sprintf("erofs: entry %q: %v", 
 // Unwrap returns Err.
 func (e *EntryError) Unwrap() error { return e.Err }
 
-// Indexes returns how many chunk indexes, of 8 bytes each, a file of the given
-// size needs with these extents. It fails as Write would.
-func Indexes(size int64, extents []Extent, blockBits uint8) (int, error) {
-	var m chunkMap
-	if err := m.set(size, extents, blockBits, maxDevices); err != nil {
-		return 0, err
-	}
-	return m.n, nil
-}
-
 // chunkMap is a file cut in chunks of equal size, a power of two: each is a hole
 // or lies in one piece in a device. The largest size that does it is taken, so
 // the usual file, one extent, has one chunk.

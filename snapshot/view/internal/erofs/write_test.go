@@ -157,12 +157,11 @@ func TestIndexes(t *testing.T) {
 		{3 << 19, []Extent{at(1<<19, 1<<19)}, 3},
 		{1 << 20, []Extent{{Len: 4096}, {Off: 4096, Len: 1<<20 - 4096}}, 256},
 	} {
-		n, err := Indexes(c.size, c.x, 9)
-		require.NoError(t, err)
-		require.Equal(t, c.n, n, "%v", c)
+		var m chunkMap
+		require.NoError(t, m.set(c.size, c.x, 9, maxDevices))
+		require.Equal(t, c.n, m.n, "%v", c)
 	}
-	_, err := Indexes(1<<40, []Extent{at(0, 512)}, 9)
-	require.ErrorIs(t, err, ErrTooLarge)
+	require.ErrorIs(t, new(chunkMap).set(1<<40, []Extent{at(0, 512)}, 9, maxDevices), ErrTooLarge)
 }
 
 // A file keeps its number when it gets a name that sorts before its others, when
