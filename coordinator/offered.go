@@ -60,17 +60,24 @@ func (s *Server) takeOffered(ctx context.Context, host string, os []api.SlotOffe
 	return refused, nil
 }
 
+// errNotHere says that a job is not one that goes on here.
+var errNotHere = errors.New("not here")
+
 // takeOne keeps a job that a host brought, as far as GitLab says that it is what the host says:
 // whoever has an agent's token, or the runner's place on a host, may say anything.
 func (s *Server) takeOne(ctx context.Context, from gitlab.Pool, j *gitlab.Job, host string, o api.SlotOffer) error {
 	take := func(j *gitlab.Job) func(*txn) error {
 		return func(t *txn) error { return t.take(from, j, o.Job, host, o.Slot) }
 	}
-	s.mu.RLock()
-	old := s.world.jobs[s.world.byOutside[outsideKey(j.Instance, j.ID)]]
-	s.mu.RUnlock()
-	if old != nil && !old.Status.Ended() { // it was confirmed, or is refused as another host's
-		return s.do(ctx, take(j))
+	if err := s.do(ctx, func(t *txn) error {
+		// What is here already was confirmed, or is refused as another host's. It may end meanwhile, and
+		// the next one of its number is not believed for its sake.
+		if old := t.outsider(j.Instance, j.ID); old == nil || old.Status.Ended() {
+			return errNotHere
+		}
+		return take(j)(t)
+	}); !errors.Is(err, errNotHere) {
+		return err
 	}
 	if !slices.Contains(s.gitlabURLs, from.URL) {
 		return fmt.Errorf("%w: this coordinator does not ask %s: add it to coordinator.gitlab_urls in its configuration",

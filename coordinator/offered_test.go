@@ -77,6 +77,23 @@ func TestGitLabForgedOffers(t *testing.T) {
 	require.Contains(t, cs.Refused[0].Reason, "401")
 }
 
+// That a host had a job says nothing of the next payload of its number.
+func TestGitLabForgedAgain(t *testing.T) {
+	l := newLab(t)
+	b := newLabBench(t, l)
+	h := b.newLabHost(l, "host-t", 1)
+	j := l.held(31, "build")
+	cs, err := h.brings(1, j, nil)
+	require.NoError(t, err)
+	require.Len(t, cs.Claims, 1)
+	h.begin(cs.Claims[0])
+	h.succeed(cs.Claims[0])
+	cs, err = h.brings(1, j, func(p map[string]any) { infoOf(p)["project_id"] = 8 })
+	require.NoError(t, err)
+	require.Empty(t, cs.Claims)
+	require.Contains(t, cs.Refused[0].Reason, "another project")
+}
+
 // Without an answer there is no workspace now.
 func TestGitLabOfferedGitLabDown(t *testing.T) {
 	l := newLab(t)

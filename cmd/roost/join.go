@@ -91,8 +91,8 @@ the agents' token, for roost install gitlab --join LINE and roost agent --join @
 on other hosts. It is a secret. The coordinator must have been started once.
 
 With --host the line has a token that is good for the host of that name (agent.name)
-and no other. --revoke ends it at once; the host keeps what it has and is let in no
-more.` + exitHelp,
+and no other. --revoke ends it: the host keeps what it has, and its next call is
+refused.` + exitHelp,
 		Example: "  roost coordinator join --config /etc/roost/config.toml --host runner-7",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
