@@ -19,9 +19,9 @@ import (
 // mount is left.
 const openDir = "open"
 
-// outliving is such a file.
+// outliving is such a file; openView says what its fields are.
 type outliving struct {
-	Boot    string        `json:"boot"`
+	Boot    string        `json:"boot"` // under another one it tells of nothing
 	View    view.View     `json:"view"`
 	Base    snapshot.ID   `json:"base,omitempty"`
 	Onto    *view.Layer   `json:"onto,omitempty"`
