@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/roost-ci/roost/snapshot/store"
 )
@@ -42,7 +44,7 @@ func draw(w io.Writer, what string, p *store.Progress, end <-chan struct{}) {
 		select {
 		case <-t.C:
 			if since := time.Since(began); since > patience {
-				fmt.Fprintf(w, "\r\x1b[K%s", progressLine(what, p, since))
+				fmt.Fprint(w, "\r\x1b[K", fit(w, progressLine(what, p, since)))
 				drawn = true
 			}
 		case <-end:
@@ -52,6 +54,17 @@ func draw(w io.Writer, what string, p *store.Progress, end <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// fit cuts a line to the width of the terminal that it is drawn on: a longer one goes on
+// in the next, where nobody clears it.
+func fit(w io.Writer, line string) string {
+	if f, ok := w.(*os.File); ok {
+		if cells, _, err := term.GetSize(int(f.Fd())); err == nil && cells > 4 {
+			return shorten(line, cells-1)
+		}
+	}
+	return line
 }
 
 func progressLine(what string, p *store.Progress, since time.Duration) string {
