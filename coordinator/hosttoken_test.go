@@ -3,6 +3,7 @@ package coordinator
 import (
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,10 +14,8 @@ import (
 // TestHostTokens: a host's own token is worth that host, on every route that an agent has, and as long as
 // it is there; the shared one can be turned off.
 func TestHostTokens(t *testing.T) {
-	tokens := map[string]string{"token-of-host-a-alone": "host-a", "token-of-host-b-alone": "host-b"}
-	b := newBench(t, func(o *Options) {
-		o.HostOf = func(token string) string { return tokens[token] }
-	})
+	var revoked atomic.Bool
+	b := newBench(t, func(o *Options) { o.HostOf = hostOf(&revoked) })
 	a := b.newHost("host-a", 1)
 	p := b.submit(single)
 	c := a.claim()
@@ -62,10 +61,32 @@ func TestHostTokens(t *testing.T) {
 	require.Equal(t, 403, register(theirs, func(r *api.Register) { r.Name = "host-b" }), "with another host's store")
 	require.Equal(t, 200, register(theirs, func(r *api.Register) { r.Name, r.StoreID, r.Session = "host-b", newID(t), newID(t) }))
 
-	delete(tokens, mine)
+	revoked.Store(true)
 	require.Equal(t, 401, register(mine, func(*api.Register) {}), "it was taken back")
-	b.s.o.HostTokensOnly = true
-	require.Equal(t, 401, register(agentToken, func(*api.Register) {}))
+	require.Equal(t, 200, register(agentToken, func(*api.Register) {}))
+}
+
+// hostOf knows two hosts, of which the first may be gone.
+func hostOf(revoked *atomic.Bool) func(string) string {
+	return func(token string) string {
+		switch {
+		case token == "token-of-host-a-alone" && !revoked.Load():
+			return "host-a"
+		case token == "token-of-host-b-alone":
+			return "host-b"
+		}
+		return ""
+	}
+}
+
+// TestHostTokensOnly: the shared token lets nobody in where each host has its own.
+func TestHostTokensOnly(t *testing.T) {
+	b := newBench(t, func(o *Options) { o.HostOf, o.HostTokensOnly = hostOf(new(atomic.Bool)), true })
+	path := "/v1/agents/" + string(newID(t)) + ":heartbeat"
+	res, _ := b.try("POST", path, agentToken)
+	require.Equal(t, 401, res.StatusCode)
+	res, _ = b.try("POST", path, "token-of-host-b-alone")
+	require.Equal(t, 404, res.StatusCode)
 }
 
 type readCloser struct{ *strings.Reader }
