@@ -1,10 +1,12 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 )
@@ -17,10 +19,16 @@ import (
 // the directory could have written.
 const maxHolder = 200
 
-func lock(dir string) (*flock.Flock, error) {
+// lockPatience is how long a lock may outlive its process: when that was killed while it
+// started a program, the child has the lock until it has become that program.
+const lockPatience = time.Second
+
+func lock(ctx context.Context, dir string) (*flock.Flock, error) {
 	l := flock.New(filepath.Join(dir, "lock"))
-	ok, err := l.TryLock()
-	if err != nil {
+	wait, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	ok, err := l.TryLockContext(wait, 5*time.Millisecond)
+	if err != nil && (wait.Err() == nil || ctx.Err() != nil) {
 		return nil, fmt.Errorf("lock store %s: %w", dir, err)
 	}
 	if !ok {

@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/internal/testenv"
@@ -34,6 +36,18 @@ func TestOneProcessOwnsAStore(t *testing.T) {
 	id := b.ID()
 	b.reopen()
 	require.Equal(t, id, b.ID())
+}
+
+// TestLockOfTheDead: a child of a process that was killed may have its lock for a moment.
+func TestLockOfTheDead(t *testing.T) {
+	b := newBench(t, view.NameCopy)
+	b.crash()
+	left := flock.New(filepath.Join(b.dir, "lock"))
+	ok, err := left.TryLock()
+	require.NoError(t, err)
+	require.True(t, ok)
+	time.AfterFunc(lockPatience/10, func() { left.Unlock() }) //nolint:errcheck // Open tells
+	b.open()
 }
 
 func TestPrivate(t *testing.T) {

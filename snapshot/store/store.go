@@ -116,7 +116,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil { // sources begin with the real path
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	l, err := lock(dir)
+	l, err := lock(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
