@@ -70,7 +70,7 @@ func (e *elsewhere) connect(where string, push bool) (r depot, done func(), err 
 // and only where nothing else is: a word that was mistyped must not fill somebody's
 // directory with ours.
 func openDirRemote(dir string, push bool) (depot, func(), error) {
-	if _, err := os.Lstat(filepath.Join(dir, blob.LockName)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(dir, blob.LockName)); err != nil {
 		names, err := os.ReadDir(dir)
 		names = slices.DeleteFunc(names, func(n fs.DirEntry) bool { return n.Name() == "lost+found" })
 		switch {
