@@ -82,7 +82,9 @@ func TestDoctorTellsTheLadder(t *testing.T) {
 		left, err := os.ReadDir(dir)
 		require.NoError(t, err)
 		for _, e := range left {
-			require.NotContains(t, e.Name(), "probe", "left behind")
+			if e.Name() != "probed" { // view.Open's note of what works
+				require.NotContains(t, e.Name(), "probe", "left behind")
+			}
 			require.NotContains(t, e.Name(), "doctor", "left behind")
 		}
 	}
