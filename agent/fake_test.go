@@ -70,7 +70,7 @@ func newFake(t *testing.T) *fake {
 	dir, err := blob.OpenDir(filepath.Join(t.TempDir(), "blobs"), blob.DirOptions{})
 	require.NoError(t, err)
 	f := &fake{
-		t: t, blobs: http.StripPrefix("/v1/blobs", blob.Handler(dir, blob.HandlerOptions{})), key: make([]byte, 32), lease: 3 * time.Second,
+		t: t, blobs: http.StripPrefix("/v1/blobs", blob.Handler(dir, blob.HandlerOptions{})), key: make([]byte, 32), lease: 20 * time.Second,
 		changed: make(chan struct{}), agents: map[string]*fakeAgent{}, attempts: map[snapshot.ID]*fakeAttempt{},
 		layers: map[snapshot.ID]api.LayerRef{}, nodes: map[snapshot.ID]api.Node{},
 	}
@@ -249,7 +249,7 @@ func (f *fake) register(w http.ResponseWriter, body []byte) {
 		a.holdings[h.ID] = true
 	}
 	f.agents[r.Name] = a
-	out := api.Registered{Agent: a.id, LeaseMS: f.lease.Milliseconds(), HeartbeatMS: (f.lease / 10).Milliseconds()}
+	out := api.Registered{Agent: a.id, LeaseMS: f.lease.Milliseconds(), HeartbeatMS: min(f.lease/10, 300*time.Millisecond).Milliseconds()}
 	for _, ref := range r.Attempts {
 		if at := f.attempts[ref.Attempt]; at == nil || at.finish != nil || at.fenced {
 			out.Ended = append(out.Ended, ref.Attempt)
