@@ -91,9 +91,6 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 		removeFile(s.openPath(id), s.log)
 	}
 	s.tell()
-	if im, ok := s.driver.(imager); ok && !s.spawn(func() { im.Release(id) }) {
-		im.Release(id)
-	}
 	if in.State != Sealed {
 		s.log.Warn("what a job left is not used", "snapshot", id, "state", in.State, "error", in.Err)
 	}

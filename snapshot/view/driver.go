@@ -193,10 +193,6 @@ type Imager interface {
 	Image(ctx context.Context, l, base *Layer, m *snapshot.Manifest) (*Layer, error)
 	// Warm mounts l's image, if it has one, so that the next view on it need not.
 	Warm(ctx context.Context, l *Layer) error
-	// Release lets go of the image below a view that was sealed. Until then it is not
-	// given up by the kernel, which takes a time that grows with what the job looked at:
-	// nobody should have to wait for it.
-	Release(id snapshot.ID)
 }
 
 // Cacher is a driver that keeps what nobody needs just now.

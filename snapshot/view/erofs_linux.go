@@ -54,6 +54,7 @@ func (d *Erofs) Name() string { return NameErofs }
 // Close unmounts the images that are only kept because they are hot. Views stay.
 func (d *Erofs) Close() error {
 	d.images.dropAll()
+	d.pins.dropAll()
 	return nil
 }
 

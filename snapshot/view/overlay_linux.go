@@ -225,6 +225,7 @@ func (d *Overlay) Seal(ctx context.Context, v *View) error {
 			return fmt.Errorf("seal %s: %w", v.ID, err)
 		}
 		d.forget(v.ID)
+		d.pins.dropSoon(v.ID)
 		os.Remove(t) //nolint:errcheck // a mount point of use to nobody; it may be somebody's
 	}
 	fail.Point("view.seal.unmounted")

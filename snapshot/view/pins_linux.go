@@ -3,6 +3,8 @@ package view
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/roost-ci/roost/snapshot"
@@ -17,9 +19,11 @@ import (
 type pins struct {
 	mu sync.Mutex // guards on; not held across system calls
 	on map[snapshot.ID]*fsmount.Config
+
+	soon sync.WaitGroup // who drops behind
 }
 
-// keep holds the file system that is mounted at, until drop.
+// keep holds the file system that is mounted at, until it is dropped.
 func (p *pins) keep(id snapshot.ID, at string) {
 	fs, err := fsmount.Pick(at)
 	if err != nil {
@@ -43,8 +47,18 @@ func (p *pins) drop(id snapshot.ID) {
 	}
 }
 
-// Release implements Imager.
-func (d *Erofs) Release(id snapshot.ID) { d.pins.drop(id) }
+// dropSoon is drop for a seal: nobody waits for it but dropAll.
+func (p *pins) dropSoon(id snapshot.ID) { p.soon.Go(func() { p.drop(id) }) }
+
+func (p *pins) dropAll() {
+	p.mu.Lock()
+	ids := slices.Collect(maps.Keys(p.on))
+	p.mu.Unlock()
+	for _, id := range ids {
+		p.drop(id)
+	}
+	p.soon.Wait()
+}
 
 // Warm implements Imager.
 func (d *Erofs) Warm(ctx context.Context, l *Layer) error {
