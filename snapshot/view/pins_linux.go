@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 
@@ -15,10 +16,11 @@ import (
 // pins has for each view a hold on the image that it stands on. An image that was
 // drawn anew meanwhile is mounted for its last view alone, and would be given up by the
 // kernel in the middle of that one's seal: names, inodes and pages of all that its job
-// looked at.
+// looked at. A driver that nobody has any more, as in a process that ended, holds nothing:
+// the collector closes its files.
 type pins struct {
 	mu sync.Mutex // guards on; not held across system calls
-	on map[snapshot.ID]*fsmount.Config
+	on map[snapshot.ID]*os.File
 
 	soon sync.WaitGroup // who drops behind
 }
@@ -32,18 +34,18 @@ func (p *pins) keep(id snapshot.ID, at string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.on == nil {
-		p.on = map[snapshot.ID]*fsmount.Config{}
+		p.on = map[snapshot.ID]*os.File{}
 	}
-	p.on[id] = fs
+	p.on[id] = fs.Hold()
 }
 
 func (p *pins) drop(id snapshot.ID) {
 	p.mu.Lock()
-	fs := p.on[id]
+	f := p.on[id]
 	delete(p.on, id)
 	p.mu.Unlock()
-	if fs != nil {
-		fs.Close()
+	if f != nil {
+		f.Close() //nolint:errcheck // nothing to lose
 	}
 }
 

@@ -37,6 +37,10 @@ func (c *Config) Close() {
 	unix.Close(c.fd) //nolint:errcheck // nothing to lose
 }
 
+// Hold gives the descriptor away, to one who only wants the file system to stay. c is not used
+// after it.
+func (c *Config) Hold() *os.File { return os.NewFile(uintptr(c.fd), c.what) }
+
 func (c *Config) failed(step string, err error) error {
 	if err == nil {
 		return nil
