@@ -65,6 +65,9 @@ func readSettings(t *testing.T) settings {
 			require.NoError(t, err)
 		}
 	}
+	if s.doc != "" { // said now, not when all is measured
+		require.FileExists(t, s.doc, "BENCH_DOC")
+	}
 	if s.dir == "" {
 		s.dir = os.TempDir()
 	}
