@@ -93,6 +93,10 @@ type Entry struct {
 	SourceAt int64 `json:",omitempty"`
 }
 
+// FirstLink reports whether e is the first of its hard links, or the only name of what it
+// is: what counts content, or writes it, does so for these entries.
+func (e *Entry) FirstLink() bool { return e.Link == "" || e.Link == e.Path }
+
 // Hashed reports whether e's content is known by digest: it is not a file, or
 // its chunks have been computed. A file of holes only has no chunks; it is hashed
 // once Source has been read, which callers mark by an empty non-nil Chunks.
@@ -222,7 +226,7 @@ func (m *Manifest) Under(path string) []Entry {
 func (m *Manifest) Bytes() int64 {
 	var n int64
 	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Link == "" || e.Link == e.Path {
+		if e := &m.Entries[i]; e.FirstLink() {
 			n += e.Size
 		}
 	}

@@ -63,12 +63,9 @@ func (c *creating) resurvey(ctx context.Context) (sum totals, files int64, err e
 			}
 			in := c.baseStamps.at(at)
 			at++
-			sum.entries++
+			sum.add(e)
 			if e.Type == snapshot.TypeFile {
 				files++
-				if e.Link == "" || e.Link == e.Path {
-					sum.bytes += e.Size
-				}
 			}
 			return fn(e, in)
 		})

@@ -117,7 +117,7 @@ func (w *whole) addBased(ctx context.Context, st *pack.Stream) error {
 			return nil
 		case c.kept:
 			w.on.kept++
-			if e.Link == "" || e.Link == e.Path {
+			if e.FirstLink() {
 				w.spec.Progress.Done.Add(e.Size)
 				for i := range e.Chunks {
 					w.on.plain += e.Chunks[i].Len

@@ -50,6 +50,14 @@ type unmoved struct {
 // totals are what a row says of a tree.
 type totals struct{ bytes, entries int64 }
 
+// add counts an entry of a manifest, as Manifest.Bytes does.
+func (t *totals) add(e *snapshot.Entry) {
+	t.entries++
+	if e.FirstLink() {
+		t.bytes += e.Size
+	}
+}
+
 func newWhole(c *creating) *whole {
 	w := &whole{
 		creating: c, stamps: stampList{began: c.began},

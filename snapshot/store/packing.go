@@ -277,7 +277,7 @@ func (s *Store) ownBytes(place *view.Layer, ix *pack.Index) int64 {
 	var n int64
 	for i := range ix.Changes {
 		e := &ix.Changes[i].Entry
-		if src, ok := s.rel(e.Source); ok && strings.HasPrefix(src, place.Dir+"/") && (e.Link == "" || e.Link == e.Path) {
+		if src, ok := s.rel(e.Source); ok && strings.HasPrefix(src, place.Dir+"/") && e.FirstLink() {
 			n += e.Size
 		}
 	}

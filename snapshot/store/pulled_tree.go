@@ -76,10 +76,7 @@ func (s *Store) pulledTree(ctx context.Context, spec *ImportSpec, f *durable.Fil
 func (s *Store) pulledInParts(ctx context.Context, spec *ImportSpec, path string) (*pulledTree, error) {
 	t := &pulledTree{}
 	large, err := s.eachPulled(ctx, spec, path, t, func(e *snapshot.Entry) error {
-		t.sum.entries++
-		if e.Link == "" || e.Link == e.Path {
-			t.sum.bytes += e.Size
-		}
+		t.sum.add(e)
 		return nil
 	})
 	if err != nil || !large {

@@ -190,7 +190,7 @@ func (r *restorer) each(ctx context.Context, want func(e *snapshot.Entry) bool, 
 func (r *restorer) others(ctx context.Context) error {
 	want := func(e *snapshot.Entry) bool {
 		if e.Type == snapshot.TypeFile {
-			return len(e.Chunks) == 0 && first(e)
+			return len(e.Chunks) == 0 && e.FirstLink()
 		}
 		return e.Type != snapshot.TypeDir
 	}
@@ -207,9 +207,6 @@ func (r *restorer) others(ctx context.Context) error {
 		}
 	})
 }
-
-// first reports whether e is the name under which a file is made.
-func first(e *snapshot.Entry) bool { return e.Link == "" || e.Link == e.Path }
 
 func (r *restorer) symlink(e *snapshot.Entry) error {
 	return wrap("symlink", e.Path, r.in(e.Path, func(dir int, name string) error {
@@ -276,7 +273,7 @@ func nodeXattrs(dir int, name string, e *snapshot.Entry) error {
 
 // links gives files their further names.
 func (r *restorer) links(ctx context.Context) error {
-	want := func(e *snapshot.Entry) bool { return e.Type == snapshot.TypeFile && !first(e) }
+	want := func(e *snapshot.Entry) bool { return e.Type == snapshot.TypeFile && !e.FirstLink() }
 	return r.each(ctx, want, func(_ int, e *snapshot.Entry) error {
 		return wrap("link", e.Path, r.in(e.Link, func(from int, old string) error {
 			return r.in(e.Path, func(dir int, name string) error { return unix.Linkat(from, old, dir, name, 0) })

@@ -79,7 +79,7 @@ func (s *Store) settleInParts(ctx context.Context, d view.Streamer, l *layer, pl
 	own := int64(0)
 	b, err := s.encodeSourcesOf(l.info.Manifest, func(fn func(e *snapshot.Entry) error) error {
 		return t(func(e *snapshot.Entry) error {
-			if e.Source != "" && (e.Link == "" || e.Link == e.Path) {
+			if e.Source != "" && e.FirstLink() {
 				own += e.Size
 			}
 			return fn(e)

@@ -47,7 +47,7 @@ const (
 // hasContent reports whether e's content has to be reached: it is a file, not an
 // empty one, and the first name of it.
 func hasContent(e *snapshot.Entry) bool {
-	return e.Type == snapshot.TypeFile && e.Size > 0 && (e.Link == "" || e.Link == e.Path)
+	return e.Type == snapshot.TypeFile && e.Size > 0 && e.FirstLink()
 }
 
 func (d *Overlay) newImaging(id snapshot.ID, t Tree) *imaging {
