@@ -2,9 +2,10 @@ package gitlab
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -26,8 +27,8 @@ type Options struct {
 	Now func() time.Time
 	// Transport reaches GitLab. Default: HTTP/1.1 over TLS with Config.CAFile.
 	Transport http.RoundTripper
-	// Rand spreads retries: a number in [0, 1).
-	Rand func() float64
+	// Rand spreads retries.
+	Rand io.Reader
 	Log  hclog.Logger
 	// Listening, if set, is told the addresses once they are open.
 	Listening func([]net.Addr)
@@ -51,7 +52,7 @@ func New(o Options) *Plugin {
 		o.Now = time.Now
 	}
 	if o.Rand == nil {
-		o.Rand = rand.Float64
+		o.Rand = rand.Reader
 	}
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()

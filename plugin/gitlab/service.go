@@ -148,17 +148,18 @@ func (s *service) now() time.Time { return s.o.Now() }
 
 // retry is a growing pause between tries.
 type retry struct {
-	s *service
-	d time.Duration
+	pause.Backoff
+	failures int
 }
 
-func (s *service) retry() *retry { return &retry{s: s, d: ms(s.cfg.RetryMS)} }
+func (s *service) retry() *retry {
+	return &retry{Backoff: pause.Backoff{First: ms(s.cfg.RetryMS), Most: time.Minute, Rand: s.o.Rand}}
+}
 
 // wait pauses, at least for hint, and reports whether ctx still lives.
 func (r *retry) wait(ctx context.Context, hint time.Duration) bool {
-	d := max(hint, r.d/2+time.Duration(r.s.o.Rand()*float64(r.d)/2))
-	r.d = min(2*r.d, time.Minute)
-	return pause.For(ctx, d) == nil
+	r.failures++
+	return pause.For(ctx, max(hint, r.After(r.failures))) == nil
 }
 
 // tell calls the agent until it answers. Every such call may be repeated. It reports

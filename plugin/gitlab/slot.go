@@ -130,7 +130,9 @@ func (sl *slot) claim(ctx context.Context, w *waiter, offer plugin.Offer) *hand 
 	if h != nil {
 		return h
 	}
-	for r := sl.s.retry(); ctx.Err() == nil; r.d = min(r.d, 5*time.Second) {
+	r := sl.s.retry()
+	r.Most = 5 * time.Second // a runner waits
+	for ctx.Err() == nil {
 		grant, err := sl.s.agent.Claim(ctx, offer)
 		switch {
 		case err == nil && grant != nil:

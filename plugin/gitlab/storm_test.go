@@ -246,7 +246,6 @@ func TestStorm(t *testing.T) {
 	h := newHouse(t, func(h *house) {
 		h.as, h.cfg.HoldMS, h.cfg.AckMS, h.cfg.GoneMS, h.cfg.FinalMS = agent, 300, 3000, 150, 500
 		h.o.Log = hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Trace})
-		h.o.Rand = func() float64 { return 0 }
 	})
 	faults := rng(2)
 	t.Cleanup(func() {
