@@ -168,15 +168,6 @@ func (o *agentOptions) client(cmd *cobra.Command, cfg *configs.Agent) (*api.Clie
 	return c, nil
 }
 
-// bootID names this run of the kernel, "" where it has no name.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
 func storeError(cfg configs.Agent, err error) error {
 	var locked *store.LockedError
 	hint := "see: roost doctor --store-dir " + cfg.StoreDir

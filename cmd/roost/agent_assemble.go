@@ -15,6 +15,7 @@ import (
 	"github.com/roost-ci/roost/agent/pluginhost"
 	"github.com/roost-ci/roost/configs"
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/bootid"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/exec"
 	"github.com/roost-ci/roost/snapshot/store"
@@ -49,7 +50,7 @@ func (o *agentOptions) assemble(ctx context.Context, all configs.Config, client 
 	opts := agent.Options{
 		Name: cfg.Name, Tags: cfg.Tags, Slots: cfg.Slots, Coordinator: client, Store: st,
 		Blobs: blob.NewHTTP(client.BlobsURL(), client.Token, coordinatorHTTP(cfg.Pin)), UploadRate: t.UploadRate,
-		BootID: bootID(), Version: version, Ready: serving, Log: log, Room: t.Room, Scrub: t.Scrub,
+		BootID: bootid.Read(), Version: version, Ready: serving, Log: log, Room: t.Room, Scrub: t.Scrub,
 	}
 	if err := adapter(&opts, all, log); err != nil {
 		return fail(exitUsage, err)

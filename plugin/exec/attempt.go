@@ -11,6 +11,7 @@ import (
 	osexec "os/exec"
 	"path/filepath"
 
+	"github.com/roost-ci/roost/internal/bootid"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -47,7 +48,7 @@ func (a *Adapter) attempt(id snapshot.ID) *attempt {
 // newAttempt makes the directories. os.ErrExist: somebody has begun with this one.
 func (a *Adapter) newAttempt(id snapshot.ID) (*attempt, error) {
 	at := a.attempt(id)
-	at.Boot = bootID()
+	at.Boot = bootid.Read()
 	if err := os.Mkdir(at.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -161,7 +162,7 @@ var errTorn = errors.New("the record can't be read")
 func (at *attempt) load() error {
 	b, err := os.ReadFile(filepath.Join(at.dir, "job.json"))
 	if err == nil && json.Unmarshal(b, &at.record) != nil {
-		at.record, err = record{Boot: bootID()}, errTorn
+		at.record, err = record{Boot: bootid.Read()}, errTorn
 	}
 	if at.Temp != "" && filepath.Dir(at.Temp) != filepath.Clean(os.TempDir()) {
 		at.Temp = "" // not one of ours; or ours of another TMPDIR, which is not ours to judge
@@ -183,7 +184,7 @@ func (a *Adapter) Kill(ctx context.Context, id snapshot.ID) error {
 	if err != nil && !errors.Is(err, errTorn) { // of a torn one the mark is looked for
 		return fmt.Errorf("attempt %s: %w", id, err)
 	}
-	if at.Boot == bootID() {
+	if at.Boot == bootid.Read() {
 		if err := a.endAttempt(ctx, at); err != nil {
 			return fmt.Errorf("attempt %s: %w", id, err)
 		}

@@ -93,12 +93,3 @@ func marked(mark string) []int {
 	}
 	return out
 }
-
-// bootID changes with each start of the machine.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}

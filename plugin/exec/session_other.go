@@ -27,10 +27,6 @@ func growPipe(*os.File) {}
 
 func findCgroups(string) (string, error) { return "", errors.New("this system has none") }
 
-// bootID is not known here. Process groups of an agent that died are not found
-// again, so nothing hangs on it.
-func bootID() string { return "" }
-
 // lifeline is nothing: there is no supervisor that could wait for it.
 func lifeline(int) (end, keep *os.File, err error) { return nil, nil, nil }
 

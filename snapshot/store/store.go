@@ -17,6 +17,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/internal/bootid"
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/quiet"
@@ -45,8 +46,9 @@ type Store struct {
 	syncing    sync.Mutex   // held while a layer is brought to disk; before rows
 	commits    atomic.Int64 // since the last checkpoint
 
-	// committing is held by whoever commits. It guards redo, which is nil when each
-	// commit syncs store.db. Lock order: rows, committing, mu.
+	// committing is held by whoever commits, never across a wait for the disk but when the
+	// redo log is begun anew. It guards redo, which is nil when each commit syncs store.db.
+	// Lock order: rows, redo.writing, committing, mu.
 	committing sync.Mutex
 	redo       *redo
 
@@ -140,7 +142,7 @@ func newStore(dir string, o Options) *Store {
 		o.Rand = rand.Reader
 	}
 	if o.BootID == "" {
-		o.BootID = bootID()
+		o.BootID = bootid.Read()
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(Info) {}
