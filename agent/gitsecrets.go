@@ -8,9 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"syscall"
+
+	"github.com/roost-ci/roost/internal/slots"
 )
 
 // Bounds of what is looked at: no configuration of git's comes near them.
@@ -31,12 +32,7 @@ var (
 // the job's token must not be in what its children start from. Files without any are not
 // written to. It never leaves the view's slot, whatever links the job made.
 func scrubGit(view string) error {
-	slot, err := os.OpenRoot(filepath.Dir(view))
-	if err != nil {
-		return err
-	}
-	defer slot.Close() //nolint:errcheck // a directory
-	root, err := slot.OpenRoot(filepath.Base(view))
+	root, err := slots.OpenView(view)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@
 package slots
 
 import (
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -29,4 +30,16 @@ func Make(dir string, n int) error {
 		}
 	}
 	return nil
+}
+
+// OpenView opens the root of a view in its slot's directory. What lies in it is a job's,
+// which may have put a link in its place, too: nothing is followed out of the slot. The
+// caller closes it.
+func OpenView(view string) (*os.Root, error) {
+	slot, err := os.OpenRoot(filepath.Dir(view))
+	if err != nil {
+		return nil, err
+	}
+	defer slot.Close() //nolint:errcheck // a directory; what was opened in it stays open
+	return slot.OpenRoot(filepath.Base(view))
 }

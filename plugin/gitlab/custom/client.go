@@ -18,6 +18,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/roost-ci/roost/internal/slots"
 )
 
 // Client is one call of the runner. Its fields are those of the process.
@@ -121,12 +123,7 @@ func Scrub(view string, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	slot, err := os.OpenRoot(filepath.Dir(view))
-	if err != nil {
-		return err
-	}
-	defer slot.Close() //nolint:errcheck // only read from
-	root, err := slot.OpenRoot(filepath.Base(view))
+	root, err := slots.OpenView(view)
 	if err != nil {
 		return err
 	}
