@@ -93,15 +93,9 @@ func (p *pushing) try(ctx context.Context, b Blob) error {
 	}
 	var went atomic.Int64
 	err = p.o.Blobs.Put(ctx, b.Digest, b.Bytes, func() (io.ReadCloser, error) {
-		f, size, err := p.o.Source.OpenBlob(ctx, b.Digest)
+		f, err := openBlob(ctx, p.o.Source, b)
 		if err != nil {
-			return nil, &localError{err}
-		}
-		if size != b.Bytes {
-			f.Close() //nolint:errcheck // only read from
-			return nil, &localError{&snapshot.CorruptError{
-				What: "blob", Name: b.Digest.String(), Why: fmt.Sprintf("%d bytes long, expected %d", size, b.Bytes),
-			}}
+			return nil, err
 		}
 		return &pushed{ReadCloser: f, went: &went, sent: p.o.Sent}, nil
 	})

@@ -107,7 +107,16 @@ func (u *Uploader) send(ctx context.Context, b Blob) error {
 
 // open opens what is to be sent.
 func (u *Uploader) open(ctx context.Context, b Blob, stall *time.Timer) (io.ReadCloser, error) {
-	f, size, err := u.o.Source.OpenBlob(ctx, b.Digest)
+	f, err := openBlob(ctx, u.o.Source, b)
+	if err != nil {
+		return nil, err
+	}
+	return &outgoing{u: u, ctx: ctx, f: f, stall: stall}, nil
+}
+
+// openBlob opens a blob of the source, which must have it as long as it is said to be.
+func openBlob(ctx context.Context, from Source, b Blob) (io.ReadSeekCloser, error) {
+	f, size, err := from.OpenBlob(ctx, b.Digest)
 	if err != nil {
 		return nil, &localError{err}
 	}
@@ -117,7 +126,7 @@ func (u *Uploader) open(ctx context.Context, b Blob, stall *time.Timer) (io.Read
 			What: "blob", Name: b.Digest.String(), Why: fmt.Sprintf("%d bytes long, expected %d", size, b.Bytes),
 		}}
 	}
-	return &outgoing{u: u, ctx: ctx, f: f, stall: stall}, nil
+	return f, nil
 }
 
 // outgoing is a body on its way: limited, measured and watched.
