@@ -125,12 +125,17 @@ func (a *Agent) release(r *running) {
 		return
 	}
 	delete(a.running, r.ref.Attempt)
+	a.vacateLocked(r)
+	a.mu.Unlock()
+	a.wake()
+}
+
+// vacateLocked lets another attempt have the slot of r. It may be called again.
+func (a *Agent) vacateLocked(r *running) {
 	if !r.freed {
 		r.freed = true
 		a.slots[r.slot-1] = false
 	}
-	a.mu.Unlock()
-	a.wake()
 }
 
 func (a *Agent) freeLocked() int {

@@ -184,10 +184,7 @@ func (g *guest) drop(log sayer) {
 // still have to hear of that.
 func (a *Agent) free(r *running) {
 	a.mu.Lock()
-	if !r.freed {
-		r.freed = true
-		a.slots[r.slot-1] = false
-	}
+	a.vacateLocked(r)
 	a.mu.Unlock()
 	a.wake()
 }
