@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 // child is a daemon of ours in a process of its own: started, watched, and
@@ -42,8 +44,8 @@ const restartPause = 100 * time.Millisecond
 // run keeps the child alive until ctx ends. first gets one value: nil when the
 // child serves for the first time, or why it can't.
 func (c *child) run(ctx context.Context, first chan<- error) {
-	pause := restartPause
-	for {
+	again := pause.Backoff{First: restartPause, Most: 5 * time.Second}
+	for deaths := 1; ; deaths++ {
 		began := time.Now()
 		err := c.once(ctx, first)
 		if ctx.Err() != nil {
@@ -56,13 +58,10 @@ func (c *child) run(ctx context.Context, first chan<- error) {
 		first = nil
 		c.note.Warn(c.name+" died; starting it again", "how", howDied(err), "log", c.log)
 		if time.Since(began) > time.Minute {
-			pause = restartPause
+			deaths = 1
 		}
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, again.After(deaths)) != nil {
 			return
-		case <-time.After(pause):
-			pause = min(2*pause, 5*time.Second)
 		}
 	}
 }
@@ -75,19 +74,12 @@ func (c *child) served() bool {
 
 // once starts the child and waits for its end.
 func (c *child) once(ctx context.Context, first chan<- error) error {
-	if err := os.MkdirAll(filepath.Dir(c.log), 0o700); err != nil {
-		return err
-	}
-	logFile, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	logFile, from, err := c.openLog()
 	if err != nil {
 		return err
 	}
 	defer logFile.Close()
 	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	from, err := logFile.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
@@ -115,6 +107,32 @@ func (c *child) once(ctx context.Context, first chan<- error) error {
 		in.Close()
 		time.AfterFunc(c.stopAfter, func() { cmd.Process.Kill() }) //nolint:errcheck // it may be gone
 	})()
+	c.listen(out, cmd.Process.Pid, first)
+	err = cmd.Wait()
+	if said := lastWords(c.log, from); err != nil && said != "" {
+		return &childError{name: c.name, said: said, err: err}
+	}
+	return err
+}
+
+// openLog opens the log and tells where it ends now.
+func (c *child) openLog() (f *os.File, end int64, err error) {
+	if err := os.MkdirAll(filepath.Dir(c.log), 0o700); err != nil {
+		return nil, 0, err
+	}
+	f, err = os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, 0, err
+	}
+	if end, err = f.Seek(0, io.SeekEnd); err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, end, nil
+}
+
+// listen reads what the child prints until it ends, and learns from it where it serves.
+func (c *child) listen(out io.Reader, pid int, first chan<- error) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		var r ready
@@ -123,17 +141,12 @@ func (c *child) once(ctx context.Context, first chan<- error) error {
 		}
 		c.mu.Lock()
 		again := c.pid != 0
-		c.url, c.pid = r.URL, cmd.Process.Pid
+		c.url, c.pid = r.URL, pid
 		c.mu.Unlock()
 		if !again && first != nil {
 			first <- nil
 		}
 	}
-	err = cmd.Wait()
-	if said := lastWords(c.log, from); err != nil && said != "" {
-		return &childError{name: c.name, said: said, err: err}
-	}
-	return err
 }
 
 // maxWords bounds what is read of a child's log when it has died.

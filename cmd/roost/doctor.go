@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,11 +32,13 @@ type finding struct {
 	FirstWrite *firstWrite    `json:"first_write,omitempty"`
 }
 
+type doctorOptions struct {
+	dir, url, config string
+	asJSON           bool
+}
+
 func newDoctor() *cobra.Command {
-	var (
-		dir, url, config string
-		asJSON           bool
-	)
+	var o doctorOptions
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Tell what this host can do and what to change for more",
@@ -46,42 +47,42 @@ store directory, as whom and where jobs run, which tools they find, how much roo
 there is. Ends with status 1 if a job could not run.` + exitHelp,
 		Example: "  roost doctor --store-dir /var/lib/roost/store",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			want := configs.Default().Store
-			if config != "" {
-				cfg, err := loadConfig(config)
-				if err != nil {
-					return err
-				}
-				want = cfg.Store
-				if !cmd.Flags().Changed("store-dir") {
-					dir = cfg.Agent.StoreDir
-				}
-			}
-			list := examine(cmd.Context(), dir, url, want)
-			if asJSON {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				if err := e.Encode(list); err != nil {
-					return err
-				}
-			} else {
-				printFindings(cmd.OutOrStdout(), list)
-			}
-			for _, f := range list {
-				if f.State == "bad" {
-					return &exitError{code: exitFailed}
-				}
-			}
-			return nil
-		},
+		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := c.Flags()
-	f.StringVar(&dir, "store-dir", defaultState(), "where the store would be")
-	f.StringVar(&config, "config", "", "an agent's configuration file: its store, and how views are to be made there")
-	f.StringVar(&url, "coordinator", os.Getenv("ROOST_COORDINATOR"), "URL of a coordinator to try")
-	f.BoolVar(&asJSON, "json", false, "print JSON")
+	f.StringVar(&o.dir, "store-dir", defaultState(), "where the store would be")
+	f.StringVar(&o.config, "config", "", "an agent's configuration file: its store, and how views are to be made there")
+	f.StringVar(&o.url, "coordinator", os.Getenv("ROOST_COORDINATOR"), "URL of a coordinator to try")
+	f.BoolVar(&o.asJSON, "json", false, "print JSON")
 	return c
+}
+
+func (o *doctorOptions) run(cmd *cobra.Command) error {
+	want := configs.Default().Store
+	if o.config != "" {
+		cfg, err := loadConfig(o.config)
+		if err != nil {
+			return err
+		}
+		want = cfg.Store
+		if !cmd.Flags().Changed("store-dir") {
+			o.dir = cfg.Agent.StoreDir
+		}
+	}
+	list := examine(cmd.Context(), o.dir, o.url, want)
+	if o.asJSON {
+		if err := printIndented(cmd.OutOrStdout(), list); err != nil {
+			return err
+		}
+	} else {
+		printFindings(cmd.OutOrStdout(), list)
+	}
+	for _, f := range list {
+		if f.State == "bad" {
+			return &exitError{code: exitFailed}
+		}
+	}
+	return nil
 }
 
 func printFindings(w io.Writer, list []finding) {

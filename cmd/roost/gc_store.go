@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -138,9 +137,7 @@ func (o *gcOptions) run(cmd *cobra.Command) error {
 	}
 	r, err := o.collect(cmd.Context(), st, blobs, target)
 	if o.asJSON {
-		e := json.NewEncoder(cmd.OutOrStdout())
-		e.SetIndent("", "  ")
-		if err := e.Encode(r); err != nil {
+		if err := printIndented(cmd.OutOrStdout(), r); err != nil {
 			return err
 		}
 	} else {

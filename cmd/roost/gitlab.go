@@ -53,31 +53,13 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 			return fmt.Errorf("gitlab.socket: %w", err)
 		}
 	}
-	raw, err := json.Marshal(conf)
+	host, err := pluginOptions(all, conf)
 	if err != nil {
 		return err
 	}
-	host := pluginhost.Options{
-		Name:    gitlab.Name,
-		Program: pluginhost.Program{Args: []string{"plugin", "gitlab"}},
-		Settings: plugin.Settings{
-			Host: opts.Name, Dir: pluginDir(all), Config: raw,
-		},
-		User: g.PluginUser, Log: log.Named("plugin"),
-	}
-	if g.Plugin != "" {
-		host.Program = pluginhost.Program{Path: g.Plugin, SHA256: g.PluginChecksum}
-	}
-	for _, s := range conf.Slots {
-		host.Settings.Slots = append(host.Settings.Slots, s.Number)
-	}
+	host.Settings.Host, host.Log = opts.Name, log.Named("plugin")
 	opts.Pool, opts.SlotsDir = pool, slotsDir(all)
-	// Before a runner starts: its mount namespace gets the directories as they are then.
-	prepare := slots.Prepare
-	if opts.Store != nil && (opts.Store.Driver().Name() == view.NameCopy || opts.Store.Driver().Name() == view.NameReflink) {
-		prepare = slots.Make
-	}
-	if err := prepare(opts.SlotsDir, len(conf.Slots)); err != nil {
+	if err := makeSlots(opts); err != nil {
 		return fmt.Errorf("gitlab.slots_dir: %w", err)
 	}
 	if conf.Executor == gitlab.ExecutorShell {
@@ -88,6 +70,40 @@ func gitlabAdapter(opts *agent.Options, all configs.Config, log hclog.Logger) er
 		return pluginhost.New(host)
 	}
 	return nil
+}
+
+// makeSlots makes the directories of slots before a runner starts: its mount namespace gets
+// them as they are then.
+func makeSlots(opts *agent.Options) error {
+	if opts.Store != nil {
+		switch opts.Store.Driver().Name() {
+		case view.NameCopy, view.NameReflink: // whose views are no mounts
+			return slots.Make(opts.SlotsDir, opts.Slots)
+		}
+	}
+	return slots.Prepare(opts.SlotsDir, opts.Slots)
+}
+
+// pluginOptions say which program the adapter is, and with what it starts.
+func pluginOptions(all configs.Config, conf *gitlab.Config) (pluginhost.Options, error) {
+	raw, err := json.Marshal(conf)
+	if err != nil {
+		return pluginhost.Options{}, err
+	}
+	g := all.GitLab
+	host := pluginhost.Options{
+		Name:     gitlab.Name,
+		Program:  pluginhost.Program{Args: []string{"plugin", "gitlab"}},
+		Settings: plugin.Settings{Dir: pluginDir(all), Config: raw},
+		User:     g.PluginUser,
+	}
+	if g.Plugin != "" {
+		host.Program = pluginhost.Program{Path: g.Plugin, SHA256: g.PluginChecksum}
+	}
+	for _, s := range conf.Slots {
+		host.Settings.Slots = append(host.Settings.Slots, s.Number)
+	}
+	return host, nil
 }
 
 // pluginDir is the adapter's own directory. In the store's nobody but the agent's user gets

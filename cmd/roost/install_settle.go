@@ -26,7 +26,25 @@ func (o *installOptions) settle(p *installPlan) error {
 	if w.Port == 0 {
 		w.Port = defaultPort
 	}
-	executor := p.found.Executor
+	if err := o.settleLayout(p); err != nil {
+		return err
+	}
+	if p.layout == runnerconf.Shared && !p.found.HostNetwork && w.Address == "" {
+		ip, err := dockerAddress()
+		if err != nil {
+			return usageError(err, "say this host's address as containers see it with --docker-address, such as 172.17.0.1")
+		}
+		w.Address = ip
+	}
+	if w.Address != "" && net.ParseIP(w.Address) == nil {
+		return usageError(fmt.Errorf("--docker-address %q is no IP address", w.Address), "")
+	}
+	return o.settleRunner(p)
+}
+
+// settleLayout decides how the runner's jobs get their workspaces.
+func (o *installOptions) settleLayout(p *installPlan) error {
+	w, executor := &p.wish, p.found.Executor
 	switch {
 	case w.Executor != "" && w.Executor != runnerconf.Custom:
 		return usageError(fmt.Errorf("--executor %s: the runner keeps the executor that it has; only custom can be asked for", w.Executor), "")
@@ -50,17 +68,7 @@ func (o *installOptions) settle(p *installPlan) error {
 		p.notes = append(p.notes, "this host has no systemd: one runner process serves all slots, and a job's path depends on its slot. "+
 			"What a build tool remembers by absolute path does not help in another slot")
 	}
-	if p.layout == runnerconf.Shared && !p.found.HostNetwork && w.Address == "" {
-		ip, err := dockerAddress()
-		if err != nil {
-			return usageError(err, "say this host's address as containers see it with --docker-address, such as 172.17.0.1")
-		}
-		w.Address = ip
-	}
-	if w.Address != "" && net.ParseIP(w.Address) == nil {
-		return usageError(fmt.Errorf("--docker-address %q is no IP address", w.Address), "")
-	}
-	return o.settleRunner(p)
+	return nil
 }
 
 // settleRunner finds out how the runner is started here.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -131,9 +130,7 @@ func savings(p *api.Pipeline) saving {
 }
 
 func (r *runReport) write(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
+	return printIndented(w, r)
 }
 
 func (r *runReport) save(path string) error {

@@ -23,32 +23,7 @@ the status page and keeps them running until Ctrl-C. roost run with the same
 --state uses them.` + exitHelp,
 		Example: "  roost up --hosts 2",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.hosts < 1 {
-				return usageError(errors.New("--hosts must be at least 1"), "")
-			}
-			if err := configs.Loopback(o.listen); err != nil {
-				return usageError(fmt.Errorf("--listen: %w", err), "")
-			}
-			o.shared = true
-			o.log = hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: cmd.ErrOrStderr()})
-			cl, err := startCluster(cmd.Context(), o)
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			token, err := readToken(filepath.Join(cl.state, "coordinator", "user.token"))
-			if err != nil {
-				return err
-			}
-			w := cmd.OutOrStdout()
-			fmt.Fprintf(w, "status page:  %s/?token=%s\n", cl.url, token)
-			fmt.Fprintf(w, "coordinator:  %s (token in %s)\n", cl.url, filepath.Join(cl.state, "coordinator", "user.token"))
-			fmt.Fprintf(w, "logs:         %s\n", filepath.Join(cl.state, "log"))
-			fmt.Fprintf(w, "run something with:  roost run FILE --state %s\n", o.state)
-			<-cmd.Context().Done()
-			return nil
-		},
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runUp(cmd, o) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.state, "state", defaultState(), "directory of the coordinator and the agents")
@@ -59,4 +34,32 @@ the status page and keeps them running until Ctrl-C. roost run with the same
 	offer(c, "driver", configs.Drivers...)
 	f.StringVar(&o.listen, "listen", "127.0.0.1:7780", "address of the coordinator")
 	return c
+}
+
+func runUp(cmd *cobra.Command, o clusterOptions) error {
+	if o.hosts < 1 {
+		return usageError(errors.New("--hosts must be at least 1"), "")
+	}
+	if err := configs.Loopback(o.listen); err != nil {
+		return usageError(fmt.Errorf("--listen: %w", err), "")
+	}
+	o.shared = true
+	o.log = hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: cmd.ErrOrStderr()})
+	cl, err := startCluster(cmd.Context(), o)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	tokenFile := filepath.Join(cl.state, "coordinator", "user.token")
+	token, err := readToken(tokenFile)
+	if err != nil {
+		return err
+	}
+	w := cmd.OutOrStdout()
+	fmt.Fprintf(w, "status page:  %s/?token=%s\n", cl.url, token)
+	fmt.Fprintf(w, "coordinator:  %s (token in %s)\n", cl.url, tokenFile)
+	fmt.Fprintf(w, "logs:         %s\n", filepath.Join(cl.state, "log"))
+	fmt.Fprintf(w, "run something with:  roost run FILE --state %s\n", o.state)
+	<-cmd.Context().Done()
+	return nil
 }

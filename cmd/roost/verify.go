@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -122,9 +121,7 @@ func progressTo(w io.Writer) func(store.ScrubProgress) {
 
 func (o *verifyOptions) print(w io.Writer, r *store.ScrubReport) error {
 	if o.asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(r)
+		return printIndented(w, r)
 	}
 	for _, d := range r.Damages {
 		fmt.Fprintf(w, "DAMAGED  %s %q of snapshot %s: %s\n", d.What, d.Name, d.Layer, d.Why)

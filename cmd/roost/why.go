@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -44,9 +43,7 @@ name (in the newest pipeline, or that of --pipeline) or its id.` + exitHelp,
 				return err
 			}
 			if asJSON {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(j)
+				return printIndented(cmd.OutOrStdout(), j)
 			}
 			explain(cmd.OutOrStdout(), j)
 			return nil
