@@ -83,20 +83,28 @@ func (d *Erofs) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([]s
 // Changes implements Driver. What a layer from elsewhere changed is not kept as a
 // directory: its list of changes came with it.
 func (d *Erofs) Changes(ctx context.Context, l *Layer, base *snapshot.Manifest) ([]snapshot.Change, error) {
-	if err := checkLayer(l); err != nil {
+	if err := d.checkOwnTree(l); err != nil {
 		return nil, err
 	}
+	return d.Overlay.Changes(ctx, l, base)
+}
+
+// checkOwnTree refuses a layer whose own directory is not what its job left.
+func (d *Erofs) checkOwnTree(l *Layer) error {
+	if err := checkLayer(l); err != nil {
+		return err
+	}
 	if packed, err := d.isPacked(l.ID); err != nil {
-		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
+		return fmt.Errorf("changes of %s: %w", l.ID, err)
 	} else if packed {
-		return nil, fmt.Errorf("changes of %s: %w", l.ID, errPacked)
+		return fmt.Errorf("changes of %s: %w", l.ID, errPacked)
 	}
 	if pruned, err := d.isPruned(l.ID); err != nil {
-		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
+		return fmt.Errorf("changes of %s: %w", l.ID, err)
 	} else if pruned {
-		return nil, fmt.Errorf("changes of %s: %w", l.ID, errPruned)
+		return fmt.Errorf("changes of %s: %w", l.ID, errPruned)
 	}
-	return d.Overlay.Changes(ctx, l, base)
+	return nil
 }
 
 var errPacked = errors.New("it was unpacked without a file per entry: only the list that it was made from tells its changes")

@@ -3,19 +3,20 @@ package view
 import "github.com/roost-ci/roost/snapshot"
 
 // nameGroups sets Link in sorted entries: groups[i] is equal for the names of one
-// file and "" for files with one name.
-func nameGroups(entries []snapshot.Entry, groups []string) []snapshot.Entry {
-	count := map[string]int{}
+// file and zero for files with one name.
+func nameGroups[G comparable](entries []snapshot.Entry, groups []G) []snapshot.Entry {
+	var none G
+	count := map[G]int{}
 	for _, g := range groups {
-		if g != "" {
+		if g != none {
 			count[g]++
 		}
 	}
-	first := map[string]string{}
+	first := map[G]string{}
 	for i := range entries {
 		e, g := &entries[i], groups[i]
 		e.Link = ""
-		if g == "" || count[g] < 2 {
+		if g == none || count[g] < 2 {
 			continue
 		}
 		if _, ok := first[g]; !ok {
