@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -172,66 +173,99 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	return tx.Commit()
 }
 
-// commit runs fn in one transaction, which is durable when commit returns nil. On
-// an error this process never sees its effect; after a crash a later one may, if
-// it was the sync that failed. So every row must be right in both cases.
+// commit runs fn in one transaction, which is durable when commit returns nil, and all
+// that were committed before it. On an error this process never sees its effect; after
+// a crash a later one may, if it was the sync that failed. So every row must be right in
+// both cases.
 func (s *Store) commit(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error {
-	return s.commitBy(ctx, fn, false)
+	r, number, err := s.transact(ctx, fn)
+	if err != nil || r == nil {
+		return err
+	}
+	return dbError(s.record(r, number))
 }
 
 // commitSoon is commit that does not wait for the disk. When it returns nil this
-// process may die, but the power may not go: what fn did is safe from that with the
-// next commit, or when Run has nothing else to do. Its statements may be executed a
-// second time over their own effect, and what other transactions do must be right
-// without them.
+// process may die, but the power may not go: what fn did is safe from that moments
+// later, and not later than whatever is committed after it.
 func (s *Store) commitSoon(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error {
-	return s.commitBy(ctx, fn, true)
+	r, number, err := s.transact(ctx, fn)
+	if err != nil || r == nil || !r.begin() {
+		return err
+	}
+	if !s.spawn(func() { s.record(r, allOfIt) }) { //nolint:errcheck // logged, and all goes on without the log
+		return dbError(s.record(r, number)) // the store is being closed
+	}
+	return nil
 }
 
-func (s *Store) commitBy(ctx context.Context, fn func(ctx context.Context, tx *txn) error, soon bool) error {
+// allOfIt stands for whatever is the newest transaction by then.
+const allOfIt = math.MaxUint64
+
+// transact executes one transaction. When it returns nil all of it is in SQLite's log:
+// durable if there is no redo log, else when number is recorded in it.
+func (s *Store) transact(ctx context.Context, fn func(ctx context.Context, tx *txn) error) (r *redo, number uint64, err error) {
 	quiet.Step(ctx)
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
-		return dbError(err)
+		return nil, 0, dbError(err)
 	}
 	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
 	t := txn{tx: tx}
 	if err := fn(ctx, &t); err != nil {
-		return dbError(err)
+		return nil, 0, dbError(err)
 	}
-	if s.redo == nil {
-		return s.commitWAL(tx)
-	}
-	if soon {
-		if err := s.commitWAL(tx); err != nil {
-			return err
+	if s.redo != nil {
+		if err := setRedo(ctx, tx, s.redo.last+1); err != nil {
+			return nil, 0, dbError(err)
 		}
-		s.redo.owed = append(s.redo.owed, t.done...)
-		return nil
 	}
-	number := s.redo.last + 1
-	if err := setRedo(ctx, tx, number); err != nil {
-		return dbError(err)
+	if err := tx.Commit(); err != nil {
+		return nil, 0, dbError(err)
 	}
-	if err := s.commitWAL(tx); err != nil {
+	s.commits.Add(1)
+	if s.redo == nil {
+		return nil, 0, nil
+	}
+	return s.redo, s.redo.add(t.done), nil
+}
+
+// record waits until a transaction, and with it all before, is durable. Whoever comes
+// first writes what all others wait for.
+func (s *Store) record(r *redo, number uint64) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	if r.durable >= number || r.err != nil {
+		return r.failed(number)
+	}
+	full, err := r.append(r.take())
+	if err == nil && full {
+		err = s.recordAnew(r)
+	}
+	if err != nil {
+		r.err = err
+		s.dropRedo(r)
+	}
+	return err
+}
+
+// recordAnew begins the log anew: all that there is goes into the database for good.
+// The caller holds r.writing.
+func (s *Store) recordAnew(r *redo) error {
+	s.committing.Lock()
+	defer s.committing.Unlock()
+	if err := writeBack(s.onward(), s.db); err != nil {
 		return err
 	}
-	if err := s.redo.append(context.WithoutCancel(ctx), s.db, number, t.done); err != nil {
-		s.dropRedo(ctx, err)
-		return dbError(err)
-	}
+	r.take()
+	r.at, r.durable = 0, r.last
 	return nil
 }
 
-func (s *Store) commitWAL(tx *sql.Tx) error {
-	if err := tx.Commit(); err != nil {
-		return dbError(err)
-	}
-	s.commits.Add(1)
-	return nil
-}
+// onward is for what is not broken off when the store is being closed.
+func (s *Store) onward() context.Context { return context.WithoutCancel(s.life) }
 
 // openRedo brings into the database what a power cut took from it. Without room for
 // the log each commit syncs the database itself.
@@ -249,14 +283,22 @@ func (s *Store) openRedo(ctx context.Context) error {
 	return dbError(err)
 }
 
-// dropRedo goes on with SQLite's own syncs.
-func (s *Store) dropRedo(ctx context.Context, why error) {
-	s.log.Error("the redo log can't be written; each commit waits for the file system from now on", "error", why)
-	s.redo.f.Close() //nolint:errcheck // it is of no use any more
+// dropRedo goes on with SQLite's own syncs. What the log lacks is written back at once:
+// it may have been acknowledged by commitSoon. The caller holds r.writing.
+func (s *Store) dropRedo(r *redo) {
+	s.log.Error("the redo log can't be written; each commit waits for the file system from now on", "error", r.err)
+	s.committing.Lock()
+	defer s.committing.Unlock()
+	r.f.Close() //nolint:errcheck // it is of no use any more
 	s.redo = nil
-	if _, err := s.db.ExecContext(context.WithoutCancel(ctx), "PRAGMA synchronous=FULL"); err != nil {
+	if _, err := s.db.ExecContext(s.onward(), "PRAGMA synchronous=FULL"); err != nil {
 		s.log.Error("store.db is not synced with each commit", "error", err)
 	}
+	if err := writeBack(s.onward(), s.db); err != nil {
+		s.log.Error("the newest rows of store.db are durable with the next commit only", "error", err)
+		return
+	}
+	r.durable = r.last
 }
 
 // checkpointAfter is how many commits may lie in the WAL, a few pages each, before
@@ -264,35 +306,29 @@ func (s *Store) dropRedo(ctx context.Context, why error) {
 // somebody's commit, at 32 MB.
 const checkpointAfter = 500
 
-// settleOwed makes durable what commitSoon left, if no commit did so meanwhile.
-func (s *Store) settleOwed(ctx context.Context) {
-	s.committing.Lock()
-	owed := s.redo != nil && len(s.redo.owed) > 0
-	s.committing.Unlock()
-	if !owed {
-		return
-	}
-	err := s.commit(ctx, func(context.Context, *txn) error { return nil })
-	if err != nil && ctx.Err() == nil {
-		s.log.Warn("can't make the newest rows of store.db durable", "error", err)
-	}
-}
-
 // checkpoint writes the WAL back. Only Run calls it, when there is nothing to sync.
 func (s *Store) checkpoint(ctx context.Context) {
 	s.saveUse(ctx, useEvery)
-	s.settleOwed(ctx)
 	if s.commits.Load() < checkpointAfter {
 		return
 	}
 	quiet.Step(ctx)
-	s.committing.Lock()
-	defer s.committing.Unlock()
 	s.commits.Store(0)
-	if err := writeBack(ctx, s.db); err != nil && ctx.Err() == nil {
+	s.committing.Lock()
+	r := s.redo
+	s.committing.Unlock()
+	var err error
+	if r == nil {
+		s.committing.Lock()
+		defer s.committing.Unlock()
+		err = writeBack(ctx, s.db)
+	} else {
+		r.writing.Lock()
+		defer r.writing.Unlock()
+		err = s.recordAnew(r)
+	}
+	if err != nil && ctx.Err() == nil {
 		s.log.Warn("can't write back the log of store.db", "error", err)
-	} else if err == nil && s.redo != nil {
-		s.redo.at, s.redo.owed = 0, nil
 	}
 }
 
@@ -300,11 +336,22 @@ func (s *Store) checkpoint(ctx context.Context) {
 // and deletions. It does not heed ctx's end, and on a full disk it gives up the
 // reserve and tries once more.
 func (s *Store) mustCommit(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error {
+	return s.must(ctx, s.commit, fn)
+}
+
+// mustCommitSoon is that of commitSoon.
+func (s *Store) mustCommitSoon(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error {
+	return s.must(ctx, s.commitSoon, fn)
+}
+
+func (s *Store) must(ctx context.Context, commit func(context.Context, func(context.Context, *txn) error) error,
+	fn func(ctx context.Context, tx *txn) error,
+) error {
 	ctx = context.WithoutCancel(ctx)
-	err := s.commit(ctx, fn)
+	err := commit(ctx, fn)
 	if errors.Is(err, syscall.ENOSPC) && s.reserve.give() {
 		s.log.Warn("disk is full, the reserve was given up", "store", s.dir)
-		err = s.commit(ctx, fn)
+		err = commit(ctx, fn)
 	}
 	return err
 }

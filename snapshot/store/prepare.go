@@ -32,8 +32,7 @@ const maxClaim = 1 << 20
 //     however much that may be. One that outlives the process is still mounted then,
 //     if Prepare had returned.
 //
-// Prepare does not wait for the disk: the row is safe from a power cut with the next
-// commit, or moments later. If the power goes before that there is no such view, and
+// Prepare does not wait for the disk: the row is safe from a power cut moments later. If the power goes before that there is no such view, and
 // Reconcile deletes what there is of it. Nobody was promised more of an open view.
 func (s *Store) Prepare(ctx context.Context, p PrepareSpec) (*Attached, error) {
 	began := s.o.Now()

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"unsafe"
 
 	"github.com/roost-ci/roost/internal/durable"
@@ -41,12 +42,14 @@ import (
 // The log is begun anew when all of it is in the database for good: what is left of
 // the old one has lower numbers.
 //
-// What is to be durable soon, but not at once, has no number and no record: its
-// statements are the first in that of the next transaction.
+// Records are written in the order of their transactions, by one at a time, who takes
+// all that wait: nobody holds up the next transaction with the disk. So a transaction
+// is durable when it or any later one is acknowledged by commit.
 //
-// Crash states of a commit, in order:
-//  1. in the WAL, not in the log: not acknowledged. It may be there or not.
-//  2. in the log: durable.
+// Crash states of a transaction, in order:
+//  1. in the WAL, not in the log: it survives the process, which is all that commitSoon
+//     says. A power cut takes it, or does not, and with it all that came after it.
+//  2. in the log: durable, which is what commit says.
 const (
 	redoMagic = "RDO1"
 	redoPage  = 4096
@@ -57,14 +60,29 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// redo is the log. Whoever commits has it for that time.
+// redo is the log.
 type redo struct {
 	f    *os.File
 	size int64
-	at   int64 // where the next record goes
-	last uint64
-	page []byte      // what is written at once, at an address that is a multiple of redoPage
-	owed []statement // of transactions that have no record yet
+	last uint64 // the newest transaction in the database; guarded by Store.committing
+
+	// writing is held by whoever writes records, before Store.committing. It guards these.
+	writing sync.Mutex
+	at      int64  // where the next record goes
+	durable uint64 // the newest transaction that a power cut leaves
+	page    []byte // what is written at once, at an address that is a multiple of redoPage
+	err     error  // why the log was given up
+
+	// mu guards what has no record yet. It is held for moments.
+	mu      sync.Mutex
+	waiting []record
+	going   bool // somebody will write it who was not told to wait
+}
+
+// record is a transaction that is in the database.
+type record struct {
+	number uint64
+	done   []statement
 }
 
 // openRedo opens the log and replays what the database lacks.
@@ -141,8 +159,9 @@ func (r *redo) replay(ctx context.Context, db *sql.DB, size int64) error {
 		// The database is ahead: the log was begun anew, or given up.
 		r.at = 0
 	}
-	// What no record has, since it was to be durable soon, may be in the WAL alone, and
-	// what comes now may stand on it.
+	// What no record has, as its process died first, may be in the WAL alone, and what
+	// comes now may stand on it.
+	r.durable = r.last
 	return writeBack(ctx, db)
 }
 
@@ -213,44 +232,88 @@ func writeBack(ctx context.Context, db *sql.DB) error {
 	return dbError(err)
 }
 
-// append makes a committed transaction durable. An error is final: the log is not
-// to be written to again.
-func (r *redo) append(ctx context.Context, db *sql.DB, number uint64, done []statement) error {
-	rec := make([]byte, redoHead, redoPage)
-	rec = appendStatements(rec, r.owed)
-	rec = appendStatements(rec, done)
-	copy(rec, redoMagic)
-	binary.LittleEndian.PutUint32(rec[4:], uint32(len(rec)-redoHead))
-	binary.LittleEndian.PutUint64(rec[8:], number)
-	rec = binary.LittleEndian.AppendUint32(rec, crc32.Checksum(rec, castagnoli))
-	if r.at+pages(int64(len(rec))) > r.size {
-		// All before, and this one, goes into the database for good.
-		if err := writeBack(ctx, db); err != nil {
-			return err
-		}
-		r.at, r.last, r.owed = 0, number, nil
+// add notes a transaction that was committed, and returns its number. The caller holds
+// Store.committing.
+func (r *redo) add(done []statement) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last++
+	r.waiting = append(r.waiting, record{r.last, done})
+	return r.last
+}
+
+// begin reports whether the caller is to write what waits; else somebody does already.
+func (r *redo) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.going
+	r.going = true
+	return !was
+}
+
+// take returns what has no record, in order.
+func (r *redo) take() []record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.waiting
+	r.waiting, r.going = nil, false
+	return list
+}
+
+// failed is the end of a wait for a transaction: nil if it is durable. The caller holds
+// writing.
+func (r *redo) failed(number uint64) error {
+	if number <= r.durable {
 		return nil
 	}
-	if err := r.write(rec); err != nil {
-		return fmt.Errorf("redo log: %w", err)
+	return r.err
+}
+
+// append writes records, and makes them durable. full says that they have no room. Any
+// other error is final: the log is not to be written to again. The caller holds writing.
+func (r *redo) append(list []record) (full bool, err error) {
+	var all []byte
+	for _, rec := range list {
+		all = appendRecord(all, rec)
+	}
+	if len(all) == 0 {
+		return false, nil
+	}
+	if r.at+int64(len(all)) > r.size {
+		return true, nil
+	}
+	if err := r.write(all); err != nil {
+		return false, fmt.Errorf("redo log: %w", err)
 	}
 	fail.Point("store.redo.written")
 	if err := dataSync(r.f); err != nil {
-		return fmt.Errorf("redo log: %w", err)
+		return false, fmt.Errorf("redo log: %w", err)
 	}
-	r.at += pages(int64(len(rec)))
-	r.last, r.owed = number, nil
-	return nil
+	r.at += int64(len(all))
+	r.durable = list[len(list)-1].number
+	return false, nil
 }
 
-// write puts a record into whole pages at r.at.
-func (r *redo) write(rec []byte) error {
-	n := int(pages(int64(len(rec))))
+// appendRecord adds whole pages to b.
+func appendRecord(b []byte, rec record) []byte {
+	from := len(b)
+	b = append(b, make([]byte, redoHead)...)
+	b = appendStatements(b, rec.done)
+	copy(b[from:], redoMagic)
+	binary.LittleEndian.PutUint32(b[from+4:], uint32(len(b)-from-redoHead))
+	binary.LittleEndian.PutUint64(b[from+8:], rec.number)
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[from:], castagnoli))
+	return append(b, make([]byte, pages(int64(len(b)-from))-int64(len(b)-from))...)
+}
+
+// write puts whole pages at r.at.
+func (r *redo) write(all []byte) error {
+	n := len(all)
 	if len(r.page) < n {
 		b := make([]byte, n+redoPage)
 		r.page = b[redoPage-int(uintptr(unsafe.Pointer(&b[0]))%redoPage):][:n]
 	}
-	clear(r.page[copy(r.page, rec):n])
+	copy(r.page, all)
 	_, err := r.f.WriteAt(r.page[:n], r.at)
 	return err
 }

@@ -16,9 +16,18 @@ import (
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
-// powerCut ends the store and takes from SQLite all that it had not synced: left
-// of the WAL, of which nothing is ever synced by a commit, are its first bytes.
+// powerCut ends the store, when all rows are durable, and takes from SQLite all that
+// it had not synced: left of the WAL, of which nothing is ever synced by a commit, are
+// its first bytes.
 func (b *bench) powerCut(left int64) {
+	b.t.Helper()
+	require.NoError(b.t, b.record(b.redo, allOfIt))
+	b.powerCutNow(left, func() {})
+}
+
+// powerCutNow is powerCut while the disk does nothing: what waits for it is not durable.
+// back is called behind the cut.
+func (b *bench) powerCutNow(left int64, back func()) {
 	b.t.Helper()
 	disk := map[string][]byte{}
 	for _, name := range []string{"store.db", "store.db-wal", "redo"} {
@@ -26,12 +35,29 @@ func (b *bench) powerCut(left int64) {
 		require.NoError(b.t, err)
 		disk[name] = data
 	}
+	back()
 	b.crash()
 	disk["store.db-wal"] = disk["store.db-wal"][:min(left, int64(len(disk["store.db-wal"])))]
 	for name, data := range disk {
 		require.NoError(b.t, os.WriteFile(filepath.Join(b.dir, name), data, 0o600))
 	}
 	b.open()
+}
+
+// slowDisk makes whatever waits for the redo log wait until back is called.
+func (b *bench) slowDisk() (back func()) {
+	r := b.redo
+	r.writing.Lock()
+	return r.writing.Unlock
+}
+
+// recorded is where the redo log ends when all is in it.
+func (b *bench) recorded() int64 {
+	b.t.Helper()
+	require.NoError(b.t, b.record(b.redo, allOfIt))
+	b.redo.writing.Lock()
+	defer b.redo.writing.Unlock()
+	return b.redo.at
 }
 
 // What was acknowledged is there although SQLite lost it, wherever its log ends.
@@ -68,13 +94,21 @@ func TestRedoAfterPowerCut(t *testing.T) {
 func TestRedoTornRecord(t *testing.T) {
 	b := newBench(t, view.NameCopy)
 	one := b.job(func(dir string) { write(t, dir+"/f", "x") })
-	at := b.redo.at
-	two := b.job(func(dir string) { write(t, dir+"/g", "y") }, one.ID)
+	b.recorded()
+	p := b.spec(one.ID)
+	a, err := b.Prepare(t.Context(), p)
+	require.NoError(t, err)
+	write(t, a.Target+"/g", "y")
+	at := b.recorded()
+	two, err := b.Seal(t.Context(), p.ID, nil)
+	require.NoError(t, err)
+	b.recorded()
 	f, err := os.OpenFile(filepath.Join(b.dir, "redo"), os.O_WRONLY, 0)
 	require.NoError(t, err)
 	_, err = f.WriteAt([]byte{0xff}, at+redoHead+3)
 	require.NoError(t, errors.Join(err, f.Close()))
 	b.powerCut(0)
+	require.NoError(t, b.Discard(t.Context(), two.ID))
 	_, err = b.Lookup(one.ID)
 	require.NoError(t, err)
 	_, err = b.Lookup(two.ID)

@@ -12,15 +12,16 @@ import (
 )
 
 // Seal turns a view whose processes are gone into a layer, and keeps outcome with
-// it until Reported. When it returns the layer survives the process and can be
-// stood on. snapshot.ErrBusy says that somebody can still write; the view is then
+// it until Reported. When it returns the layer survives the process, though not yet a
+// power cut (Info.Synced), and can be stood on. snapshot.ErrBusy says that somebody can still write; the view is then
 // as before. Seal of a sealed view returns the layer again.
 //
 // What can't be part of a snapshot is found before the row is written: State is
 // then Broken and Err the text of the *snapshot.UnsupportedError. A broken layer
 // is never served. The names that the job touched are looked at for that, not
-// read, while the driver unmounts: a seal takes one commit, about 2 ms, and some 8 µs of
-// CPU time for each of them and for each directory above them, on all cores.
+// read, while the driver unmounts: a seal takes one commit, which does not wait for the disk,
+// and some 8 µs of CPU time for each of them and for each directory above them, on all
+// cores.
 // Anything more, and all that grows with the tree rather than with what was touched,
 // is done behind it; no seal waits for that, and what Run does stands aside meanwhile.
 //
@@ -29,6 +30,16 @@ import (
 //     discarded at the next Open.
 //  2. after it: SEALED (or Broken) with this boot's id and synced=0, listed in
 //     Views with its outcome. After a reboot SUSPECT instead.
+//  3. The power goes after it and before the row's record is in the redo log, which is
+//     written at once but not waited for: there is no such row. What the view left is
+//     state 1 again, or nobody's if the view's own row went too, and is deleted. To
+//     everybody that is what SUSPECT is: a host that does not have the layer any more,
+//     which could not be used either, since no sync of it had returned. Rows are lost from
+//     the newest back, so that nothing is left that stands on it, was packed of it, or says
+//     that it was synced. Its number in the order of rows may be given again; nobody
+//     but this process knew it. Its id is not: that is the attempt's, and a further
+//     attempt has its own. A coordinator that took the outcome keeps it: what is then
+//     reported of the view, that its agent died, is of an attempt that has ended.
 func (s *Store) Seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info, error) {
 	end, err := s.begin(id, "seal")
 	if err != nil {
@@ -167,7 +178,7 @@ func (s *Store) newLayer(v *openView) *layer {
 }
 
 func (s *Store) insertSealed(ctx context.Context, l *layer, outcome []byte) error {
-	return s.mustCommit(ctx, func(ctx context.Context, tx *txn) error {
+	return s.mustCommitSoon(ctx, func(ctx context.Context, tx *txn) error {
 		if err := s.insertLayer(ctx, tx, l); err != nil {
 			return err
 		}
