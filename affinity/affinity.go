@@ -88,17 +88,37 @@ type Host struct {
 	Has map[snapshot.ID]bool
 	// Coming are those under way to it, and the seconds until they are there.
 	Coming map[snapshot.ID]float64
+	// Parts says what it has, or will have, of others: one of these, and what stands on
+	// it, is fetched with that copied.
+	Parts map[snapshot.ID][]Part
 	// Fetching counts the jobs that fetch to it now; Rate is the bytes per second
 	// that it was seen to fetch at, 0 while unknown.
 	Fetching int
 	Rate     float64
 }
 
+// Part is what a host has of a layer with another snapshot. Of several snapshots a
+// fetch copies from one.
+type Part struct {
+	With  snapshot.ID
+	Bytes int64
+	After float64 // seconds until it is there
+}
+
 // Layer is one snapshot's own layer.
 type Layer struct {
-	ID      snapshot.ID
-	Bytes   int64 // to move
-	Durable bool  // the blob store has it
+	ID    snapshot.ID
+	Bytes int64 // to move of its content
+	// Index is what has to move to know of it, whatever the host has of its content.
+	Index   int64
+	Durable bool // the blob store has it
+	// Tree is about all content of the snapshot, as it would move; 0 if that is not known.
+	// For a chain no more moves than the first one's.
+	Tree int64
+	// Beside are snapshots below which this one has content of and does not stand on:
+	// the other parents of a merge, those before one whose layer is against nothing. What
+	// a host lacks of them moves with it.
+	Beside []Chain
 }
 
 // Chain is a snapshot and all that it stands on: itself first, the root last.

@@ -39,38 +39,19 @@ func (d *decider) fit(j *Job, h int) fit {
 // need evaluates chains that must all be there.
 func (d *decider) need(f fit, chains []Chain) fit {
 	host := &d.hosts[f.host]
-	var counted map[snapshot.ID]bool
-	eta := 0.0
+	m := moving{host: host, several: len(chains) > 1}
 	for _, c := range chains {
-		for _, l := range c {
-			if host.Has[l.ID] || counted[l.ID] {
-				break // it is there with all that it stands on
-			}
-			if s, ok := host.Coming[l.ID]; ok {
-				eta = math.Max(eta, s)
-				break
-			}
-			if !l.Durable {
-				f.upload = append(f.upload, l.ID)
-				continue
-			}
-			f.missing += l.Bytes
-			if len(chains) > 1 {
-				if counted == nil {
-					counted = map[snapshot.ID]bool{}
-				}
-				counted[l.ID] = true
-			}
-		}
+		f.missing += m.chain(c)
 	}
+	f.upload = m.upload
 	if len(f.upload) > 0 {
 		f.excluded = "lacks files that are not uploaded yet"
 		return f
 	}
-	f.complete = f.missing == 0 && eta == 0 && d.heldAll(host, chains)
-	f.fetch = eta
+	f.complete = f.missing == 0 && m.eta == 0 && d.heldAll(host, chains)
+	f.fetch = m.eta
 	if !f.complete {
-		f.fetch = math.Max(eta, d.seconds(host, f.missing))
+		f.fetch = math.Max(m.eta, d.seconds(host, f.missing))
 	}
 	return f
 }

@@ -24,6 +24,12 @@ func world(t *rapid.T) Fleet {
 	for i := range 13 {
 		id := snapshot.ID(fmt.Sprint("s", i))
 		layers[id] = Layer{ID: id, Bytes: rapid.Int64Range(0, 1<<34).Draw(t, "bytes"), Durable: rapid.Bool().Draw(t, "durable")}
+		if rapid.Bool().Draw(t, "more") {
+			l := layers[id]
+			l.Index, l.Tree = rapid.Int64Range(0, 9).Draw(t, "index"), rapid.Int64Range(0, 1<<34).Draw(t, "tree")
+			l.Beside = []Chain{{{ID: snap.Draw(t, "beside"), Bytes: rapid.Int64Range(0, 1<<34).Draw(t, "there")}}}
+			layers[id] = l
+		}
 		if on := rapid.IntRange(i+1, 20).Draw(t, "base"); on < 13 {
 			base[id] = snapshot.ID(fmt.Sprint("s", on))
 		}
@@ -52,6 +58,12 @@ func world(t *rapid.T) Fleet {
 		}
 		for _, id := range rapid.SliceOfN(snap, 0, 2).Draw(t, "coming") {
 			h.Coming[id] = rapid.Float64Range(0.1, 100).Draw(t, "eta")
+		}
+		for _, id := range rapid.SliceOfN(snap, 0, 3).Draw(t, "parts") {
+			if h.Parts == nil {
+				h.Parts = map[snapshot.ID][]Part{}
+			}
+			h.Parts[id] = append(h.Parts[id], Part{With: snap.Draw(t, "with"), Bytes: rapid.Int64Range(0, 1<<34).Draw(t, "part"), After: rapid.Float64Range(0, 9).Draw(t, "after")})
 		}
 		if rapid.IntRange(0, 4).Draw(t, "off") == 0 {
 			h.Off = "lost"

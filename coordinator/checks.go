@@ -40,6 +40,11 @@ func checkHoldings(hs []api.Holding) error {
 		if _, err := snapshot.ParseID(string(h.ID)); err != nil || h.Bytes < 0 {
 			return invalid("holding %.80q: not an id, or of negative size", h.ID)
 		}
+		for _, p := range h.Of {
+			if _, err := snapshot.ParseID(string(p.ID)); err != nil || p.Bytes < 0 {
+				return invalid("part %.80q: not an id, or of negative size", p.ID)
+			}
+		}
 	}
 	return nil
 }

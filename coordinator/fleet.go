@@ -71,7 +71,7 @@ func (t *txn) fleetHosts() []affinity.Host {
 		ah := affinity.Host{
 			Name: name, Fingerprint: h.Fingerprint, Tags: h.Tags, Pool: h.Pool, Slots: h.Slots,
 			Free: max(0, h.Slots-len(live)-p.withheld), Rate: p.fetch,
-			Has: make(map[snapshot.ID]bool, len(p.holds)), Coming: map[snapshot.ID]float64{},
+			Has: make(map[snapshot.ID]bool, len(p.holds)), Coming: map[snapshot.ID]float64{}, Parts: p.parts,
 		}
 		back := t.runnersBack(p)
 		if back > 0 && p.polls == 0 && !t.now.Before(p.expect) {
@@ -141,11 +141,7 @@ func (t *txn) busy(h *affinity.Host, a *state.Attempt) {
 		left = math.Max(b.seconds-t.now.Sub(b.assigned).Seconds(), 0.5)
 		h.Fetching++
 		for _, in := range j.Inputs {
-			for _, l := range chain(t.snapshots.get, in.Snapshot) {
-				if !h.Has[l.ID] {
-					h.Coming[l.ID] = left
-				}
-			}
+			arriving(h, chain(t.snapshots.get, in.Snapshot), left)
 		}
 	}
 	h.Residual = append(h.Residual, left+est)

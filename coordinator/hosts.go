@@ -123,21 +123,11 @@ func (t *txn) present(r api.Register) {
 	}
 	p.known, p.expires, p.seen = true, t.now.Add(t.s.o.HostLease), t.now
 	p.expect, p.withheld = t.now.Add(pollGap), 0
-	p.holds = map[snapshot.ID]int64{}
-	hold(p, r.Holdings)
+	p.holds, p.parts, p.with = map[snapshot.ID]int64{}, nil, nil
+	p.hold(r.Holdings)
 	p.offers = nil
 	p.setPool(r.Pool)
 	t.poke = true
-}
-
-func hold(p *presence, hs []api.Holding) {
-	for _, h := range hs {
-		if h.Gone {
-			delete(p.holds, h.ID)
-		} else {
-			p.holds[h.ID] = h.Bytes
-		}
-	}
 }
 
 // caller finds the host of an agent. An agent that is not known, or whose session
@@ -161,7 +151,7 @@ func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat, told map[snapshot.ID
 		return nil, err
 	}
 	p.expires, p.seen = t.now.Add(t.s.o.HostLease), t.now
-	hold(p, b.Holdings)
+	p.hold(b.Holdings)
 	p.diskFree, p.diskTotal, p.queue, p.encode, p.upload = b.DiskFree, b.DiskTotal, b.Queue, b.EncodeRate, b.UploadRate
 	p.evicted, p.evictedBytes = b.Evicted, b.EvictedBytes
 	live := t.liveOn(h.Name)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/roost-ci/roost/affinity"
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/coordinator/pipeline"
 	"github.com/roost-ci/roost/coordinator/state"
@@ -138,37 +137,6 @@ func (t *txn) ancestors(id snapshot.ID, into map[snapshot.ID]bool) {
 			}
 		}
 	}
-}
-
-// chain gives a snapshot's layer and all that it stands on, the root last.
-func chain(get func(snapshot.ID) *state.Snapshot, id snapshot.ID) affinity.Chain {
-	var c affinity.Chain
-	for id != "" && len(c) < maxLineage {
-		x := get(id)
-		if x == nil {
-			// Nothing is known of it, so it can't be fetched.
-			return append(c, affinity.Layer{ID: id})
-		}
-		l := affinity.Layer{ID: id, Bytes: x.Bytes, Durable: x.Packed && x.Layer.Durable}
-		if x.Packed {
-			l.Bytes = x.Layer.StoredBytes
-			c = append(c, l)
-			id = x.Layer.Base
-			continue
-		}
-		// What it stands on is known when it is packed.
-		return append(c, l)
-	}
-	return c
-}
-
-func allDurable(c affinity.Chain) bool {
-	for _, l := range c {
-		if !l.Durable {
-			return false
-		}
-	}
-	return len(c) > 0
 }
 
 // fix gives j its inputs for good, at its first assignment.

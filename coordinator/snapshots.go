@@ -44,7 +44,7 @@ func checkLayer(id snapshot.ID, l api.LayerRef) error {
 	if l.Index.IsZero() || l.Manifest.IsZero() {
 		return invalid("a packed snapshot has the digests of its index and its manifest")
 	}
-	for _, n := range []int64{l.IndexBytes, l.StoredBytes, l.TreeBytes, l.Entries, l.PlainBytes} {
+	for _, n := range []int64{l.IndexBytes, l.StoredBytes, l.OwnBytes, l.TreeBytes, l.Entries, l.PlainBytes} {
 		if n < 0 {
 			return invalid("sizes are not negative")
 		}

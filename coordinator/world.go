@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/roost-ci/roost/affinity"
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/coordinator/state"
 	"github.com/roost-ci/roost/snapshot"
@@ -78,7 +79,12 @@ type presence struct {
 	poolKey string
 	offers  []api.SlotOffer
 
-	holds               map[snapshot.ID]int64
+	holds map[snapshot.ID]int64
+	// parts is what it has of snapshots that it does not hold, by them; with are those
+	// that it has it with.
+	parts map[snapshot.ID][]affinity.Part
+	with  map[snapshot.ID][]snapshot.ID
+
 	diskFree, diskTotal int64
 	queue               int64
 	evicted             int64

@@ -42,6 +42,19 @@ type Holding struct {
 	// Bytes is what this layer adds on disk here; Gone says that it was evicted.
 	Bytes int64 `json:"bytes,omitempty"`
 	Gone  bool  `json:"gone,omitempty"`
+	// Of is what the host has with it of snapshots that it does not hold by their names:
+	// it fetched a line for its last one. It makes a fetch of them, or of what stands on
+	// them, cheaper, and is good for an estimate of that alone. No more than MaxParts.
+	Of []Part `json:"of,omitempty"`
+}
+
+// MaxParts bounds Holding.Of. More are ignored.
+const MaxParts = 64
+
+// Part is how much a host has of what one layer stored.
+type Part struct {
+	ID    snapshot.ID `json:"id"`
+	Bytes int64       `json:"bytes,omitempty"` // as they are stored, without the index
 }
 
 // AttemptRef names an attempt under its epoch.
@@ -164,11 +177,15 @@ type LayerRef struct {
 	Index      snapshot.Digest `json:"index"`
 	IndexBytes int64           `json:"index_bytes"`
 	Manifest   snapshot.Digest `json:"manifest"`
-	// StoredBytes is what the layer's own packs and index take in the blob store;
-	// TreeBytes is the size of the whole tree.
+	// StoredBytes is what a host with Base and no more fetches for it: its own packs and
+	// its index; if there is no Base, all that the tree is stored in. TreeBytes is the
+	// size of the whole tree.
 	StoredBytes int64 `json:"stored_bytes"`
-	TreeBytes   int64 `json:"tree_bytes"`
-	Entries     int64 `json:"entries"`
+	// OwnBytes is what of StoredBytes this layer stored itself, with its index; 0: all.
+	// The rest is in the packs of its ancestors.
+	OwnBytes  int64 `json:"own_bytes,omitempty"`
+	TreeBytes int64 `json:"tree_bytes"`
+	Entries   int64 `json:"entries"`
 	// EncodeMS is how long this host took to encode PlainBytes of it.
 	PlainBytes int64   `json:"plain_bytes"`
 	EncodeMS   float64 `json:"encode_ms"`

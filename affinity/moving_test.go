@@ -1,0 +1,60 @@
+package affinity
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// What has to move to a host is what it lacks: of a layer of which it has a part, the
+// rest and what says of what the layer is.
+func TestMoving(t *testing.T) {
+	line := Chain{
+		{ID: "top", Bytes: 10, Index: 1, Durable: true},
+		{ID: "mid", Bytes: 100, Index: 2, Durable: true},
+		{ID: "root", Bytes: 1000, Index: 3, Durable: true},
+	}
+	part := func(with snapshot.ID, bytes int64) Part { return Part{With: with, Bytes: bytes} }
+	capped := Chain{{ID: "top", Bytes: 10, Index: 1, Durable: true, Tree: 300}, line[1], line[2]}
+	merge := Chain{{ID: "merge", Bytes: 5, Index: 1, Durable: true, Beside: []Chain{{{ID: "b2", Bytes: 20}, {ID: "b1", Bytes: 200}}}}}
+	for _, c := range []struct {
+		name   string
+		host   Host
+		inputs []Chain
+		want   int64
+		eta    float64
+	}{
+		{"nothing is there", Host{}, []Chain{line}, 1116, 0},
+		{"the base is there", Host{Has: has("root")}, []Chain{line}, 113, 0},
+		{"all is there", Host{Has: has("top")}, []Chain{line}, 0, 0},
+		{"a part of the root is there", Host{Parts: map[snapshot.ID][]Part{"root": {part("x", 900)}}}, []Chain{line}, 216, 0},
+		{"no more is believed than the layer has", Host{Parts: map[snapshot.ID][]Part{"root": {part("x", 1<<40)}}}, []Chain{line}, 116, 0},
+		{"one of several is copied from", Host{Parts: map[snapshot.ID][]Part{"root": {part("x", 900)}, "mid": {part("y", 100)}}}, []Chain{line}, 216, 0},
+		{"it has parts of several with one", Host{Parts: map[snapshot.ID][]Part{"root": {part("x", 900), part("y", 950)}, "mid": {part("x", 100)}}}, []Chain{line}, 116, 0},
+		{"parts below what is there do not count", Host{Has: has("mid"), Parts: map[snapshot.ID][]Part{"root": {part("x", 900)}}}, []Chain{line}, 11, 0},
+		{"no more than the tree", Host{}, []Chain{capped}, 306, 0},
+		{"parts of what is replaced are no part of the tree", Host{Parts: map[snapshot.ID][]Part{"mid": {part("x", 50)}}}, []Chain{capped}, 306, 0},
+		{"a part under way", Host{Parts: map[snapshot.ID][]Part{"root": {{With: "x", Bytes: 1000, After: 7}}}}, []Chain{line}, 116, 7},
+		{"what a merge has beside its base", Host{}, []Chain{merge}, 226, 0},
+		{"a merge's other parent is there", Host{Has: has("b2")}, []Chain{merge}, 6, 0},
+		{"the one before it is", Host{Has: has("b1")}, []Chain{merge}, 26, 0},
+		{"what is in two inputs moves once", Host{}, []Chain{merge, {{ID: "z", Bytes: 7, Durable: true, Beside: merge[0].Beside}}}, 233, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.host.Name, c.host.Slots, c.host.Free = "a", 1, 1
+			d := Decide(Fleet{Hosts: []Host{c.host}, Jobs: []Job{{ID: "j", Inputs: c.inputs}}})
+			require.Len(t, d.Assign, 1)
+			require.Equal(t, c.want, d.Assign[0].Missing)
+			require.GreaterOrEqual(t, d.Assign[0].Seconds, c.eta)
+			require.Equal(t, c.want, d.Assign[0].Candidates[0].Missing)
+		})
+	}
+	// Parts never stand in for what is not uploaded.
+	d := Decide(Fleet{
+		Hosts: []Host{{Name: "a", Slots: 1, Free: 1, Parts: map[snapshot.ID][]Part{"s": {part("x", 1)}}}},
+		Jobs:  []Job{{ID: "j", Inputs: local("s")}},
+	})
+	require.Equal(t, string(WaitUpload), summary(d))
+}

@@ -1,0 +1,119 @@
+package coordinator
+
+import (
+	"slices"
+
+	"github.com/roost-ci/roost/affinity"
+	"github.com/roost-ci/roost/coordinator/state"
+	"github.com/roost-ci/roost/snapshot"
+)
+
+// maxBeside bounds how far a line is followed that a layer has content of without
+// standing on it.
+const maxBeside = 64
+
+// chain gives a snapshot's layer and all that it stands on, the root last.
+func chain(get func(snapshot.ID) *state.Snapshot, id snapshot.ID) affinity.Chain {
+	var c affinity.Chain
+	for id != "" && len(c) < maxLineage {
+		x := get(id)
+		if x == nil {
+			// Nothing is known of it, so it can't be fetched.
+			return append(c, affinity.Layer{ID: id})
+		}
+		c = append(c, layerOf(x))
+		if !x.Packed {
+			break // what it stands on is known when it is packed
+		}
+		id = x.Layer.Base
+	}
+	weigh(get, c)
+	return c
+}
+
+func layerOf(x *state.Snapshot) affinity.Layer {
+	l := affinity.Layer{ID: x.ID, Bytes: x.Bytes, Durable: x.Packed && x.Layer.Durable}
+	if x.Packed {
+		own := x.Layer.StoredBytes
+		if x.Layer.OwnBytes > 0 {
+			own = min(own, x.Layer.OwnBytes)
+		}
+		l.Index = min(x.Layer.IndexBytes, own)
+		l.Bytes = own - l.Index
+	}
+	return l
+}
+
+// weigh adds to the layers of c what they have content of beside what they stand on,
+// and how much the tree of the first one is at most.
+func weigh(get func(snapshot.ID) *state.Snapshot, c affinity.Chain) {
+	in := make(map[snapshot.ID]bool, len(c))
+	for i := range c {
+		in[c[i].ID] = true
+	}
+	var stored, plain int64
+	for i := range c {
+		x := get(c[i].ID)
+		if x == nil || !x.Packed {
+			continue
+		}
+		stored, plain = stored+c[i].Bytes, plain+x.Layer.PlainBytes
+		if x.Layer.Base == "" && x.Layer.OwnBytes == 0 {
+			continue // it has stored all of it
+		}
+		for _, p := range x.Parents {
+			if b := lineOf(get, p, in); len(b) > 0 {
+				c[i].Beside = append(c[i].Beside, b)
+			}
+		}
+	}
+	if len(c) > 0 {
+		c[0].Tree = treeOf(get, c, stored, plain)
+	}
+}
+
+// lineOf is a snapshot and those before it, up to what is in seen, which has them then.
+// Where a layer is against nothing it goes on with the first one that it was made from.
+func lineOf(get func(snapshot.ID) *state.Snapshot, id snapshot.ID, seen map[snapshot.ID]bool) affinity.Chain {
+	var c affinity.Chain
+	for id != "" && !seen[id] && len(c) < maxBeside {
+		x := get(id)
+		if x == nil {
+			break
+		}
+		seen[id] = true
+		c = append(c, layerOf(x))
+		id = x.Layer.Base
+		if id == "" && x.Layer.OwnBytes > 0 && len(x.Parents) > 0 {
+			id = x.Parents[0]
+		}
+	}
+	return c
+}
+
+// treeOf is about what all content of c's first snapshot is stored in: what is said of
+// the newest layer that is against nothing and what came since; if that is more than
+// the tree at the rate at which its layers were packed, that. 0 if nobody knows.
+func treeOf(get func(snapshot.ID) *state.Snapshot, c affinity.Chain, stored, plain int64) int64 {
+	tip, root := get(c[0].ID), get(c[len(c)-1].ID)
+	if tip == nil || !tip.Packed || root == nil || !root.Packed || root.Layer.Base != "" {
+		return 0
+	}
+	most := max(root.Layer.StoredBytes-root.Layer.IndexBytes, 0)
+	for i := range c[:len(c)-1] {
+		most += c[i].Bytes
+		for _, b := range c[i].Beside {
+			for j := range b {
+				most += b[j].Bytes
+			}
+		}
+	}
+	if stored > 0 && plain > stored {
+		return min(most, int64(float64(tip.Layer.TreeBytes)*float64(stored)/float64(plain)))
+	}
+	return min(most, max(tip.Layer.TreeBytes, 1))
+}
+
+func allDurable(c affinity.Chain) bool {
+	return len(c) > 0 && !slices.ContainsFunc(c, func(l affinity.Layer) bool { return !l.Durable })
+}
