@@ -56,7 +56,7 @@ func newHost(t *testing.T, f *fake, name string) *host {
 // start opens the store and runs an agent on it.
 func (h *host) start() *host {
 	h.t.Helper()
-	log := hclog.New(&hclog.LoggerOptions{Name: h.name, Output: testWriter{h.t}, Level: hclog.Debug})
+	log := hclog.New(&hclog.LoggerOptions{Name: h.name, Output: h.t.Output(), Level: hclog.Debug})
 	o := h.storeOptions()
 	o.Log = log
 	if h.opts != nil {
@@ -122,13 +122,6 @@ func (h *host) end() {
 	}
 	h.stop = nil
 	require.NoError(h.t, h.store.Close())
-}
-
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Logf("%s", p)
-	return len(p), nil
 }
 
 // job makes a claim of a script.

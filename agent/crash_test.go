@@ -76,7 +76,7 @@ func (h *host) victim(env ...string) *osexec.Cmd {
 	cmd := osexec.Command(self)
 	cmd.Env = append(os.Environ(), victimDir+"="+h.dir, victimURL+"="+h.f.srv.URL, victimDriver+"="+h.driver)
 	cmd.Env = append(cmd.Env, env...)
-	cmd.Stderr = testWriter{h.t}
+	cmd.Stderr = h.t.Output()
 	require.NoError(h.t, os.MkdirAll(h.dir, 0o755))
 	require.NoError(h.t, cmd.Start())
 	h.t.Cleanup(func() {

@@ -3,9 +3,6 @@
 package agent
 
 import (
-	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -36,14 +33,8 @@ func TestGuestKillAllPoints(t *testing.T) {
 			listed[n] = true
 		}
 	}
-	files, err := filepath.Glob("guest*.go")
-	require.NoError(t, err)
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		require.NoError(t, err)
-		for _, m := range regexp.MustCompile(`fail\.Point\("([^"]+)"\)`).FindAllStringSubmatch(string(b), -1) {
-			require.True(t, listed[m[1]], "%s is not in the list", m[1])
-		}
+	for p := range testenv.FailPoints(t, "guest*.go") {
+		require.True(t, listed[p], "%s is not in the list", p)
 	}
 }
 

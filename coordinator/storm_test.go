@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/internal/testenv"
 )
 
 // storm is a lab that fails at random and hosts that do as they like.
@@ -146,7 +147,7 @@ func TestGitLabStorm(t *testing.T) {
 	t.Logf("seed %d", seed)
 	l.twoPhase = seed%2 == 0
 	s := &storm{t: t, l: l, rng: rand.New(rand.NewPCG(seed, 1)), ended: map[string]int{}}
-	var log lockedBuffer
+	var log testenv.Buffer
 	s.b = newLabBench(t, l, func(o *Options) {
 		o.Log = testLog(&log)
 		o.AcceptTimeout, o.HostLease, o.TellGrace, o.GitLabDrain = 200*time.Millisecond, 400*time.Millisecond, 50*time.Millisecond, 3*time.Second

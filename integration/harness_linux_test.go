@@ -5,15 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -438,56 +434,4 @@ func processesOf(t testing.TB, marker string) []string {
 		}
 	}
 	return out
-}
-
-// failPoints lists every named step in the sources, with the directory it is in.
-func failPoints(t testing.TB) map[string]string {
-	t.Helper()
-	points := map[string]string{}
-	err := filepath.WalkDir("..", func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != "..") {
-			return fs.SkipDir
-		}
-		if d.IsDir() || !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") {
-			return nil
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), p, nil, 0)
-		if err != nil {
-			return err
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			call, ok := n.(*ast.CallExpr)
-			if !ok || len(call.Args) != 1 {
-				return true
-			}
-			sel, ok := call.Fun.(*ast.SelectorExpr)
-			if !ok || sel.Sel.Name != "Point" {
-				return true
-			}
-			if x, ok := sel.X.(*ast.Ident); !ok || x.Name != "fail" {
-				return true
-			}
-			lit, ok := call.Args[0].(*ast.BasicLit)
-			require.True(t, ok, "%s: a step's name must be a literal", p)
-			name, err := strconv.Unquote(lit.Value)
-			require.NoError(t, err)
-			points[name] = filepath.ToSlash(filepath.Dir(p))
-			return true
-		})
-		return nil
-	})
-	require.NoError(t, err)
-	return points
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -2,9 +2,11 @@ package integration
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -135,7 +137,7 @@ func TestKillAtNamedSteps(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay, testenv.Bash)
 	bin, err := failBinary()
 	require.NoError(t, err)
-	points := failPoints(t)
+	points := testenv.FailPoints(t, "..")
 	for step := range elsewhere {
 		require.Contains(t, points, step, "elsewhere names a step that is no more")
 		delete(points, step)
@@ -152,11 +154,11 @@ func TestKillAtNamedSteps(t *testing.T) {
 		h.over(newFleet(t, bin, 2, "--driver", "overlay", "--max-lowers", "7"), 0)
 		h.over(newFleet(t, bin, 2, "--driver", "copy"), 0)
 	}
-	for _, step := range sortedKeys(points) {
+	for _, step := range slices.Sorted(maps.Keys(points)) {
 		t.Logf("%4d  %s", h.hits[step], step)
 	}
 	if h.all() {
-		for _, step := range sortedKeys(points) {
+		for _, step := range slices.Sorted(maps.Keys(points)) {
 			require.NotZero(t, h.hits[step], "step %s was never reached", step)
 		}
 	}
@@ -180,7 +182,7 @@ func (h *killing) all() bool { return h.want >= len(h.points) || h.want >= 50 }
 // on at random until there were at least n kills.
 func (h *killing) over(f *fleet, n int) {
 	var queue []string
-	for _, s := range sortedKeys(h.points) {
+	for _, s := range slices.Sorted(maps.Keys(h.points)) {
 		if h.hits[s] == 0 {
 			queue = append(queue, s)
 		}
@@ -202,7 +204,7 @@ func (h *killing) over(f *fleet, n int) {
 			queue = append(queue, step)
 		}
 		if len(queue) == 0 && h.total < n {
-			queue = append(queue, sortedKeys(h.hits)[h.rng.IntN(len(h.hits))])
+			queue = append(queue, slices.Sorted(maps.Keys(h.hits))[h.rng.IntN(len(h.hits))])
 		}
 	}
 	f.stop()

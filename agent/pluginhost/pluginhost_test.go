@@ -178,7 +178,7 @@ func run(t *testing.T, mode string, change ...func(*Options)) *running {
 		Settings: plugin.Settings{Host: "h", Slots: []int{1, 2}, Dir: filepath.Join(t.TempDir(), "p")},
 		Started:  func(_ plugin.Description, pid int) { r.pids <- pid },
 		Restart:  Restart{First: time.Millisecond, Most: 10 * time.Millisecond},
-		Log:      hclog.New(&hclog.LoggerOptions{Output: testWriter{t}, Level: hclog.Info}),
+		Log:      hclog.New(&hclog.LoggerOptions{Output: t.Output(), Level: hclog.Info}),
 	}
 	for _, f := range change {
 		f(&o)
@@ -214,13 +214,6 @@ func (r *running) wait(t *testing.T) error {
 		require.FailNow(t, "Run does not end")
 		return nil
 	}
-}
-
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Log(strings.TrimSpace(string(p)))
-	return len(p), nil
 }
 
 // alive: a process that nobody has waited for yet is as dead as any.

@@ -50,7 +50,7 @@ func newBench(t *testing.T) *bench {
 
 // serve keeps the plugin running until the test ends.
 func (b *bench) serve(t *testing.T) {
-	b.open(t, testLog{t})
+	b.open(t, t.Output())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.Keep(ctx) }()
@@ -114,13 +114,6 @@ func (b *bench) killed(t *testing.T) {
 func wait(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	require.Eventually(t, done, 2*time.Minute, 10*time.Millisecond, what)
-}
-
-type testLog struct{ t *testing.T }
-
-func (w testLog) Write(p []byte) (int, error) {
-	w.t.Log(strings.TrimSpace(string(p)))
-	return len(p), nil
 }
 
 // TestExec has the plugin pass the suite of adapters, across the process boundary.

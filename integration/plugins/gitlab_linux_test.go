@@ -106,7 +106,7 @@ func (l *lab) Config(views string) json.RawMessage {
 	defer l.mu.Unlock()
 	if !l.up {
 		l.up = true
-		l.run(runner.Config{Entries: entries, Scale: 50, Log: logTo{l.t}})
+		l.run(runner.Config{Entries: entries, Scale: 50, Log: l.t.Output()})
 	}
 	b, err := json.Marshal(c)
 	require.NoError(l.t, err)
@@ -206,12 +206,4 @@ func locked(t testing.TB, path string) bool {
 	require.NoError(t, err)
 	defer f.Close()
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
-}
-
-// logTo is the runner's log; it is of interest when a test fails.
-type logTo struct{ t *testing.T }
-
-func (w logTo) Write(p []byte) (int, error) {
-	w.t.Log("runner: " + strings.TrimSpace(string(p)))
-	return len(p), nil
 }

@@ -8,13 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/testenv"
 )
 
 // points are all the steps of this package.
@@ -33,14 +33,8 @@ func TestCrashChild(t *testing.T) {
 }
 
 func TestAllPoints(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	require.NoError(t, err)
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		require.NoError(t, err)
-		for _, m := range regexp.MustCompile(`fail\.Point\("([^"]+)"\)`).FindAllStringSubmatch(string(b), -1) {
-			require.Contains(t, points, m[1])
-		}
+	for p := range testenv.FailPoints(t, "*.go") {
+		require.Contains(t, points, p)
 	}
 }
 

@@ -39,17 +39,10 @@ func newFixture(t *testing.T, o Options) *fixture {
 		o.Hide = append(o.Hide, filepath.Join(dir, "store"))
 	}
 	o.StateDir = filepath.Join(dir, "store", "exec")
-	o.Log = hclog.New(&hclog.LoggerOptions{Output: testWriter{t}, Level: hclog.Debug})
+	o.Log = hclog.New(&hclog.LoggerOptions{Output: t.Output(), Level: hclog.Debug})
 	a, err := New(o)
 	require.NoError(t, err)
 	return &fixture{Adapter: a, dir: dir}
-}
-
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Logf("%s", p)
-	return len(p), nil
 }
 
 // place makes a view as the agent does.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/internal/pause"
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -220,17 +221,6 @@ func (r *stormRunner) flush(ctx context.Context, id string, at int) (int, bool) 
 	return at, false
 }
 
-type lockedLog struct {
-	mu sync.Mutex
-	strings.Builder
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.Builder.Write(p)
-}
-
 // TestStorm: jobs, with the agent, GitLab, the runners and ourselves failing at random. Every job ends in
 // GitLab exactly once, its trace is whole, and none runs twice.
 func TestStorm(t *testing.T) {
@@ -238,7 +228,7 @@ func TestStorm(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, n)) }
-	var log lockedLog
+	var log testenv.Buffer
 	var suspect string
 	agent := &stormAgent{
 		t: t, held: map[snapshot.ID]string{}, slots: map[int]snapshot.ID{}, ended: map[snapshot.ID]bool{}, sealed: map[string]int{}, rng: rng(1),

@@ -4,7 +4,6 @@
 package plugintest
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -84,24 +84,7 @@ type job struct {
 }
 
 // Log is a writer that may be read meanwhile.
-type Log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-// String is all that was written.
-func (l *Log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type Log struct{ testenv.Buffer }
 
 // Wait waits until the log holds s.
 func (l *Log) Wait(t testing.TB, s string) {

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +19,7 @@ import (
 
 	goplugin "github.com/hashicorp/go-plugin"
 
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/plugin/wire/wirepb"
 	"github.com/roost-ci/roost/snapshot"
@@ -248,7 +247,7 @@ func TestByHand(t *testing.T) {
 }
 
 func TestLogs(t *testing.T) {
-	var log safeBuffer
+	var log testenv.Buffer
 	c := command("logs")
 	c.Log = hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})
 	p := start(t, c)
@@ -300,21 +299,4 @@ func TestLostChecksIDs(t *testing.T) {
 	s := &pluginServer{plugin: &probe{}}
 	_, err := s.Lost(t.Context(), &wirepb.LostRequest{Attempt: "../x"})
 	require.ErrorIs(t, decode(err), plugin.ErrInvalid)
-}
-
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -183,14 +182,8 @@ func TestAllPoints(t *testing.T) {
 			listed[n] = true
 		}
 	}
-	files, err := filepath.Glob("*.go")
-	require.NoError(t, err)
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		require.NoError(t, err)
-		for _, m := range regexp.MustCompile(`fail\.Point\("([^"]+)"\)`).FindAllStringSubmatch(string(b), -1) {
-			require.True(t, listed[m[1]], "%s is not in the list", m[1])
-		}
+	for p := range testenv.FailPoints(t, "*.go") {
+		require.True(t, listed[p], "%s is not in the list", p)
 	}
 }
 
