@@ -13,7 +13,7 @@ LEVEL   ?= full
 PKG_ARCHES ?= amd64 arm64
 # A package needs a version that begins with a digit: 1.2.3 of a tag, else 0.0.0~git.COMMIT.
 PKG_VERSION ?= $(or $(shell git describe --tags --exact-match 2>/dev/null | sed -n 's/^v\([0-9].*\)/\1/p'),0.0.0~git.$(shell git rev-parse --short HEAD 2>/dev/null || echo none))
-PROMISES := ^Test(Kill|Order|Faults|Flips|FlipsOnDisk|EvilLayers|HostileTrees|FlippedSources)$$
+PROMISES := ^Test(Kill|PowerCut|Order|Faults|Flips|FlipsOnDisk|EvilLayers|HostileTrees|FlippedSources)$$
 
 export CGO_ENABLED ?= 0
 

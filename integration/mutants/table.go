@@ -8,6 +8,7 @@ var (
 	someKills  = []string{"ROOST_STORE_KILLS=60", "ROOST_DRIVER=overlay", "ROOST_SEED=11"}
 	manyFaults = []string{"ROOST_PROMISES=ci", "ROOST_DRIVER=overlay", "ROOST_SEED=11"}
 	overlay    = []string{"ROOST_DRIVER=overlay", "ROOST_SEED=11"}
+	someCuts   = append([]string{"ROOST_CUTS=100"}, overlay...)
 	copying    = []string{"ROOST_DRIVER=copy", "ROOST_SEED=11"}
 )
 
@@ -39,6 +40,24 @@ var mutants = []mutant{
 		old:  "if err := s.saveTree(ctx, l.info.ID, ix.Manifest, m); err != nil {\n\t\treturn err\n\t}",
 		new:  "defer s.saveTree(ctx, l.info.ID, ix.Manifest, m)",
 		pkg:  promises, run: "^TestOrder$", env: overlay,
+	},
+	{
+		name: "a sync that syncs nothing", promise: "power cut",
+		file: "snapshot/store/run.go",
+		old:  "err := s.driver.Sync(ctx, l.place())", new: "err := error(nil)",
+		pkg: promises, run: "^TestPowerCut$", env: someCuts,
+	},
+	{
+		name: "what was not synced is trusted after a restart", promise: "power cut",
+		file: "snapshot/store/recover.go",
+		old:  "if !l.info.Synced && (s.o.BootID", new: "if false && (s.o.BootID",
+		pkg: promises, run: "^TestPowerCut$", env: someCuts,
+	},
+	{
+		name: "names that a power cut takes back", promise: "power cut",
+		file: "internal/durable/sync_unix.go",
+		old:  "return d.Sync()", new: "return nil",
+		pkg: promises, run: "^TestPowerCut$", env: someCuts,
 	},
 	{
 		name: "acknowledged before the commit", promise: "kill -9",

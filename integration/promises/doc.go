@@ -1,6 +1,6 @@
 // Package promises proves what the store says that it survives, on real stores in
-// throw-away directories: kill -9 at any moment, a full or dying disk at every
-// write-like system call, flipped bits, layers made to do harm, trees made to be
+// throw-away directories: kill -9 at any moment, power that fails, a full or dying
+// disk at every write-like system call, flipped bits, layers made to do harm, trees made to be
 // hard to keep. docs/promises.md has the table and the last figures.
 //
 // The tests take their numbers from ROOST_PROMISES: "" is a few of each, so that

@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 		os.Exit(child(killChild))
 	case "fault":
 		os.Exit(child(faultChild))
+	case "cut":
+		os.Exit(child(cutChild))
+	case "cutdisk":
+		os.Exit(child(cutDiskChild))
 	}
 	fmt.Fprintln(os.Stderr, "no such child")
 	os.Exit(2)

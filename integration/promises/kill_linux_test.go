@@ -269,7 +269,7 @@ func (k *killing) look() {
 	}
 	closed = true
 	require.NoError(t, s.Close())
-	k.clean(held)
+	k.clean(filepath.Join(k.dir, "store"), held)
 }
 
 // shows mounts a layer and compares it with what its job did.
@@ -316,8 +316,7 @@ func (k *killing) restores(s *store.Store, id snapshot.ID) {
 }
 
 // clean looks for files that belong to nothing.
-func (k *killing) clean(held map[snapshot.ID]bool) {
-	root := filepath.Join(k.dir, "store")
+func (k *killing) clean(root string, held map[snapshot.ID]bool) {
 	views, err := os.ReadDir(filepath.Join(root, "views"))
 	require.NoError(k.t, err)
 	for _, v := range views {
@@ -328,7 +327,7 @@ func (k *killing) clean(held map[snapshot.ID]bool) {
 		require.NoError(k.t, err)
 		require.Empty(k.t, left, d)
 	}
-	require.Empty(k.t, leftovers(k.t, k.dir))
+	require.Empty(k.t, leftovers(k.t, filepath.Dir(root)+"/"))
 }
 
 // wipe looks, then removes everything: of a store that has been through a lot that
@@ -347,7 +346,7 @@ func (k *killing) wipe() {
 		require.Less(t, len(s.List()), len(list), "nothing can be removed")
 	}
 	require.NoError(t, s.Close())
-	k.clean(map[snapshot.ID]bool{})
+	k.clean(filepath.Join(k.dir, "store"), map[snapshot.ID]bool{})
 	require.Zero(t, intents(t, filepath.Join(k.dir, "store")), "removals that nobody finishes")
 	for _, d := range []string{"indexes", "manifests"} { // packs go between two packings, or at the next start
 		left, err := os.ReadDir(filepath.Join(k.dir, "store", d))

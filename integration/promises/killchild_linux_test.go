@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -28,36 +29,48 @@ const (
 // worker is the process that gets killed: an agent's store without the agent. All
 // that it knows to be done it says on standard output, at once and not before.
 //
-//	sealed|packed|durable|imported|removed <id>   done, and acknowledged
+//	sealed|synced|packed|durable|imported|removed <id>   done, and acknowledged
+//	fetched <id>                                  imported, and not on the disk
 //	created <id> <seed>                           of a directory made from that seed
 //	removing|importing <id>                       begun
+//	suspect <id>                                  found at the start, and dropped
+//	restored|unrestoring <id>                     back-<id> is whole, or goes
 type worker struct {
-	s   *store.Store
-	a   *almanac
-	far *far
-	dir string
-	r   *rand.Rand
-	out sync.Mutex
+	s    *store.Store
+	a    *almanac
+	far  *far
+	dir  string
+	disk string // where the store is, and what is restored
+	cut  bool   // the power of that disk is cut
+	r    *rand.Rand
+	out  sync.Mutex
 }
 
 func killChild(dir string) error {
+	return work(&worker{dir: dir, disk: dir}, options(os.Getenv(driverEnv)))
+}
+
+// work is done until somebody kills the process.
+func work(w *worker, o store.Options) error {
 	seed, err := strconv.ParseUint(os.Getenv(seedEnv), 10, 64)
 	if err != nil {
 		return err
 	}
 	ctx := context.Background()
-	w := &worker{dir: dir, r: rand.New(rand.NewPCG(seed, 3)), far: &far{dir: filepath.Join(dir, "far")}}
-	if w.a, err = openAlmanac(filepath.Join(dir, "almanac")); err != nil {
+	w.r, w.far = rand.New(rand.NewPCG(seed, 3)), &far{dir: filepath.Join(w.dir, "far")}
+	if w.a, err = openAlmanac(filepath.Join(w.dir, "almanac")); err != nil {
 		return err
 	}
-	o := options(os.Getenv(driverEnv))
 	o.OnChange = func(in store.Info) {
+		if in.State.Usable() && in.Synced {
+			w.say("synced", in.ID)
+		}
 		if in.State == store.Packed {
 			w.say("packed", in.ID)
 		}
 	}
 	fmt.Println("open")
-	if w.s, err = store.Open(ctx, filepath.Join(dir, "store"), o); err != nil {
+	if w.s, err = store.Open(ctx, filepath.Join(w.disk, "store"), o); err != nil {
 		return err
 	}
 	for _, v := range w.s.Views() {
@@ -70,6 +83,9 @@ func killChild(dir string) error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := w.drop(ctx); err != nil {
+		return err
 	}
 	fmt.Println("ready")
 	go w.s.Run(ctx) //nolint:errcheck // ends with the process
@@ -85,6 +101,20 @@ func (w *worker) say(what string, id snapshot.ID) {
 	w.out.Lock()
 	defer w.out.Unlock()
 	fmt.Println(what, id)
+}
+
+// drop removes what a power cut left in doubt, and says so before.
+func (w *worker) drop(ctx context.Context) error {
+	for _, in := range slices.Backward(w.s.List()) {
+		if in.State.Usable() {
+			continue
+		}
+		w.say("suspect", in.ID)
+		if err := w.s.Drop(ctx, in.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *worker) step(ctx context.Context) error {
@@ -122,10 +152,13 @@ func (w *worker) job(ctx context.Context, held []store.Info, drop bool) error {
 		return err
 	}
 	j := &job{ID: id, Plot: plots[w.r.IntN(len(plots))], Seed: w.r.Uint64(), Steps: 1 + w.r.IntN(12), Inputs: w.inputs(held)}
+	if w.r.IntN(4) == 0 {
+		j.Small = 80 // so many that they are worth gathering
+	}
 	if err := w.a.add(j); err != nil {
 		return err
 	}
-	p := store.PrepareSpec{ID: id, Target: filepath.Join(w.dir, "slots", string(id)), DomainKey: domainKey}
+	p := store.PrepareSpec{ID: id, Target: filepath.Join(w.disk, "slots", string(id)), DomainKey: domainKey}
 	for i, in := range j.Inputs {
 		p.Inputs = append(p.Inputs, store.Input{Snapshot: in, Job: fmt.Sprint("job ", i)})
 	}
@@ -189,19 +222,24 @@ func (w *worker) restore(ctx context.Context, id snapshot.ID) error {
 		w.say("removed", id)
 		return nil
 	}
-	dir := filepath.Join(w.dir, "back-"+string(id))
+	dir := filepath.Join(w.disk, "back-"+string(id))
+	w.say("unrestoring", id)
 	if err := w.away(dir); err != nil {
 		return err
 	}
 	if _, err := w.s.Restore(ctx, store.RestoreSpec{Snapshot: id, Dir: dir}); err != nil {
 		return err
 	}
+	w.say("restored", id)
+	if w.cut {
+		return nil // the next one of this snapshot removes it
+	}
 	return w.away(dir)
 }
 
 // away removes a directory that must not be seen half removed.
 func (w *worker) away(dir string) error {
-	gone := filepath.Join(w.dir, fmt.Sprintf("gone-%d", w.r.Uint64()))
+	gone := filepath.Join(w.disk, fmt.Sprintf("gone-%d", w.r.Uint64()))
 	if err := os.Rename(dir, gone); err != nil {
 		if os.IsNotExist(err) {
 			return nil
@@ -289,8 +327,13 @@ func (w *worker) importOne(ctx context.Context) error {
 		return nil
 	}
 	w.say("importing", spec.ID)
+	spec.Later = w.cut && w.r.IntN(2) == 0
 	if err := w.s.Import(ctx, spec, w.far.open, &view.Meter{}); err != nil {
 		return err
+	}
+	if spec.Later {
+		w.say("fetched", spec.ID)
+		return nil
 	}
 	w.say("imported", spec.ID)
 	return nil

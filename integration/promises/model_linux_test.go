@@ -24,6 +24,7 @@ type job struct {
 	Plot   string        `json:"plot"`
 	Seed   uint64        `json:"seed"`
 	Steps  int           `json:"steps"`
+	Small  int           `json:"small"` // files besides, in a directory of their own
 }
 
 // run does the job in a view.
@@ -38,7 +39,23 @@ func (j *job) run(dir string) error {
 			}
 		}
 	}
-	return garden(filepath.Join(dir, j.Plot), j.Seed, j.Steps, false)
+	return j.garden(filepath.Join(dir, j.Plot))
+}
+
+// garden does it in the directory of its plot.
+func (j *job) garden(plot string) error {
+	if j.Small > 0 {
+		dir := filepath.Join(plot, fmt.Sprint("small-", j.Seed))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		for i := range j.Small {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("s", i)), fmt.Appendf(nil, "%d of %d", i, j.Seed), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return garden(plot, j.Seed, j.Steps, false)
 }
 
 // almanac knows the jobs of one test, and makes their trees without any store.
@@ -148,7 +165,7 @@ func (a *almanac) plot(p string, id snapshot.ID) (string, error) {
 	if out, err := exec.Command("cp", "-a", from, dir+".part").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
-	if err := garden(dir+".part", j.Seed, j.Steps, false); err != nil {
+	if err := j.garden(dir + ".part"); err != nil {
 		return "", err
 	}
 	return dir, os.Rename(dir+".part", dir)

@@ -43,7 +43,8 @@ func (n *node) stat(path string) (inode [2]uint64, links uint64, err error) {
 	return [2]uint64{uint64(st.Dev), st.Ino}, uint64(st.Nlink), nil //nolint:unconvert // differs by architecture
 }
 
-// xattrs reads all attributes but SELinux labels, which the system sets by itself.
+// xattrs reads all attributes but SELinux labels, which the system sets by itself, and
+// the second name that ACLs have on XFS.
 func xattrs(path string) (map[string][]byte, error) {
 	n, err := unix.Llistxattr(path, nil)
 	if n == 0 && err == nil {
@@ -61,7 +62,7 @@ func xattrs(path string) (map[string][]byte, error) {
 	}
 	out := map[string][]byte{}
 	for _, name := range strings.Split(string(list[:n]), "\x00") {
-		if name == "" || name == "security.selinux" {
+		if name == "" || name == "security.selinux" || strings.HasPrefix(name, "trusted.SGI_ACL_") {
 			continue
 		}
 		value := make([]byte, 1<<16)

@@ -21,6 +21,7 @@ const (
 	Linux   Need = "linux"   //
 	Overlay Need = "overlay" // the overlay file system and the mount API
 	Loop    Need = "loop"    // loop devices and mkfs.ext4
+	Fuse    Need = "fuse"    // the kernel's part of it
 	Bash    Need = "bash"
 	Git     Need = "git"
 	Go      Need = "go"
@@ -66,6 +67,10 @@ func missing(n Need) string {
 			return err.Error()
 		}
 		if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+			return err.Error()
+		}
+	case Fuse:
+		if _, err := os.Stat("/dev/fuse"); err != nil {
 			return err.Error()
 		}
 	case S3:
