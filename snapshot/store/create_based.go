@@ -140,7 +140,7 @@ func (w *whole) addBased(ctx context.Context, st *pack.Stream) error {
 
 // beside is the base's tree on its way.
 type beside struct {
-	t      *treeFile
+	t      entries
 	stamps *stamps // nil: nothing is known
 	e      snapshot.Entry
 	at     int // of e

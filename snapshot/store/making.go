@@ -15,51 +15,100 @@ import (
 // returns. Changes that don't fit together are an error; a list that Apply might take and
 // this does not is errUnlike.
 func (s *Store) eachMade(ctx context.Context, base snapshot.ID, x *indexFile, fn func(e *snapshot.Entry) error) error {
-	m := making{x: x, fn: fn}
+	return s.eachMadeOf(ctx, base, []*indexFile{x}, func(e *snapshot.Entry, _ bool) error { return fn(e) })
+}
+
+// eachMadeOf is eachMade of one index after the other. fn is told, too, whether an entry
+// comes from the last one.
+func (s *Store) eachMadeOf(ctx context.Context, base snapshot.ID, xs []*indexFile, fn func(e *snapshot.Entry, listed bool) error) error {
+	m, done, err := s.beginMaking(ctx, base, xs)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for n := 0; ; n++ {
+		if n%1024 == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var e snapshot.Entry
+		if err := m.next(&e); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := fn(&e, m.listed); err != nil {
+			return err
+		}
+	}
+}
+
+// beginMaking begins an eachMadeOf, of which one entry is asked for after the other.
+func (s *Store) beginMaking(ctx context.Context, base snapshot.ID, xs []*indexFile) (m *making, done func(), err error) {
+	done = func() {}
+	var below entries
 	if base != "" {
 		s.mu.Lock()
 		l, err := s.usableLocked(base)
 		s.mu.Unlock()
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		t, err := s.openTree(ctx, l)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		defer t.close()
-		m.base.t = t
-		if err := m.base.step(); err != nil {
-			return err
-		}
+		below, done = t, t.close
 	}
-	if err := m.change(); err != nil {
-		return err
-	}
-	for n := 0; m.base.more || !m.ended; n++ {
-		if n%1024 == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
+	for _, x := range xs {
+		if m, err = newMaking(below, x); err != nil {
+			done()
+			return nil, nil, err
 		}
-		if err := m.step(); err != nil {
-			return err
-		}
+		below = m
 	}
-	return nil
+	return m, done, nil
 }
 
-// making is an eachMade under way.
+// entries are a list of entries, of which next is the next; io.EOF is behind the last.
+type entries interface {
+	next(e *snapshot.Entry) error
+}
+
+// making is what an index makes of a list.
 type making struct {
 	x    *indexFile
 	base beside
 	in   tree.InOrder
-	fn   func(e *snapshot.Entry) error
 
-	ch    snapshot.Change
-	ended bool // there is no change any more
+	ch     snapshot.Change
+	ended  bool // there is no change any more
+	listed bool // the last entry was a change
 }
 
-// step looks at one entry of the base or one change.
-func (m *making) step() error {
+// newMaking begins with the first entry of base; nil is nothing.
+func newMaking(base entries, x *indexFile) (*making, error) {
+	m := &making{x: x, base: beside{t: base}}
+	if base != nil {
+		if err := m.base.step(); err != nil {
+			return nil, err
+		}
+	}
+	return m, m.change()
+}
+
+func (m *making) next(e *snapshot.Entry) error {
+	for m.base.more || !m.ended {
+		if put, err := m.step(e); err != nil {
+			return err
+		} else if put {
+			return m.in.Next(e)
+		}
+	}
+	return io.EOF
+}
+
+// step looks at one entry of the base or one change, and reports whether e is that now.
+func (m *making) step(e *snapshot.Entry) (put bool, err error) {
 	c := -1
 	if !m.ended {
 		c = 1
@@ -68,13 +117,11 @@ func (m *making) step() error {
 		}
 	}
 	if c < 0 {
-		if err := m.put(&m.base.e); err != nil {
-			return err
-		}
-		return m.base.step()
+		*e, m.listed = m.base.e, false
+		return true, m.base.step()
 	}
 	if m.ch.Replace && (m.ch.Entry.Type != snapshot.TypeDir || m.ch.Entry.Path == "") {
-		return errUnlike
+		return false, errUnlike
 	}
 	if c == 0 {
 		over := m.base.over
@@ -82,15 +129,13 @@ func (m *making) step() error {
 			over = m.base.step
 		}
 		if err := over(); err != nil {
-			return err
+			return false, err
 		}
 	}
-	if !m.ch.Delete {
-		if err := m.put(&m.ch.Entry); err != nil {
-			return err
-		}
+	if put = !m.ch.Delete; put {
+		*e, m.listed = m.ch.Entry, true
 	}
-	return m.change()
+	return put, m.change()
 }
 
 // change goes to the next change.
@@ -101,11 +146,4 @@ func (m *making) change() error {
 		return nil
 	}
 	return err
-}
-
-func (m *making) put(e *snapshot.Entry) error {
-	if err := m.in.Next(e); err != nil {
-		return err
-	}
-	return m.fn(e)
 }

@@ -119,53 +119,88 @@ func (s *Store) encodeSourcesOf(d snapshot.Digest, t view.Tree) ([]byte, error) 
 
 // decodeSources fills in the Source of m's entries.
 func (s *Store) decodeSources(b []byte, d snapshot.Digest, m *snapshot.Manifest) error {
+	r, err := s.newSourceReader(b, d)
+	if err != nil {
+		return err
+	}
+	for i := range m.Entries {
+		if err := r.next(&m.Entries[i]); err != nil {
+			return err
+		}
+	}
+	return r.end()
+}
+
+// sourceReader reads what append wrote, entry by entry.
+type sourceReader struct {
+	dir    string // of the store
+	c      reader
+	places []place
+	left   uint64 // of a run
+	ref    uint64
+}
+
+func (s *Store) newSourceReader(b []byte, d snapshot.Digest) (*sourceReader, error) {
 	if len(b) < len(d) || !bytes.Equal(b[:len(d)], d[:]) {
-		return fmt.Errorf("%w: of another manifest", errSources)
+		return nil, fmt.Errorf("%w: of another manifest", errSources)
 	}
-	c := reader{b: b[len(d):]}
-	n := c.number()
-	if n > uint64(len(c.b)) {
-		return errSources
+	r := &sourceReader{dir: s.dir, c: reader{b: b[len(d):]}}
+	n := r.c.number()
+	if n > uint64(len(r.c.b)) {
+		return nil, errSources
 	}
-	places := make([]place, n)
-	for i := range places {
-		kind := c.number()
-		places[i] = place{path: s.dir + "/" + c.text(), bundle: kind == 1}
-		c.bad = c.bad || kind > 1
+	r.places = make([]place, n)
+	for i := range r.places {
+		kind := r.c.number()
+		r.places[i] = place{path: s.dir + "/" + r.c.text(), bundle: kind == 1}
+		r.c.bad = r.c.bad || kind > 1
 	}
-	for left := m.Entries; len(left) > 0; {
-		count, ref := c.number(), c.number()
-		if c.bad || count == 0 || count > uint64(len(left)) || ref > n+1 || (ref == n+1 && count != 1) {
+	if r.c.bad {
+		return nil, errSources
+	}
+	return r, nil
+}
+
+// next fills in the Source of the next entry.
+func (r *sourceReader) next(e *snapshot.Entry) error {
+	n := uint64(len(r.places))
+	if r.left == 0 {
+		r.left, r.ref = r.c.number(), r.c.number()
+		if r.c.bad || r.left == 0 || r.ref > n+1 || (r.ref == n+1 && r.left != 1) {
 			return errSources
 		}
-		run := left[:count]
-		left = left[count:]
-		switch {
-		case ref == n+1:
-			run[0].Source = s.dir + "/" + c.text()
-		case ref > 0:
-			c.bad = c.bad || !places[ref-1].give(run, &c)
-		}
 	}
-	if c.bad || len(c.b) > 0 {
+	r.left--
+	switch {
+	case r.ref == n+1:
+		e.Source = r.dir + "/" + r.c.text()
+	case r.ref > 0:
+		r.c.bad = r.c.bad || !r.places[r.ref-1].give(e, &r.c)
+	}
+	if r.c.bad {
 		return errSources
 	}
 	return nil
 }
 
-// give fills in the sources of a run; a false one is not as it was written.
-func (p *place) give(run []snapshot.Entry, c *reader) bool {
-	for i := range run {
-		e := &run[i]
-		if !p.bundle {
-			e.Source = p.path + "/" + e.Path
-			continue
-		}
-		at := p.end + c.signed()
-		if at <= 0 || e.Size < 0 || at > math.MaxInt64-e.Size {
-			return false
-		}
-		e.Source, e.SourceAt, p.end = p.path, at, at+e.Size
+// end checks that there is nothing left.
+func (r *sourceReader) end() error {
+	if r.left > 0 || len(r.c.b) > 0 {
+		return errSources
 	}
+	return nil
+}
+
+// give fills in the source of an entry; a false one is not as it was written.
+func (p *place) give(e *snapshot.Entry, c *reader) bool {
+	if !p.bundle {
+		e.Source = p.path + "/" + e.Path
+		return true
+	}
+	at := p.end + c.signed()
+	if at <= 0 || e.Size < 0 || at > math.MaxInt64-e.Size {
+		return false
+	}
+	e.Source, e.SourceAt, p.end = p.path, at, at+e.Size
 	return true
 }

@@ -16,10 +16,11 @@ import (
 // pulledTree is what an index that was fetched makes, which was compared with what was
 // asked for: a tree in memory or, of a large one, the draft of its manifest.
 type pulledTree struct {
-	ix    *pack.Index // without changes, if there is a draft
-	sum   totals
-	m     *snapshot.Manifest
-	draft *durable.File
+	ix     *pack.Index // without changes, if there is a draft
+	sum    totals
+	tables []*pack.Index // with a draft: those of the chain
+	m      *snapshot.Manifest
+	draft  *durable.File
 }
 
 func (t *pulledTree) abort() {
@@ -41,7 +42,7 @@ func (t *pulledTree) write(ctx context.Context, s *Store, d snapshot.Digest) err
 
 // pulledTree makes the tree of the index in f.
 func (s *Store) pulledTree(ctx context.Context, spec *ImportSpec, f *durable.File) (*pulledTree, error) {
-	t, err := s.pulledInParts(ctx, spec, f.Name())
+	t, err := s.pulledInParts(ctx, spec, f)
 	if t != nil || err != nil && !errors.Is(err, errUnlike) {
 		return t, err
 	}
@@ -73,59 +74,98 @@ func (s *Store) pulledTree(ctx context.Context, spec *ImportSpec, f *durable.Fil
 
 // pulledInParts is pulledTree without anything of the tree in memory. It is nil of a
 // small one; and errUnlike says that only the whole tree can tell.
-func (s *Store) pulledInParts(ctx context.Context, spec *ImportSpec, path string) (*pulledTree, error) {
+func (s *Store) pulledInParts(ctx context.Context, spec *ImportSpec, f *durable.File) (*pulledTree, error) {
+	x, err := openIndexAt(f.Name(), spec.Index)
+	if err != nil {
+		return nil, err
+	}
+	large := s.isLarge(spec.Base, x.Len())
+	x.Close() //nolint:errcheck // only read
+	if !large {
+		return nil, nil //nolint:nilnil // as promised
+	}
+	return s.treeInParts(ctx, []fetchedFile{{spec, f}})
+}
+
+// fetchedFile is an index that is here, and what was asked for.
+type fetchedFile struct {
+	spec *ImportSpec
+	file *durable.File
+}
+
+// treeInParts makes the tree of a chain of indexes on the base of the first.
+func (s *Store) treeInParts(ctx context.Context, chain []fetchedFile) (*pulledTree, error) {
 	t := &pulledTree{}
-	large, err := s.eachPulled(ctx, spec, path, t, func(e *snapshot.Entry) error {
+	err := s.eachPulled(ctx, chain, t, func(e *snapshot.Entry) error {
 		t.sum.add(e)
 		return nil
 	})
-	if err != nil || !large {
+	if err != nil {
 		return nil, err
 	}
 	defer lean(int(t.sum.entries))()
 	if t.draft, err = durable.Create(filepath.Join(s.dir, "tmp")); err != nil {
 		return nil, err
 	}
-	out := bufio.NewWriterSize(t.draft, 1<<20)
-	w, err := pack.NewManifestWriter(out, int(t.sum.entries))
-	if err == nil {
-		_, err = s.eachPulled(ctx, spec, path, t, w.Append)
-	}
-	var d snapshot.Digest
-	if err == nil {
-		d, err = w.Close()
-	}
-	if err == nil && d != spec.Manifest {
-		err = errUnlike
-	}
-	if err == nil {
-		err = out.Flush()
-	}
-	if err != nil {
+	if err := s.writeDraft(ctx, chain, t); err != nil {
 		t.abort()
 		return nil, err
 	}
 	return t, nil
 }
 
-// eachPulled calls fn for what the index at path makes, if that is large.
-func (s *Store) eachPulled(ctx context.Context, spec *ImportSpec, path string, t *pulledTree, fn func(e *snapshot.Entry) error) (large bool, err error) {
-	x, err := openIndexAt(path, spec.Index)
+// writeDraft writes the manifest.
+func (s *Store) writeDraft(ctx context.Context, chain []fetchedFile, t *pulledTree) error {
+	out := bufio.NewWriterSize(t.draft, 1<<20)
+	w, err := pack.NewManifestWriter(out, int(t.sum.entries))
 	if err != nil {
-		return false, err
+		return err
 	}
-	defer x.Close() //nolint:errcheck // only read
-	if !s.isLarge(spec.Base, x.Len()) {
-		return false, nil
+	if err := s.eachPulled(ctx, chain, t, w.Append); err != nil {
+		return err
 	}
-	if err := s.checkIndex(spec, x.Tables); err != nil {
-		return false, err
+	if d, err := w.Close(); err != nil {
+		return err
+	} else if d != chain[len(chain)-1].spec.Manifest {
+		return errUnlike
 	}
-	t.ix = x.Tables
-	if err := s.eachMade(ctx, spec.Base, x, fn); err != nil {
-		return false, fmt.Errorf("index %s: %w", spec.Index, err)
+	return out.Flush()
+}
+
+// eachPulled calls fn for what the indexes make, whose tables it leaves in t.
+func (s *Store) eachPulled(ctx context.Context, chain []fetchedFile, t *pulledTree, fn func(e *snapshot.Entry) error) error {
+	base := chain[0].spec.Base
+	before, err := s.manifestOf(base)
+	if err != nil {
+		return err
 	}
-	return true, nil
+	t.tables = nil
+	var xs []*indexFile
+	for _, f := range chain {
+		x, err := openIndexAt(f.file.Name(), f.spec.Index)
+		if err != nil {
+			return err
+		}
+		defer x.Close() //nolint:errcheck // only read
+		if err := checkAgainst(f.spec, x.Tables, before); err != nil {
+			return err
+		}
+		before, xs, t.tables = f.spec.Manifest, append(xs, x), append(t.tables, x.Tables)
+	}
+	t.ix = t.tables[len(t.tables)-1]
+	if err := s.eachMadeOf(ctx, base, xs, func(e *snapshot.Entry, _ bool) error { return fn(e) }); err != nil {
+		return fmt.Errorf("index %s: %w", chain[len(chain)-1].spec.Index, err)
+	}
+	return nil
+}
+
+// manifestOf is the manifest of a layer, zero of "".
+func (s *Store) manifestOf(id snapshot.ID) (snapshot.Digest, error) {
+	if id == "" {
+		return snapshot.Digest{}, nil
+	}
+	in, err := s.Lookup(id)
+	return in.Manifest, err
 }
 
 // isLarge reports whether a tree of n entries and those of base is not to be in memory.

@@ -68,49 +68,22 @@ func (s *Store) relocate(ctx context.Context, id snapshot.ID, m *snapshot.Manife
 // relocateIn puts the new places into m, and what is known of the files' content,
 // after own was called, and reports whether there were any. Files of the layer id stay where they are said to be.
 func (s *Store) relocateIn(ctx context.Context, id snapshot.ID, m *snapshot.Manifest, own func()) bool {
-	s.mu.Lock()
-	gathered := make(map[string]*layer, len(s.gathering.gathered))
-	for dir, l := range s.gathering.gathered {
-		if l.info.ID != id {
-			gathered[dir] = l
-		}
-	}
-	s.mu.Unlock()
-	if len(gathered) == 0 {
+	r := s.newRelocator(ctx, id)
+	if r == nil {
 		return false
 	}
-	trees := map[*layer]*snapshot.Manifest{}
+	defer r.close()
 	any := false
 	for i := range m.Entries {
-		e := &m.Entries[i]
-		if e.Type != snapshot.TypeFile || e.SourceAt != 0 || e.Source == "" {
-			continue
-		}
-		dir, rest := s.upperOf(e.Source)
-		l := gathered[dir]
-		if l == nil || e.Size == 0 {
-			continue
-		}
-		t, ok := trees[l]
-		if !ok {
-			t = s.movedTree(ctx, l)
-			trees[l] = t
-		}
-		if t == nil {
-			continue
-		}
-		now, ok := t.Find(rest)
-		if !ok || now.Size != e.Size || now.SourceAt == 0 && (e.Hashed() || now.Source != e.Source) {
+		e := m.Entries[i]
+		if !r.relocate(&e) {
 			continue
 		}
 		if !any {
 			own()
-			any, e = true, &m.Entries[i]
+			any = true
 		}
-		e.Source, e.SourceAt = now.Source, now.SourceAt
-		if !e.Hashed() {
-			e.Chunks = now.Chunks
-		}
+		m.Entries[i] = e
 	}
 	return any
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
-	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // RestoreSpec says what appears where.
@@ -73,7 +73,7 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer w.t.close()
+	defer w.close()
 	defer lean(int(in.Entries))()
 	partial := dir + ".partial-" + string(spec.Snapshot[:partialDigits])
 	done, err := beginPartial(partial, dir)
@@ -158,12 +158,18 @@ func dropPartial(partial string) error {
 type writing struct {
 	s        *Store
 	key      []byte
-	t        *treeFile
-	lo       *locator
-	previous func(string) *snapshot.Entry // where the host has the files; nil: nowhere
+	all      view.Tree
+	n        int // entries of all, or so
+	close    func()
+	find     func(snapshot.Digest) (pack.Location, bool) // where chunks are
+	own      map[snapshot.Digest]bool                    // packs of the layer itself; nil: nobody asks
+	open     OpenBlobFunc
+	like     *beside // a tree whose files may have some of the content; nil: none
 	progress *Progress
 
-	ix *pack.Index // of the part that is being written
+	// Of the part that is being written:
+	ix   *pack.Index
+	here snapshot.Manifest // files that the host has at these paths: packs may be gone
 }
 
 // inParts calls write for one part after the other, each of which is writing.ix.
@@ -184,18 +190,12 @@ func (s *Store) newWriting(ctx context.Context, id snapshot.ID) (*writing, error
 	if err != nil {
 		return nil, err
 	}
-	w := &writing{s: s, key: l.key, lo: s.locateAll(chain)}
-	if w.t, err = s.openTree(ctx, l); err != nil {
+	w := &writing{s: s, key: l.key, find: s.locateAll(chain).find, open: s.OpenRange}
+	t, err := s.openTree(ctx, l)
+	if err != nil {
 		return nil, err
 	}
-	if m := w.t.m; m != nil {
-		for i := range m.Entries {
-			if m.Entries[i].Source != "" { // its packs may be gone
-				w.previous = previous(m)
-				break
-			}
-		}
-	}
+	w.all, w.n, w.close = t.each(ctx), t.left(), t.close
 	return w, nil
 }
 
@@ -203,42 +203,70 @@ func (s *Store) newWriting(ctx context.Context, id snapshot.ID) (*writing, error
 // file's names alone, all of which are in the tree.
 func (w *writing) parts(ctx context.Context, write func(context.Context) error) error {
 	most := w.s.part(writtenEntries)
-	part := make([]snapshot.Change, 0, min(w.t.left(), most))
+	part := make([]snapshot.Change, 0, min(w.n, most))
 	flush := func() (err error) {
-		if w.ix, err = pack.Gather(w.lo.find, part); err == nil {
+		if w.ix, err = pack.Gather(w.find, part); err == nil {
+			for i := range w.ix.Packs {
+				w.ix.Packs[i].Own = w.own[w.ix.Packs[i].Digest]
+			}
 			err = write(ctx)
 		}
 		clear(part)
-		part = part[:0]
+		clear(w.here.Entries)
+		part, w.here.Entries = part[:0], w.here.Entries[:0]
 		return err
 	}
-	var in tree.InOrder
-	for {
-		var e snapshot.Entry
-		if err := w.t.next(&e); errors.Is(err, io.EOF) {
-			return flush()
-		} else if err != nil {
-			return err
-		}
-		if err := in.Next(&e); err != nil {
-			return err
-		}
-		e.Source, e.SourceAt = "", 0
-		if e.Link != "" && e.Link != e.Path {
-			e.Chunks = []snapshot.Chunk{}
-		}
+	err := w.all(func(e *snapshot.Entry) error {
 		if len(part) == most {
 			if err := flush(); err != nil {
 				return err
 			}
 		}
-		part = append(part, snapshot.Change{Entry: e})
+		if err := w.note(e); err != nil {
+			return err
+		}
+		e.Source, e.SourceAt = "", 0
+		if !e.FirstLink() {
+			e.Chunks = []snapshot.Chunk{}
+		}
+		part = append(part, snapshot.Change{Entry: *e})
+		return nil
+	})
+	if err != nil {
+		return err
 	}
+	return flush()
+}
+
+// note notes where the host has the content of e, or some of it.
+func (w *writing) note(e *snapshot.Entry) error {
+	if e.Type != snapshot.TypeFile || e.Size == 0 || !e.FirstLink() {
+		return nil
+	}
+	if e.Source != "" {
+		w.here.Entries = append(w.here.Entries, *e)
+		return nil
+	}
+	if w.like == nil {
+		return nil
+	}
+	for w.like.more && snapshot.ComparePaths(w.like.e.Path, e.Path) < 0 {
+		if err := w.like.step(); err != nil {
+			return err
+		}
+	}
+	if w.like.more && w.like.e.Path == e.Path {
+		w.here.Entries = append(w.here.Entries, w.like.e)
+	}
+	return nil
 }
 
 // extract hands out all content of the part.
 func (w *writing) extract(ctx context.Context, write func(i int, off int64, p []byte) error, done func(i int) error) error {
-	o := pack.ExtractOptions{Key: w.key, Workers: w.s.o.Workers, Open: w.s.OpenRange, Done: done, Previous: w.previous}
+	o := pack.ExtractOptions{Key: w.key, Workers: w.s.o.Workers, Open: w.open, Done: done}
+	if len(w.here.Entries) > 0 {
+		o.Previous = previous(&w.here)
+	}
 	return pack.Extract(ctx, w.ix, o, func(i int, off int64, p []byte) error {
 		w.progress.Done.Add(int64(len(p)))
 		return write(i, off, p)

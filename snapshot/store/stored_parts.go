@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"path/filepath"
+	"strings"
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/tree"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -21,24 +21,7 @@ func (s *Store) treeOf(ctx context.Context, d snapshot.Digest) view.Tree {
 			return err
 		}
 		defer t.close()
-		var in tree.InOrder
-		for n := 0; ; n++ {
-			if n%1024 == 0 && ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			var e snapshot.Entry
-			if err := t.next(&e); errors.Is(err, io.EOF) {
-				return nil
-			} else if err != nil {
-				return err
-			}
-			if err := in.Next(&e); err != nil {
-				return err
-			}
-			if err := fn(&e); err != nil {
-				return err
-			}
-		}
+		return t.each(ctx)(fn)
 	}
 }
 
@@ -50,16 +33,13 @@ func (s *Store) materialiseInParts(ctx context.Context, d view.Streamer, l *laye
 		if err != nil {
 			return err
 		}
-		defer w.t.close()
+		defer w.close()
 		w.progress = &Progress{}
-		begin := 0
-		return w.parts(ctx, func(ctx context.Context) error {
-			err := w.extract(ctx, func(i int, off int64, p []byte) error { return write(begin+i, off, p) }, nil)
-			begin += len(w.ix.Changes)
-			return err
-		})
+		return w.handOut(ctx, write)
 	}
-	place, located, err := d.UnpackTree(ctx, l.info.ID, int(l.info.Entries), s.treeOf(ctx, l.info.Manifest), fill, meter)
+	place, located, err := d.UnpackTree(ctx, view.TreeSpec{
+		ID: l.info.ID, N: int(l.info.Entries), New: s.treeOf(ctx, l.info.Manifest), Fill: fill, Meter: meter,
+	})
 	if err != nil {
 		return err
 	}
@@ -76,20 +56,40 @@ func (s *Store) settleInParts(ctx context.Context, d view.Streamer, l *layer, pl
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
-	own := int64(0)
-	b, err := s.encodeSourcesOf(l.info.Manifest, func(fn func(e *snapshot.Entry) error) error {
+	own, err := s.writeSourcesOf(l.info.ID, l.info.Manifest, place, t)
+	if err != nil {
+		return err
+	}
+	return s.commitSettled(ctx, l, place, l.info.StoredBytes+own, nil)
+}
+
+// handOut hands out the content of all parts.
+func (w *writing) handOut(ctx context.Context, write view.WriteFunc) error {
+	begin := 0
+	return w.parts(ctx, func(ctx context.Context) error {
+		err := w.extract(ctx, func(i int, off int64, p []byte) error { return write(begin+i, off, p) }, nil)
+		begin += len(w.ix.Changes)
+		return err
+	})
+}
+
+// writeSourcesOf is writeSources of a tree that is not in memory. own are the bytes that
+// the layer at place brought.
+func (s *Store) writeSourcesOf(id snapshot.ID, d snapshot.Digest, place *view.Layer, t view.Tree) (own int64, err error) {
+	dir := filepath.Join(s.dir, filepath.FromSlash(place.Dir)) + "/"
+	b, err := s.encodeSourcesOf(d, func(fn func(e *snapshot.Entry) error) error {
 		return t(func(e *snapshot.Entry) error {
-			if e.Source != "" && e.FirstLink() {
+			if e.FirstLink() && strings.HasPrefix(e.Source, dir) {
 				own += e.Size
 			}
 			return fn(e)
 		})
 	})
 	if err == nil {
-		err = writeSummed(s.srcPath(l.info.ID), b)
+		err = writeSummed(s.srcPath(id), b)
 	}
 	if err != nil {
-		return fmt.Errorf("sources of %s: %w", l.info.ID, err)
+		return 0, fmt.Errorf("sources of %s: %w", id, err)
 	}
-	return s.commitSettled(ctx, l, place, l.info.StoredBytes+own, nil)
+	return own, nil
 }

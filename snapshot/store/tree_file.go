@@ -10,6 +10,8 @@ import (
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // treeFile is a tree that is read entry by entry.
@@ -17,6 +19,9 @@ type treeFile struct {
 	r *pack.ManifestReader
 	f *os.File
 	d snapshot.Digest
+
+	sources   *sourceReader // nil: the manifest says all
+	relocator *relocator    // nil: no file has moved
 
 	m  *snapshot.Manifest // instead of a file: a tree that is in memory
 	at int
@@ -40,22 +45,52 @@ func (s *Store) openManifest(d snapshot.Digest) (*treeFile, error) {
 	return t, nil
 }
 
-// openTree begins to read the tree of a packed layer: from the manifest, if that says
-// all and the tree is not in memory anyhow.
+// openTree begins to read the tree of a packed layer: from the manifest, and the list of
+// sources if there is one, if the tree is large or the manifest says all, and the tree is
+// not in memory anyhow.
 func (s *Store) openTree(ctx context.Context, l *layer) (*treeFile, error) {
 	s.mu.Lock()
-	id, d, stored := l.info.ID, l.info.Manifest, l.stored()
+	id, stored, entries := l.info.ID, l.stored(), int(l.info.Entries)
+	packed := !l.info.Index.IsZero()
 	s.mu.Unlock()
-	if m, ok := s.trees.get(id); stored && !ok {
-		return s.openManifest(d)
-	} else if stored {
+	if m, ok := s.trees.get(id); ok && stored {
 		return &treeFile{m: m}, nil
+	} else if !ok && (stored || packed && s.isLarge("", entries)) {
+		t, err := s.openLocated(ctx, l, true)
+		if err == nil || stored {
+			return t, err
+		}
+		s.log.Warn("a tree can't be read from its files, making it anew", "snapshot", id, "error", err)
 	}
 	m, err := s.Tree(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	return &treeFile{m: m}, nil
+}
+
+// openLocated reads a packed layer's manifest, and beside it where its files are: at
+// the places that they have by now, if that is wanted of those that it has from others.
+func (s *Store) openLocated(ctx context.Context, l *layer, relocated bool) (*treeFile, error) {
+	s.mu.Lock()
+	id, d, stored := l.info.ID, l.info.Manifest, l.stored()
+	s.mu.Unlock()
+	t, err := s.openManifest(d)
+	if err != nil || stored {
+		return t, err
+	}
+	b, err := readSummed(s.srcPath(id), srcMagic)
+	if err == nil {
+		t.sources, err = s.newSourceReader(b, d)
+	}
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	if relocated {
+		t.relocator = s.newRelocator(ctx, id)
+	}
+	return t, nil
 }
 
 // next fills in e with the next entry; io.EOF behind the last one says that all was
@@ -72,13 +107,56 @@ func (t *treeFile) next(e *snapshot.Entry) error {
 	err := t.r.Next(e)
 	switch {
 	case err == nil:
-		return nil
+		return t.locate(e)
 	case !errors.Is(err, io.EOF):
 		return fmt.Errorf("manifest %s: %w", t.d, err)
 	case t.r.Digest() != t.d:
 		return &snapshot.CorruptError{What: "manifest", Name: t.d.String(), Why: "its digest is " + t.r.Digest().String()}
 	}
+	if t.sources != nil {
+		if err := t.sources.end(); err != nil {
+			return err
+		}
+	}
 	return err
+}
+
+// locate fills in where the content of e is.
+func (t *treeFile) locate(e *snapshot.Entry) error {
+	if t.sources == nil {
+		return nil
+	}
+	if err := t.sources.next(e); err != nil {
+		return err
+	}
+	if t.relocator != nil {
+		t.relocator.relocate(e)
+	}
+	return nil
+}
+
+// each goes through what is left, once, and checks what tree.InOrder can.
+func (t *treeFile) each(ctx context.Context) view.Tree {
+	return func(fn func(e *snapshot.Entry) error) error {
+		var in tree.InOrder
+		for n := 0; ; n++ {
+			if n%1024 == 0 && ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			var e snapshot.Entry
+			if err := t.next(&e); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if err := in.Next(&e); err != nil {
+				return err
+			}
+			if err := fn(&e); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // left is how many entries are to come.
@@ -92,5 +170,8 @@ func (t *treeFile) left() int {
 func (t *treeFile) close() {
 	if t.f != nil {
 		t.f.Close() //nolint:errcheck // only read
+	}
+	if t.relocator != nil {
+		t.relocator.close()
 	}
 }

@@ -54,10 +54,14 @@ func (d *Erofs) unpackContent(ctx context.Context, l *Layer, spec *UnpackSpec, b
 	if err := checkImageable(spec.Changes); err != nil {
 		return err
 	}
-	return d.unpackPlanned(ctx, l, spec, layBundle(spec.Changes), beside)
+	plan := layBundle(spec.Changes)
+	if beside != nil {
+		plan.locate(d.abs(l.Dir), spec.Changes)
+	}
+	return d.unpackPlanned(ctx, l, spec, plan, beside)
 }
 
-// unpackPlanned is unpackContent of what is planned.
+// unpackPlanned is unpackContent of what is planned. Of spec.Changes it knows nothing.
 func (d *Erofs) unpackPlanned(ctx context.Context, l *Layer, spec *UnpackSpec, plan *bundlePlan,
 	beside func(context.Context) error,
 ) error {
@@ -70,7 +74,6 @@ func (d *Erofs) unpackPlanned(ctx context.Context, l *Layer, spec *UnpackSpec, p
 	g, gctx := errgroup.WithContext(ctx)
 	whole := make(chan struct{})
 	if beside != nil {
-		b.plan.locate(d.abs(l.Dir), spec.Changes)
 		g.Go(func() error { return beside(context.WithValue(gctx, contentKey{}, whole)) })
 	}
 	g.Go(func() error {
@@ -91,28 +94,44 @@ func (d *Erofs) unpackPlanned(ctx context.Context, l *Layer, spec *UnpackSpec, p
 }
 
 // UnpackTree implements Streamer.
-func (d *Erofs) UnpackTree(ctx context.Context, id snapshot.ID, n int, t Tree,
-	fill func(ctx context.Context, write WriteFunc) error, m *Meter,
-) (*Layer, Tree, error) {
+func (d *Erofs) UnpackTree(ctx context.Context, spec TreeSpec) (*Layer, Tree, error) {
 	var located Tree
-	l, err := d.frame().unpack(ctx, id, nil, nil, func(l *Layer) error {
-		plan, links := newBundlePlan(n), linkGroups{}
-		err := t(func(e *snapshot.Entry) error {
-			one := e
-			if e.Link != "" {
-				kept := *e
-				one = &kept
-			}
-			plan.add(false, e)
-			return imageable(links, one)
-		})
+	var shown *Layer
+	l, err := d.frame().unpack(ctx, spec.ID, spec.Base, nil, func(l *Layer) error {
+		plan, err := planTree(spec.New, spec.N)
 		if err != nil {
 			return err
 		}
-		located = plan.located(d.abs(l.Dir), t)
-		return d.unpackPlanned(ctx, l, &UnpackSpec{ID: id, Fill: fill, Meter: m}, plan, nil)
+		located = plan.located(d.abs(l.Dir), spec.New)
+		var beside func(context.Context) error
+		if spec.Whole != nil {
+			beside = func(ctx context.Context) (err error) {
+				shown, err = d.ImageTree(ctx, l, spec.Base, spec.Whole(located))
+				return err
+			}
+		}
+		u := &UnpackSpec{ID: spec.ID, Fill: spec.Fill, Meter: spec.Meter, Later: spec.Later}
+		return d.unpackPlanned(ctx, l, u, plan, beside)
 	})
+	if spec.Whole != nil {
+		l = shown
+	}
 	return l, located, err
+}
+
+// planTree is layBundle and checkImageable of a tree.
+func planTree(t Tree, n int) (*bundlePlan, error) {
+	plan, links := newBundlePlan(n), linkGroups{}
+	err := t(func(e *snapshot.Entry) error {
+		one := e
+		if e.Link != "" {
+			kept := *e
+			one = &kept
+		}
+		plan.add(false, e)
+		return imageable(links, one)
+	})
+	return plan, err
 }
 
 // contentKey is where the context of an image that is made beside its content has the

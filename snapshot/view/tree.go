@@ -24,12 +24,27 @@ func TreeOf(m *snapshot.Manifest) Tree {
 	}
 }
 
+// TreeSpec is what UnpackTree takes.
+type TreeSpec struct {
+	ID   snapshot.ID
+	Base *Layer // nil: the empty tree
+	// New are the entries that differ from the base's, N or so: of the empty tree all.
+	New   Tree
+	N     int
+	Fill  func(ctx context.Context, write WriteFunc) error // WriteFunc counts what New has
+	Meter *Meter
+	// Whole makes the whole tree of New with its sources. Its image, on Base, is written
+	// while the content comes. nil: that is left to ImageTree.
+	Whole func(located Tree) Tree
+	// Later leaves it to Sync to bring the content to disk.
+	Later bool
+}
+
 // Streamer is an Imager for trees that should not be in memory.
 type Streamer interface {
-	// UnpackTree is Unpack of a whole tree of n entries, which is valid. located is the
-	// tree with its sources. WriteFunc counts its entries.
-	UnpackTree(ctx context.Context, id snapshot.ID, n int, t Tree,
-		fill func(ctx context.Context, write WriteFunc) error, m *Meter) (l *Layer, located Tree, err error)
+	// UnpackTree is Unpack, or, if there is a Whole, UnpackShown, of a tree that is valid.
+	// located is New with its sources.
+	UnpackTree(ctx context.Context, spec TreeSpec) (l *Layer, located Tree, err error)
 	// ImageTree is Image.
 	ImageTree(ctx context.Context, l, base *Layer, t Tree) (*Layer, error)
 }
