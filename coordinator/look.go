@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -91,7 +92,7 @@ func (s *Server) wants() []gitlab.Want {
 	}
 	var out []gitlab.Want
 	seen := map[string]bool{}
-	for _, key := range sortedKeys(pools) {
+	for _, key := range slices.Sorted(maps.Keys(pools)) {
 		x := pools[key]
 		if x.free <= 0 || len(x.offers) == 0 {
 			continue
@@ -140,7 +141,7 @@ func (s *Server) kept() []gitlab.Kept {
 
 // apiToken finds the token that reads pipelines among what the hosts of a pool brought.
 func (s *Server) apiToken(pool string) string {
-	for _, name := range sortedKeys(s.world.fleet) {
+	for _, name := range slices.Sorted(maps.Keys(s.world.fleet)) {
 		if p := s.world.fleet[name]; p.poolKey == pool && p.pool != nil && p.pool.APIToken != "" {
 			return p.pool.APIToken
 		}
@@ -181,13 +182,4 @@ func secondsText(s float64) string {
 		return fmt.Sprintf("%.0f s", s)
 	}
 	return fmt.Sprintf("%.0f min", s/60)
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -106,9 +107,7 @@ func (t *txn) nameJob(p string, j *state.Job) {
 		names = t.w.byName[p]
 	}
 	next := make(map[string]string, len(names)+1)
-	for k, v := range names {
-		next[k] = v
-	}
+	maps.Copy(next, names)
 	next[j.Def.Spec.Name] = j.ID
 	old, had := t.names[p]
 	t.names[p] = next

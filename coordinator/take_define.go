@@ -2,7 +2,9 @@ package coordinator
 
 import (
 	"encoding/json"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,7 +87,7 @@ func escapePath(p string) string {
 
 // poolOf finds what a host of a pool says for the jobs of it.
 func (t *txn) poolOf(key string) api.Pool {
-	for _, name := range sortedKeys(t.w.fleet) {
+	for _, name := range slices.Sorted(maps.Keys(t.w.fleet)) {
 		if p := t.w.fleet[name]; p.pool != nil && p.poolKey == key {
 			return *p.pool
 		}

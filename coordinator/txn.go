@@ -3,6 +3,7 @@ package coordinator
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -211,20 +212,7 @@ func (t *txn) batch() *state.Batch {
 
 // sorted makes the order of statements independent of maps.
 func sorted[K comparable, V any](m map[K]*V, key func(*V) string) []*V {
-	out := make([]*V, 0, len(m))
-	for _, v := range m {
-		out = append(out, v)
-	}
-	slices.SortFunc(out, func(a, b *V) int {
-		ka, kb := key(a), key(b)
-		if ka < kb {
-			return -1
-		} else if ka > kb {
-			return 1
-		}
-		return 0
-	})
-	return out
+	return slices.SortedFunc(maps.Values(m), func(a, b *V) int { return strings.Compare(key(a), key(b)) })
 }
 
 // install makes the committed records the picture.
@@ -240,9 +228,7 @@ func (t *txn) install() {
 	for _, a := range t.attempts.dirty {
 		w.putAttempt(a)
 	}
-	for id, x := range t.snapshots.dirty {
-		w.snapshots[id] = x
-	}
+	maps.Copy(w.snapshots, t.snapshots.dirty)
 	for _, h := range t.hosts.dirty {
 		w.putHost(h)
 	}

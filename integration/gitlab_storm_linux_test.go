@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -86,11 +87,7 @@ func stormPipeline(ran string) gitlabtest.PipelineDef {
 
 // storm kills until it is told to stop.
 func (l *lab) storm(rnd *rand.Rand, stop <-chan struct{}) {
-	names := make([]string, 0, len(l.agents))
-	for name := range l.agents {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(l.agents))
 	for {
 		select {
 		case <-stop:

@@ -2,6 +2,7 @@ package transfer_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -91,9 +92,7 @@ func TestMissingIsRightInAnyForest(t *testing.T) {
 			t.Fatal(err)
 		}
 		have := map[snapshot.ID]bool{}
-		for k, v := range held {
-			have[k] = v
-		}
+		maps.Copy(have, held)
 		for _, l := range got {
 			if have[l.ID] {
 				t.Fatalf("%s is there already", l.ID)

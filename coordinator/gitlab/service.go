@@ -132,11 +132,9 @@ func (s *Service) Run(ctx context.Context) {
 
 // start runs f beside the loop; what it gives back runs in the loop.
 func (s *Service) start(f func() func()) {
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
+	s.running.Go(func() {
 		s.done <- f()
-	}()
+	})
 }
 
 // ask sends the requests that may be sent now, the token first that waited longest,

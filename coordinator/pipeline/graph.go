@@ -1,6 +1,10 @@
 package pipeline
 
-import "github.com/roost-ci/roost/coordinator/api"
+import (
+	"slices"
+
+	"github.com/roost-ci/roost/coordinator/api"
+)
 
 // Graph is a pipeline file that has no errors. It is built once and never changed
 // after: jobs share slices and maps, so a caller that wants to edit one clones it.
@@ -72,12 +76,7 @@ func (a AllowFailure) Allows(code int) bool {
 	if a.Any {
 		return true
 	}
-	for _, c := range a.Codes {
-		if c == code {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(a.Codes, code)
 }
 
 // Values of Job.When.

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -55,8 +54,6 @@ func (j *job) where(key string) string {
 
 // count is how many jobs of the graph it becomes.
 func (j *job) count() int { return max(j.total, 1) }
-
-func keysOf[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
 
 // readJob reads one entry of the top level as a job.
 func (p *parser) readJob(e entry) {

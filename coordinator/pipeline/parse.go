@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/roost-ci/roost/coordinator/api"
@@ -220,7 +221,7 @@ func insteadOfDefault(key string) string {
 // be reported as that, and also if every job has a value of its own.
 func (p *parser) checkDefaults() {
 	j := &job{name: "default", isDefault: true}
-	for _, key := range slices.Sorted(keysOf(p.defaults)) {
+	for _, key := range slices.Sorted(maps.Keys(p.defaults)) {
 		p.readKey(j, key, p.defaults[key])
 	}
 }

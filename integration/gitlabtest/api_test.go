@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -93,9 +94,7 @@ func (d *desk) request(more map[string]any, features ...string) (*payload, answe
 		f[n] = true
 	}
 	body := map[string]any{"token": d.runner.Token(), "system_id": "s_1", "info": map[string]any{"features": f}}
-	for k, v := range more {
-		body[k] = v
-	}
+	maps.Copy(body, more)
 	b, err := json.Marshal(body)
 	require.NoError(d.t, err)
 	a := d.call("POST", "jobs/request", map[string]string{"RUNNER-TOKEN": d.runner.Token(), "Content-Type": "application/json"}, string(b))

@@ -221,7 +221,7 @@ func TestExecKilledWhileTalking(t *testing.T) {
 	b := newBench(t)
 	const lines = 400_000
 	j := b.begin(t, plugin.Job{Script: []string{fmt.Sprintf("seq %d", lines), hold, fmt.Sprintf("seq %d %d", lines+1, 2*lines)}})
-	for i := 0; i < 6; i++ {
+	for range 6 {
 		was := len(j.String())
 		b.killed(t)
 		wait(t, "output, or all of it", func() bool {

@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"maps"
 	"sort"
 	"strings"
 )
@@ -46,12 +47,8 @@ func (r *run) env(more map[string]string) []string {
 		"PATH": r.a.o.Path, "HOME": r.at.home, "TMPDIR": r.at.tmp,
 		"USER": u.Name, "LOGNAME": u.Name, "SHELL": r.a.o.Shell, "LANG": "C.UTF-8",
 	}
-	for k, v := range r.job.Env {
-		m[k] = v
-	}
-	for k, v := range more {
-		m[k] = v
-	}
+	maps.Copy(m, r.job.Env)
+	maps.Copy(m, more)
 	// The mark is last so that the job's own variables can't take it away: it finds
 	// the processes of a job whose supervisor is gone (Kill).
 	m[markVar] = string(r.job.Attempt)

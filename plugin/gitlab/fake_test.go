@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -109,9 +110,7 @@ func (g *fakeGitLab) serve(w http.ResponseWriter, r *http.Request) {
 	if g.after != nil && g.after(r, body) {
 		panic(http.ErrAbortHandler)
 	}
-	for k, v := range rec.Header() {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), rec.Header())
 	w.WriteHeader(rec.Code)
 	w.Write(rec.Body.Bytes())
 }

@@ -2,6 +2,7 @@ package gitlab
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -212,9 +213,7 @@ func (s *service) failed(w http.ResponseWriter, r *http.Request, j *job, err err
 // write passes an answer on.
 func (a *answer) write(w http.ResponseWriter) {
 	head := w.Header()
-	for name, v := range cleanHeader(a.header) {
-		head[name] = v
-	}
+	maps.Copy(head, cleanHeader(a.header))
 	head.Set("Content-Length", strconv.Itoa(len(a.body)))
 	if a.status == http.StatusNoContent || a.status == http.StatusNotModified {
 		head.Del("Content-Length")

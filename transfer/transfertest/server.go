@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -171,9 +172,7 @@ func Truncated(n int) Act {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		rec := httptest.NewRecorder()
 		next.ServeHTTP(rec, r)
-		for k, v := range rec.Header() {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), rec.Header())
 		w.Header().Set("Content-Length", strconv.Itoa(n))
 		w.WriteHeader(rec.Code)
 		w.Write(rec.Body.Bytes()[:n]) //nolint:errcheck // a test's server
@@ -185,9 +184,7 @@ func Header(key, value string) Act {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		rec := httptest.NewRecorder()
 		next.ServeHTTP(rec, r)
-		for k, v := range rec.Header() {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), rec.Header())
 		w.Header().Set(key, value)
 		w.WriteHeader(rec.Code)
 		w.Write(rec.Body.Bytes()) //nolint:errcheck // a test's server
