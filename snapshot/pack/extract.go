@@ -26,6 +26,9 @@ type ExtractOptions struct {
 	// little only what is new. May be nil; what can't be read there is fetched. It is
 	// called by one goroutine.
 	Previous func(path string) *snapshot.Entry
+	// Pieces, if set, is called instead of write, with all that is to be written of a
+	// frame; Change is the index of a change, and Bytes are only good during the call.
+	Pieces func(pieces ...snapshot.Piece) error
 	// Done, if set, is called when all content of change i was written, by the
 	// goroutine that wrote the last of it; never for a file that has none. An error
 	// ends the extraction.
@@ -180,6 +183,7 @@ func noEOF(err error) error {
 func (x *extractor) worker(ctx context.Context) error {
 	ids := newKeyed(x.o.Key)
 	var buf []byte
+	var w pieces
 	for f := range x.ready {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -200,11 +204,8 @@ func (x *extractor) worker(ctx context.Context) error {
 		if err := x.check(fr, uses, plain, ids); err != nil {
 			return err
 		}
-		for _, u := range uses {
-			c := &x.ix.Chunks[u.chunk]
-			if err := x.put(u, plain[c.Off:][:c.Len]); err != nil {
-				return err
-			}
+		if err := x.putAll(uses, plain, &w); err != nil {
+			return err
 		}
 		x.free <- f.stored
 	}
@@ -232,20 +233,71 @@ func (x *extractor) check(f *Frame, uses []use, plain []byte, ids keyed) (err er
 	return err
 }
 
+// pieces are what a worker writes as one; they are used again.
+type pieces []snapshot.Piece
+
+// putAll writes the chunks that are needed of a frame to every place that needs them.
+func (x *extractor) putAll(uses []use, plain []byte, w *pieces) error {
+	if x.o.Pieces == nil {
+		for _, u := range uses {
+			c := &x.ix.Chunks[u.chunk]
+			if err := x.put(u, plain[c.Off:][:c.Len]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	list := (*w)[:0]
+	for _, u := range uses {
+		c := &x.ix.Chunks[u.chunk]
+		p := plain[c.Off:][:c.Len]
+		for _, at := range x.p.of(u) {
+			eachRun(p, func(start, end int) error { //nolint:errcheck // it has none
+				list = append(list, snapshot.Piece{Change: int(at.change), Off: at.off + int64(start), Bytes: p[start:end]})
+				return nil
+			})
+		}
+	}
+	*w = list
+	if err := x.o.Pieces(list...); err != nil {
+		return err
+	}
+	for _, u := range uses {
+		for _, at := range x.p.of(u) {
+			if err := x.done(at.change); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // put writes a chunk to every place that needs it.
 func (x *extractor) put(u use, p []byte) error {
 	for _, at := range x.p.of(u) {
 		err := eachRun(p, func(start, end int) error {
+			if x.o.Pieces != nil {
+				return x.o.Pieces(snapshot.Piece{Change: int(at.change), Off: at.off + int64(start), Bytes: p[start:end]})
+			}
 			return x.write(int(at.change), at.off+int64(start), p[start:end])
 		})
 		if err != nil {
 			return fmt.Errorf("%q: %w", x.ix.Changes[at.change].Entry.Path, err)
 		}
-		if x.left != nil && x.left[at.change].Add(-1) == 0 {
-			if err := x.o.Done(int(at.change)); err != nil {
-				return fmt.Errorf("%q: %w", x.ix.Changes[at.change].Entry.Path, err)
-			}
+		if err := x.done(at.change); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// done counts one place of a change as written.
+func (x *extractor) done(change int32) error {
+	if x.left == nil || x.left[change].Add(-1) > 0 {
+		return nil
+	}
+	if err := x.o.Done(int(change)); err != nil {
+		return fmt.Errorf("%q: %w", x.ix.Changes[change].Entry.Path, err)
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func (d *Erofs) unpackPlanned(ctx context.Context, l *Layer, spec *UnpackSpec, p
 		g.Go(func() error { return beside(context.WithValue(gctx, contentKey{}, whole)) })
 	}
 	g.Go(func() error {
-		if err := spec.Fill(gctx, b.write); err != nil {
+		if err := b.fill(gctx, spec); err != nil {
 			return err
 		}
 		fail.Point("view.unpack.filled")
@@ -272,52 +272,12 @@ func (b *bundleFiles) close() {
 	}
 }
 
-// write is the WriteFunc.
-func (b *bundleFiles) write(i int, off int64, p []byte) error {
-	if i < 0 || i >= len(b.plan.sizes) {
-		return fmt.Errorf("write to change %d of %d", i, len(b.plan.sizes))
+// fill has the content written.
+func (b *bundleFiles) fill(ctx context.Context, spec *UnpackSpec) error {
+	if spec.FillPieces != nil {
+		return spec.FillPieces(ctx, b.writePieces)
 	}
-	size := b.plan.sizes[i]
-	if size < 0 {
-		return fmt.Errorf("write to change %d, which is no file", i)
-	}
-	if off < 0 || off > size || int64(len(p)) > size-off {
-		return fmt.Errorf("write to change %d: bytes %d to %d of %d", i, off, off+int64(len(p)), size)
-	}
-	if len(p) == 0 {
-		return nil
-	}
-	s := b.plan.spots[i]
-	if s.object > 0 {
-		return b.writeObject(s, off, p)
-	}
-	n, err := b.bundle.WriteAt(p, s.at+off)
-	b.there.add(s.at+off, int64(n))
-	b.wrote(b.bundle, n)
-	return err
-}
-
-func (b *bundleFiles) wrote(f *os.File, n int) {
-	b.meter.Add(int64(n))
-	if b.behind != nil {
-		b.behind.Wrote(f.Fd(), n)
-	}
-}
-
-func (b *bundleFiles) writeObject(s spot, off int64, p []byte) error {
-	if n := int(s.object - 1); n < len(b.objects) {
-		f := b.objects[n]
-		w, err := f.WriteAt(p, off)
-		b.wrote(f, w)
-		return err
-	}
-	f, err := os.OpenFile(filepath.Join(b.dir, objectName(s)), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	n, err := f.WriteAt(p, off)
-	b.meter.Add(int64(n))
-	return errors.Join(err, f.Close())
+	return spec.Fill(ctx, b.write)
 }
 
 // finish writes zeros where nothing was written: a writer may leave out zeros, and
