@@ -99,6 +99,26 @@ func Rename(from, to string) error {
 	return SyncDir(filepath.Dir(from))
 }
 
+// MkdirEach makes those of some directories in parent that are absent, and syncs parent
+// once for all of them.
+func MkdirEach(parent string, perm os.FileMode, names ...string) error {
+	made := false
+	for _, n := range names {
+		dir := filepath.Join(parent, n)
+		if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+			continue
+		}
+		if err := os.Mkdir(dir, perm); err != nil {
+			return err
+		}
+		made = true
+	}
+	if !made {
+		return nil
+	}
+	return SyncDir(parent)
+}
+
 // MkdirAll makes a directory and syncs every parent that it had to make.
 func MkdirAll(dir string, perm os.FileMode) error {
 	dir, err := filepath.Abs(dir)

@@ -59,6 +59,17 @@ func TestCommitToAMissingDirectoryLeavesNothing(t *testing.T) {
 	require.Empty(t, names(t, dir))
 }
 
+func TestMkdirEach(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "b"), 0o755))
+	for range 2 {
+		require.NoError(t, MkdirEach(dir, 0o700, "a", "b"))
+		require.DirExists(t, filepath.Join(dir, "a"))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	require.Error(t, MkdirEach(dir, 0o700, "c", "file"))
+}
+
 func TestRenameAndMkdirAll(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, MkdirAll(filepath.Join(dir, "a", "b", "c"), 0o700))

@@ -33,10 +33,8 @@ func openErofs(root string, o Options, want erofs.Method) (Driver, error) {
 	if base.o.NoDataDirs {
 		return nil, fmt.Errorf("%w: erofs: this kernel has no data-only overlay directories (Linux 6.8)", ErrUnavailable)
 	}
-	for _, dir := range []string{mntDir, imagesDir} {
-		if err := durable.MkdirAll(base.abs(dir), 0o700); err != nil {
-			return nil, fmt.Errorf("view root: %w", err)
-		}
+	if err := durable.MkdirEach(base.root, 0o700, mntDir, imagesDir); err != nil {
+		return nil, fmt.Errorf("view root: %w", err)
 	}
 	if want == "" {
 		ctx := context.Background() //nolint:forbidigo // a probe takes milliseconds and has no caller to stop it

@@ -80,21 +80,17 @@ func (d *Erofs) probeLife(ctx context.Context, target string) error {
 		file("d/f"), file("d/object"),
 	}
 	changes[3].Entry.Size = bundleMost
-	l, err := d.Unpack(ctx, ids[0], nil, changes, func(_ context.Context, write WriteFunc) error {
-		if err := write(2, 0, []byte("x")); err != nil {
-			return err
-		}
-		return write(3, 0, []byte("x"))
-	}, nil)
+	l, err := d.UnpackShown(ctx, UnpackSpec{
+		ID: ids[0], Changes: changes, Later: true, // nothing of it is to stay
+		Fill: func(_ context.Context, write WriteFunc) error {
+			if err := write(2, 0, []byte("x")); err != nil {
+				return err
+			}
+			return write(3, 0, []byte("x"))
+		},
+		Tree: func() (*snapshot.Manifest, error) { return tree.Apply(nil, changes) },
+	})
 	if err != nil {
-		return err
-	}
-	d.Locate(l, changes)
-	m, err := tree.Apply(nil, changes)
-	if err != nil {
-		return err
-	}
-	if l, err = d.Image(ctx, l, nil, m); err != nil {
 		return err
 	}
 	v, err := d.Prepare(ctx, Spec{ID: ids[1], Base: l, Target: target})

@@ -77,10 +77,11 @@ func openLayout(root string) (layout, error) {
 		return layout{}, fmt.Errorf("view root: %w", err)
 	}
 	l := layout{root: abs}
-	for dir, mode := range map[string]os.FileMode{viewsDir: 0o700, trashDir: 0o700, emptyDir: 0o755} {
-		if err := durable.MkdirAll(l.abs(dir), mode); err != nil {
-			return layout{}, fmt.Errorf("view root: %w", err)
-		}
+	if err := os.Mkdir(l.abs(emptyDir), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return layout{}, fmt.Errorf("view root: %w", err)
+	}
+	if err := durable.MkdirEach(abs, 0o700, viewsDir, trashDir); err != nil {
+		return layout{}, fmt.Errorf("view root: %w", err)
 	}
 	return l, nil
 }

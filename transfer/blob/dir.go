@@ -38,6 +38,9 @@ type Dir struct {
 	minFree int64
 	lock    *flock.Flock
 	shards  [256]shard
+
+	naming sync.Mutex // held across the sync of dir
+	named  bool       // the names of the shards are durable; guarded by naming
 }
 
 // shard is one of the directories 00 to ff.
@@ -84,13 +87,45 @@ func (s *Dir) open() error {
 	if err := s.lock.RLock(); err != nil {
 		return err
 	}
-	// All at once, so that a Put never has to sync more than one directory.
+	return s.makeShards()
+}
+
+// makeShards makes them all at once, so that a Put never has to sync more than one
+// directory. Whoever only reads does not wait for the disk: Put and Stat do.
+func (s *Dir) makeShards() error {
+	names, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	there := make(map[string]bool, len(names))
+	for _, n := range names {
+		there[n.Name()] = n.IsDir()
+	}
 	for i := range s.shards {
-		if err := os.Mkdir(s.shardDir(byte(i)), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		dir := s.shardDir(byte(i))
+		if there[filepath.Base(dir)] {
+			continue
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	return durable.SyncDir(s.dir)
+	return nil
+}
+
+// settleShards makes the names of the shards durable, which an earlier process may have
+// left undone. The caller is about to say that one of them has something.
+func (s *Dir) settleShards() error {
+	s.naming.Lock()
+	defer s.naming.Unlock()
+	if s.named {
+		return nil
+	}
+	if err := durable.SyncDir(s.dir); err != nil {
+		return err
+	}
+	s.named = true
+	return nil
 }
 
 func emptyDir(dir string) error {
@@ -122,7 +157,7 @@ func (s *Dir) path(d snapshot.Digest) string {
 //  1. before the rename: a file in tmp/; OpenDir deletes it.
 //  2. renamed, directory not synced: the blob is whole, but a power cut may take
 //     its name. Nobody was told; Stat and Put sync before they tell.
-//  3. directory synced: durable, and only now Put returns.
+//  3. directory synced, and the one above: durable, and only now Put returns.
 //
 // A file that is there with another size than announced is not believed: the bytes
 // decide, and if they are d's, they replace it.
@@ -186,7 +221,11 @@ func (s *Dir) commit(f *durable.File, d snapshot.Digest, size int64) error {
 	if fi, err := os.Lstat(name); err == nil && fi.Mode().IsRegular() && fi.Size() == size && sh.synced {
 		return nil
 	}
-	if err := f.Commit(name); err != nil {
+	err := s.settleShards()
+	if err == nil {
+		err = f.Commit(name)
+	}
+	if err != nil {
 		// The name may be there without being durable, and a second sync could say
 		// yes to what is lost.
 		os.Remove(name) //nolint:errcheck // the first error is the one to tell
@@ -258,7 +297,11 @@ func (s *Dir) settle(d snapshot.Digest) error {
 	if sh.synced {
 		return nil
 	}
-	if err := durable.SyncDir(s.shardDir(d[0])); err != nil {
+	err := s.settleShards()
+	if err == nil {
+		err = durable.SyncDir(s.shardDir(d[0]))
+	}
+	if err != nil {
 		return fmt.Errorf("blob %s: %w", d, err)
 	}
 	sh.synced = true
