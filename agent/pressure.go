@@ -133,15 +133,18 @@ func (a *Agent) makeRoom(ctx context.Context, w *roomWatch) {
 		a.log.Info("the store is below its high mark again")
 	}
 	why := r.full(d, a.o.Store.Usage())
+	if s, ok := a.o.Store.(interface{ Failing() error }); ok && s.Failing() != nil {
+		why = s.Failing().Error()
+	}
 	a.mu.Lock()
 	was := a.noRoom
 	a.noRoom = why != ""
 	a.mu.Unlock()
 	switch {
 	case why != "" && !was:
-		a.log.Error("NO MORE JOBS ARE TAKEN: there is no room for them", "store", dir, "why", why)
+		a.log.Error("NO MORE JOBS ARE TAKEN: the store can't keep what they would leave", "store", dir, "why", why)
 	case why == "" && was:
-		a.log.Info("there is room for jobs again", "store", dir)
+		a.log.Info("the store has room for jobs again", "store", dir)
 	}
 	if was != (why != "") {
 		a.wake()

@@ -125,12 +125,14 @@ func (s *Store) sync(ctx context.Context, l *layer) {
 		return
 	}
 	err := s.driver.Sync(ctx, l.place())
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
 		return
 	}
+	s.countSync(err)
 	if err != nil {
 		s.log.Error("a sealed layer can't be synced", "snapshot", l.info.ID, "error", err)
-		s.fallen(ctx, l, fmt.Errorf("sync: %w", err))
+		// Also if ctx has ended: nobody would be told of this error again.
+		s.fallen(context.WithoutCancel(ctx), l, fmt.Errorf("sync: %w", err))
 		return
 	}
 	fail.Point("store.synced")
@@ -142,6 +144,32 @@ func (s *Store) sync(ctx context.Context, l *layer) {
 	}
 	fail.Point("store.sync.row")
 	s.tell()
+}
+
+// syncsInARow is how many layers in a row can't be synced until the disk is not to be
+// trusted with more of them.
+const syncsInARow = 2
+
+// countSync notes how the sync of a layer came out.
+func (s *Store) countSync(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.badSyncs, s.badSync = 0, nil
+		return
+	}
+	s.badSyncs, s.badSync = s.badSyncs+1, err
+}
+
+// Failing returns why no more jobs should be given to this store: several layers in a
+// row could not be brought to disk. It is nil again once one could.
+func (s *Store) Failing() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.badSyncs < syncsInARow {
+		return nil
+	}
+	return fmt.Errorf("the last %d layers could not be brought to disk: %w", s.badSyncs, s.badSync)
 }
 
 // fallen makes a layer, and all that stands on it, suspect.

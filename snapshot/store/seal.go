@@ -93,17 +93,30 @@ func (s *Store) seal(ctx context.Context, id snapshot.ID, outcome []byte) (Info,
 	s.inherit(l)
 	s.distrust(l, v)
 	fail.Point("store.sealed")
-	if err := s.insertSealed(ctx, l, outcome); err != nil {
+	in, err := s.enter(ctx, l, v, outcome)
+	if err != nil {
 		return Info{}, err // Seal or Discard can be called again
 	}
-	fail.Point("store.seal.row")
-	in := s.show(l, v, outcome)
 	if v.outlives {
 		removeFile(s.openPath(id), s.log)
 	}
 	s.tell()
 	if in.State != Sealed {
 		s.log.Warn("what a job left is not used", "snapshot", id, "state", in.State, "error", in.Err)
+	}
+	return in, nil
+}
+
+// enter writes a new layer's row, and shows it.
+func (s *Store) enter(ctx context.Context, l *layer, v *openView, outcome []byte) (Info, error) {
+	if err := s.insertSealed(ctx, l, outcome); err != nil {
+		return Info{}, err
+	}
+	fail.Point("store.seal.row")
+	in := s.show(l, v, outcome)
+	if on := s.onUnusable(l); on != "" && in.State.Usable() { // since inherit, and who found it did not know of l
+		s.fallen(context.WithoutCancel(ctx), l, errors.New(standsOnSuspect(on)))
+		return s.Lookup(in.ID)
 	}
 	return in, nil
 }

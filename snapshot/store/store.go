@@ -80,10 +80,13 @@ type Store struct {
 	packing snapshot.ID                  // what the packer is at
 	imaging map[snapshot.ID]bool         // layers of which an image is being made
 	sealing int                          // seals and prepares under way: syncs wait
-	news    []Info                       // for OnChange, in order
-	telling bool                         // somebody hands out news
-	changed chan struct{}                // closed and replaced when a layer's state changes
-	wake    chan struct{}                // tells Run that there is work
+	// badSyncs is how many syncs in a row failed, badSync how the last one did.
+	badSyncs int
+	badSync  error
+	news     []Info        // for OnChange, in order
+	telling  bool          // somebody hands out news
+	changed  chan struct{} // closed and replaced when a layer's state changes
+	wake     chan struct{} // tells Run that there is work
 	// wakeImages tells the part of Run that makes images.
 	wakeImages chan struct{}
 	closed     bool
