@@ -93,24 +93,9 @@ func (a *Agent) readGuestNote(e os.DirEntry) (*guestNote, error) {
 
 // reviveGuest makes a guest of a note, and returns what to do about it.
 func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenView) func() {
-	r := &running{ref: n.Ref, slot: n.Slot, freed: true}
-	g := a.newGuest(out, &n.Claim, r)
-	g.note = *n
 	sealed := view != nil && view.Sealed
 	lost := a.lostGuest(n, view)
-	a.mu.Lock()
-	a.guests[n.Ref.Attempt] = g
-	if !n.ended() {
-		a.running[n.Ref.Attempt] = r
-	}
-	if !sealed && n.Finish == nil && !n.ended() && n.Slot <= len(a.slots) { // it is still in its slot
-		r.freed, a.slots[n.Slot-1] = false, true
-	}
-	a.mu.Unlock()
-	g.attachOnce.Do(func() { close(g.idle) })
-	if n.Answer != nil || n.Refused != "" {
-		close(g.attached)
-	}
+	g := a.listGuest(out, n, sealed)
 	if n.ended() {
 		g.accepted.Store(true)
 		g.endOnce.Do(func() { close(g.ended) })
@@ -128,12 +113,39 @@ func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenV
 	g.endLog = g.log.start(out)
 	g.log.say("the agent was started anew")
 	g.accepted.Store(true)
+	return g.next(n, sealed, lost)
+}
+
+// listGuest lists the guest of a note as it was when the note was written.
+func (a *Agent) listGuest(out context.Context, n *guestNote, sealed bool) *guest {
+	r := &running{ref: n.Ref, slot: n.Slot, freed: true}
+	g := a.newGuest(out, &n.Claim, r)
+	g.note = *n
+	a.mu.Lock()
+	a.guests[n.Ref.Attempt] = g
+	if !n.ended() {
+		a.running[n.Ref.Attempt] = r
+	}
+	if !sealed && n.Finish == nil && !n.ended() && n.Slot <= len(a.slots) { // it is still in its slot
+		r.freed, a.slots[n.Slot-1] = false, true
+	}
+	a.mu.Unlock()
+	g.attachOnce.Do(func() { close(g.idle) })
+	if n.Answer != nil || n.Refused != "" {
+		close(g.attached)
+	}
+	return g
+}
+
+// next is what comes next for a guest that had not ended when its note was written: its end
+// once more, or again the job itself. lost says why it can't go on, "" if it can.
+func (g *guest) next(n *guestNote, sealed bool, lost string) func() {
 	end := func(how func()) func() { // whoever asks for its end from now on waits for this one
 		g.ends = true
 		g.endOnce.Do(func() {})
 		return how
 	}
-	want := a.durability(n.Claim.External)
+	want := g.a.durability(n.Claim.External)
 	waits := want == durabilitySynced || want == durabilityDurable
 	switch {
 	case n.Finish != nil:
@@ -149,7 +161,7 @@ func (a *Agent) reviveGuest(out context.Context, n *guestNote, view *store.OpenV
 	case lost != "":
 		return end(func() { g.endLost(lost) })
 	}
-	a.log.Info("a job goes on", "attempt", n.Ref.Attempt, "slot", n.Slot)
+	g.a.log.Info("a job goes on", "attempt", n.Ref.Attempt, "slot", n.Slot)
 	return func() { g.begun(n.Place.Workspace) } // it may not have been told
 }
 
