@@ -226,8 +226,11 @@ func allBlobs(l *layer) []Blob {
 	for _, p := range l.packs {
 		out = append(out, Blob{Digest: p.Digest, Bytes: p.Bytes})
 	}
+	for i := range l.chain {
+		out = append(out, l.chain[i].Blob)
+	}
 	if len(l.chain) > 0 {
-		return append(out, l.chain...)
+		return out
 	}
 	return append(out, Blob{Digest: l.info.Index, Bytes: l.info.IndexBytes})
 }

@@ -156,6 +156,12 @@ type Blob struct {
 	Bytes  int64
 }
 
+// Part is how much is here of what one layer stored.
+type Part struct {
+	ID    snapshot.ID
+	Bytes int64 // as they are stored, without its index
+}
+
 // Info is what the store knows of one layer.
 type Info struct {
 	ID      snapshot.ID
@@ -170,6 +176,9 @@ type Info struct {
 	// Folded says that it was fetched as the last one of a chain: its index is this
 	// host's own, and elsewhere it is several layers.
 	Folded bool
+	// Of is what a folded one has of the others of its chain: a fetch of one of them, or
+	// of what stands on them, copies that. Only of use for an estimate.
+	Of []Part
 	// WireBase is what the changes in the index are against, so what another host
 	// must have before it: Base, or "" for none. "" until packed.
 	WireBase snapshot.ID

@@ -16,15 +16,58 @@ import (
 // has. Its row says of which ones that was made, so that it can be made again, and so
 // that it is known what must be elsewhere for the layer to be had there.
 
-// standFor notes that l is what below and tip are elsewhere.
-func (l *layer) standFor(below []ImportSpec, tip *ImportSpec) {
-	if l.below = len(below); l.below == 0 {
+// link is one layer of a chain that is one layer here.
+type link struct {
+	Blob // its index elsewhere
+	ID   snapshot.ID
+	// Kept is how many of the bytes that it stored are content that the tree here shows.
+	// Rows of older versions have neither this nor ID.
+	Kept int64
+}
+
+// standFor notes that l is what b's chain is elsewhere.
+func (l *layer) standFor(b *brought) {
+	if l.below = len(b.below); l.below == 0 {
 		return
 	}
-	for i := range below {
-		l.chain = append(l.chain, Blob{Digest: below[i].Index, Bytes: below[i].IndexBytes})
+	for i, s := range b.chain() {
+		l.chain = append(l.chain, link{Blob{Digest: s.Index, Bytes: s.IndexBytes}, s.ID, b.kept[i]})
 	}
-	l.chain = append(l.chain, Blob{Digest: tip.Index, Bytes: tip.IndexBytes})
+}
+
+// parts is what l has of snapshots that are not held by their names.
+func (l *layer) parts() []Part {
+	var out []Part
+	for i := range max(len(l.chain)-1, 0) {
+		if c := &l.chain[i]; c.ID != "" {
+			out = append(out, Part{c.ID, c.Kept})
+		}
+	}
+	return out
+}
+
+// keptOf is how much ix, which was folded from newest, has of what each stored, the
+// first of the chain first: of a frame of which it needs a part, that part. What none of them stored the first one has from before the
+// chain, if it is against nothing.
+func keptOf(ix *pack.Index, newest []*pack.Index) []int64 {
+	first := len(newest) - 1
+	owner := map[snapshot.Digest]int{}
+	for i, x := range newest {
+		for _, p := range x.Packs {
+			if p.Own {
+				owner[p.Digest] = first - i
+			}
+		}
+	}
+	out := make([]int64, len(newest))
+	for i := range ix.Chunks {
+		f := &ix.Frames[ix.Chunks[i].Frame]
+		n, ok := owner[ix.Packs[f.Pack].Digest]
+		if ok || newest[first].Base.IsZero() {
+			out[n] += int64(f.Stored) * int64(ix.Chunks[i].Len) / int64(max(f.Plain, 1))
+		}
+	}
+	return out
 }
 
 // chainText is what the row says of the chain.

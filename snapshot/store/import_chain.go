@@ -19,11 +19,32 @@ import (
 // brought is what an import is going to unpack: everything but content, checked.
 type brought struct {
 	spec      ImportSpec // what was asked for; of a chain, with the folded index and its base
+	asked     *ImportSpec
+	below     []ImportSpec // the rest of the chain
+	kept      []int64      // of a chain, what is left of each of its layers
 	base      *snapshot.Manifest
 	basePlace *view.Layer
 	file      *durable.File // the index, not committed; nil if it is to be written yet
 	ix        *pack.Index
 	tree      *snapshot.Manifest
+
+	// Of a large tree, instead of tree and of what is in ix beside tables:
+	parts *pulledTree
+	where *pack.Places // of chunks
+	whole view.Tree    // with sources
+}
+
+// entries is how many the tree has.
+func (b *brought) entries() int64 {
+	if b.parts != nil {
+		return b.parts.sum.entries
+	}
+	return int64(len(b.tree.Entries))
+}
+
+// chain is all that was asked for, the first one first.
+func (b *brought) chain() []ImportSpec {
+	return append(b.below[:len(b.below):len(b.below)], *b.asked)
 }
 
 // drop deletes the file of the index if it was not committed.
@@ -78,7 +99,7 @@ func (s *Store) notHeld(chain []ImportSpec) []ImportSpec {
 // below, before its content is fetched. The digest of its manifest says all about the
 // tree but what the chunks hold, so a lie is found before a byte of content comes.
 func (s *Store) bring(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc) (_ *brought, err error) {
-	b := &brought{spec: *spec}
+	b := &brought{spec: *spec, asked: spec, below: below}
 	b.spec.Later = s.laterHere(spec)
 	if len(below) > 0 {
 		b.spec.Base = below[0].Base
@@ -89,7 +110,7 @@ func (s *Store) bring(ctx context.Context, spec *ImportSpec, below []ImportSpec,
 	if len(below) == 0 {
 		err = s.bringOne(ctx, b, open)
 	} else {
-		err = s.bringChain(ctx, b, append(below[:len(below):len(below)], *spec), open)
+		err = s.bringChain(ctx, b, b.chain(), open)
 	}
 	if err != nil {
 		b.drop()
@@ -151,6 +172,7 @@ func (s *Store) bringChain(ctx context.Context, b *brought, chain []ImportSpec, 
 	if b.tree, b.ix, err = fold(b.base, newest, &chain[len(chain)-1]); err != nil {
 		return err
 	}
+	b.kept = keptOf(b.ix, newest)
 	b.spec.Index, b.spec.IndexBytes = snapshot.Digest{}, 0 // until it is written
 	return nil
 }

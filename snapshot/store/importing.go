@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
@@ -180,17 +178,28 @@ func (s *Store) topLocked(l *layer) *layer {
 }
 
 func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc, m *view.Meter) error {
-	b, err := s.bring(ctx, spec, below, open)
+	b, err := s.bringInParts(ctx, spec, below, open)
 	if err != nil {
+		return err
+	}
+	if b != nil {
+		return s.importInParts(ctx, b, open, m)
+	}
+	if b, err = s.bring(ctx, spec, below, open); err != nil {
 		return err
 	}
 	defer b.drop()
 	aside := make(chan error, 1)
 	go func() { aside <- s.keepAside(ctx, b) }()
-	place, t, err := s.unpackAnew(ctx, b, open, m)
+	var place *view.Layer
+	var t *snapshot.Manifest
+	err = s.twice(ctx, b.spec.ID, func() (err error) {
+		place, t, err = s.unpackImport(ctx, b, open, m)
+		return err
+	})
 	err = errors.Join(err, <-aside)
 	l := s.importedLayer(b)
-	l.standFor(below, spec)
+	l.standFor(b)
 	if err == nil {
 		fail.Point("store.import.unpacked")
 		err = s.keepImported(ctx, l, b, place, t)
@@ -206,30 +215,16 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []Impor
 	return nil
 }
 
-// unpackAnew is unpackImport, also if an earlier attempt failed, and so did undoing it:
-// on a full disk, say.
-func (s *Store) unpackAnew(ctx context.Context, b *brought, open OpenBlobFunc, m *view.Meter) (*view.Layer, *snapshot.Manifest, error) {
-	id := b.spec.ID
-	place, t, err := s.unpackImport(ctx, b, open, m)
-	if !errors.Is(err, os.ErrExist) || !s.abandoned(id) {
-		return place, t, err
-	}
-	if err := s.driver.Discard(ctx, &view.View{ID: id, Layer: view.Layer{ID: id}}); err != nil {
-		return nil, nil, fmt.Errorf("undo an earlier attempt: %w", err)
-	}
-	return s.unpackImport(ctx, b, open, m)
-}
-
 // unpackImport fetches content and has the driver store and show it. It returns the
 // tree with its sources.
 func (s *Store) unpackImport(ctx context.Context, b *brought, open OpenBlobFunc, m *view.Meter) (*view.Layer, *snapshot.Manifest, error) {
-	have := b.base
-	if b.spec.Base == "" {
-		have = s.alike(ctx, &b.spec, b.tree)
+	have := previous(b.base)
+	if t := s.alike(ctx, b); t != nil {
+		have = firstOf(previous(t), have)
 	}
 	fill := func(ctx context.Context, write view.WriteFunc) error {
 		return pack.Extract(ctx, b.ix, pack.ExtractOptions{
-			Key: b.spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: previous(have),
+			Key: b.spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: have,
 		}, write)
 	}
 	if u, ok := s.driver.(view.Unpacker); ok {
@@ -271,66 +266,40 @@ func (s *Store) abandoned(id snapshot.ID) bool {
 }
 
 func (s *Store) importBase(ctx context.Context, spec *ImportSpec) (*snapshot.Manifest, *view.Layer, error) {
+	place, err := s.importPlace(ctx, spec)
+	if err != nil || place == nil {
+		return nil, nil, err
+	}
+	m, err := s.Tree(ctx, spec.Base)
+	return m, place, err
+}
+
+// importPlace is where the base is, once views may stand on it for good.
+func (s *Store) importPlace(ctx context.Context, spec *ImportSpec) (*view.Layer, error) {
 	if spec.Base == "" {
-		return nil, nil, nil
+		return nil, nil //nolint:nilnil // nothing is nowhere
 	}
 	s.mu.Lock()
 	l, err := s.unpackedLocked(spec.Base)
 	packed := err == nil && !l.info.Index.IsZero()
 	s.mu.Unlock()
 	if err != nil {
-		return nil, nil, fmt.Errorf("base: %w", err)
+		return nil, fmt.Errorf("base: %w", err)
 	}
 	if !bytes.Equal(l.key, spec.DomainKey) {
-		return nil, nil, fmt.Errorf("base %s belongs to another domain", spec.Base)
+		return nil, fmt.Errorf("base %s belongs to another domain", spec.Base)
 	}
 	if !packed {
 		if _, err := s.Packed(ctx, spec.Base); err != nil {
-			return nil, nil, fmt.Errorf("base: %w", err)
+			return nil, fmt.Errorf("base: %w", err)
 		}
 	}
 	if !spec.Later {
 		if err := s.SyncLater(ctx, spec.Base); err != nil {
-			return nil, nil, fmt.Errorf("base: %w", err)
+			return nil, fmt.Errorf("base: %w", err)
 		}
 	}
-	m, err := s.Tree(ctx, spec.Base)
-	return m, l.place(), err
-}
-
-// alike returns the tree of a held snapshot that may have much of the content of
-// one that stands on nothing, such as an older one of its line; nil if there is
-// none. What its files hold is copied and not fetched. It is a parent, or the
-// newest of those nearest in their number of entries. Should it be removed
-// meanwhile, the rest is fetched.
-func (s *Store) alike(ctx context.Context, spec *ImportSpec, m *snapshot.Manifest) *snapshot.Manifest {
-	var best *layer
-	var bestParent bool
-	var bestFar int64
-	s.mu.Lock()
-	for id, l := range s.layers {
-		if _, err := s.usableLocked(id); err != nil || l.info.Index.IsZero() || !bytes.Equal(l.key, spec.DomainKey) {
-			continue
-		}
-		parent := slices.Contains(spec.Parents, id)
-		far := max(l.info.Entries-int64(len(m.Entries)), int64(len(m.Entries))-l.info.Entries)
-		switch {
-		case best == nil, parent && !bestParent:
-		case parent != bestParent, far > bestFar, far == bestFar && l.seq < best.seq:
-			continue
-		}
-		best, bestParent, bestFar = l, parent, far
-	}
-	s.mu.Unlock()
-	if best == nil {
-		return nil
-	}
-	t, err := s.Tree(ctx, best.info.ID)
-	if err != nil {
-		s.log.Debug("a snapshot like the one to import can't be used", "snapshot", best.info.ID, "error", err)
-		return nil
-	}
-	return t
+	return l.place(), nil
 }
 
 // fetchIndex brings the index blob into a temporary file, checks it and reads it.
@@ -389,13 +358,9 @@ func fetchedIndex(f *durable.File, spec *ImportSpec) (*pack.Index, error) {
 
 // checkIndex compares what the index says of itself with what was asked for.
 func (s *Store) checkIndex(spec *ImportSpec, ix *pack.Index) error {
-	var base snapshot.Digest
-	if spec.Base != "" {
-		in, err := s.Lookup(spec.Base)
-		if err != nil {
-			return err
-		}
-		base = in.Manifest
+	base, err := s.manifestOf(spec.Base)
+	if err != nil {
+		return err
 	}
 	return checkAgainst(spec, ix, base)
 }
@@ -461,6 +426,13 @@ func (s *Store) keepImported(ctx context.Context, l *layer, b *brought, place *v
 	fail.Point("store.import.written")
 	in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
 	in.PlainBytes = s.ownBytes(l.place(), b.ix)
+	return s.commitImported(ctx, l, m)
+}
+
+// commitImported writes the row of a layer, whose files are all there, and shows it. m
+// is its tree, if that is in memory.
+func (s *Store) commitImported(ctx context.Context, l *layer, m *snapshot.Manifest) error {
+	in := &l.info
 	in.DiskBytes = in.PlainBytes + in.IndexBytes
 	err := s.commit(ctx, func(ctx context.Context, tx *txn) error { return s.insertLayer(ctx, tx, l) })
 	if err != nil {
@@ -472,7 +444,9 @@ func (s *Store) keepImported(ctx context.Context, l *layer, b *brought, place *v
 	s.layers[in.ID] = l
 	s.touchLocked(in.ID)
 	s.have[in.Index] = blobFile{path: s.indexPath(in.Index), bytes: in.IndexBytes}
-	s.trees.put(in.ID, m, len(m.Entries))
+	if m != nil {
+		s.trees.put(in.ID, m, len(m.Entries))
+	}
 	s.announceLocked(l)
 	return nil
 }

@@ -28,7 +28,7 @@ type layer struct {
 	below int
 	// chain are the indexes of these and of itself elsewhere, the first one first; none
 	// if its index is the one that others have.
-	chain []Blob
+	chain []link
 
 	// unsized says that TreeBytes is not known yet; atMost is what it can't be above,
 	// -1 if that is not known either.
@@ -59,7 +59,7 @@ func bySeq(a, b *layer) int { return cmp.Compare(a.seq, b.seq) }
 // infoLocked returns a copy that the caller may keep.
 func (s *Store) infoLocked(l *layer) Info {
 	in := l.info
-	in.Parents, in.StoredOnly, in.Folded = slices.Clone(in.Parents), l.stored(), l.below > 0
+	in.Parents, in.StoredOnly, in.Folded, in.Of = slices.Clone(in.Parents), l.stored(), l.below > 0, l.parts()
 	if in.Index.IsZero() {
 		return in
 	}
