@@ -2,6 +2,7 @@ package agent
 
 import (
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -91,5 +92,41 @@ func TestNoRoomNoJobs(t *testing.T) {
 		return !last.accepted
 	}, time.Minute, time.Millisecond)
 	used.Store(50)
+	f.green(last)
+}
+
+// failingStore says that its disk fails.
+type failingStore struct {
+	Store
+	failing atomic.Bool
+}
+
+func (s *failingStore) Failing() error {
+	if s.failing.Load() {
+		return syscall.EIO
+	}
+	return nil
+}
+
+// An agent whose disk fails takes no job either.
+func TestFailingDiskNoJobs(t *testing.T) {
+	testenv.Require(t, testenv.Bash)
+	f := newFake(t)
+	h := newHost(t, f, "host-a")
+	s := &failingStore{}
+	s.failing.Store(true)
+	h.edit = func(o *Options) {
+		s.Store, o.Store, o.Room = o.Store, s, Room{Every: 20 * time.Millisecond}
+	}
+	h.start()
+	var last *fakeAttempt
+	require.Eventually(t, func() bool { // as above
+		last = f.give("host-a", job("last", "true"))
+		time.Sleep(400 * time.Millisecond)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return !last.accepted
+	}, time.Minute, time.Millisecond)
+	s.failing.Store(false)
 	f.green(last)
 }
