@@ -50,7 +50,7 @@ func cutChild(dir string) error {
 // file system or the store recovers.
 func TestPowerCut(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay, testenv.Loop, testenv.Fuse, "mkfs.xfs")
-	n := count(5, 50, 1000)
+	n := count(5, 50, 400)
 	if v, err := strconv.Atoi(os.Getenv("ROOST_CUTS")); err == nil {
 		n = v
 	}

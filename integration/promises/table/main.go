@@ -22,7 +22,7 @@ type promise struct{ name, what, test, ci, full string }
 
 var promises = []promise{
 	{"kill -9", "kill -9 at any moment of seal, pack, image, mount, unmount, import and removal loses no acknowledged layer and leaves no mount, loop device or process", "TestKill", "500", "5,000"},
-	{"power cut", "the power of the disk fails at any write or flush, once or again while the store recovers: what was said to be synced, packed, durable, created or restored is there and exact, what was only sealed or fetched is exact, in doubt or gone", "TestPowerCut", "50", "1,000"},
+	{"power cut", "the power of the disk fails at any write or flush, once or again while the store recovers: what was said to be synced, packed, durable, created or restored is there and exact, what was only sealed or fetched is exact, in doubt or gone", "TestPowerCut", "50", "400"},
 	{"power cut, the order of syncs", "what was written is synced before it gets its name, the name before the row that counts on it, the row before the answer", "TestOrder", "every operation", "every operation"},
 	{"ENOSPC and EIO", "each write-like system call of every operation fails, alone or with all that follow: done or not done, and the next try works", "TestFaults", "a sample", "every call"},
 	{"flipped bits", "a flipped bit in a stored object is found before it is used", "TestFlips, TestFlipsOnDisk, TestFlippedSources", "20,000", "500,000"},
