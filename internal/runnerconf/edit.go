@@ -114,7 +114,11 @@ func (f *File) place(s scope, path []string, value string) (span, string) {
 			return span{at, at}, f.onOwnLine(at, f.keyIndent(t)+name+" = "+value)
 		}
 	}
-	// It has none.
+	return f.placeTable(s, parent, name+" = "+value)
+}
+
+// placeTable finds where a table that is not there goes, and is its text with one key.
+func (f *File) placeTable(s scope, path []string, key string) (span, string) {
 	at, indent := 0, ""
 	for i := s.first; i <= s.last; i++ {
 		at = max(at, f.tables[i].end())
@@ -125,11 +129,11 @@ func (f *File) place(s scope, path []string, value string) (span, string) {
 			indent = f.keyIndent(&f.tables[i])
 		}
 	}
-	names := make([]string, len(parent))
-	for i, p := range parent {
+	names := make([]string, len(path))
+	for i, p := range path {
 		names[i] = bare(p)
 	}
-	text := f.onOwnLine(at, indent+"["+strings.Join(names, ".")+"]") + indent + "  " + name + " = " + value + f.eol
+	text := f.onOwnLine(at, indent+"["+strings.Join(names, ".")+"]") + indent + "  " + key + f.eol
 	if len(s.prefix) == 0 {
 		text = f.eol + text
 	}

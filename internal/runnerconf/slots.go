@@ -81,42 +81,26 @@ func (f *File) entry(i int) (*Entry, error) {
 
 // makeSlot makes entry i the runner of a slot.
 func (f *File) makeSlot(i, slot int, p Plan, found *Found, out *Planned) (*File, error) {
-	type set struct {
-		value any
-		path  []string
-	}
 	host := filepath.Join(p.SlotsDir, strconv.Itoa(slot))
 	builds := p.BuildsDir
 	if p.Layout == PerSlot {
 		builds = host
 	}
-	sets := []set{
-		{fmt.Sprintf("%s/slot%d", p.Address, slot), []string{"url"}},
-		{p.Tokens[slot-1], []string{"token"}},
-		{1, []string{"limit"}},
-		{builds, []string{"builds_dir"}},
-		{true, []string{"custom_build_dir", "enabled"}},
-	}
-	if found.Name != "" {
-		sets = append(sets, set{fmt.Sprintf("%s, slot %d", found.Name, slot), []string{"name"}})
-	}
-	g := f
-	e, err := g.entry(i)
+	e, err := f.entry(i)
 	if err != nil {
 		return nil, err
 	}
-	if e.Get("feature_flags", "FF_ENABLE_JOB_CLEANUP") == true {
-		sets = append(sets, set{false, []string{"feature_flags", "FF_ENABLE_JOB_CLEANUP"}})
-	}
-	for _, s := range sets {
-		if g, err = e.Set(s.value, s.path...); err != nil {
+	for _, s := range e.slotSettings(slot, builds, p, found) {
+		g, err := e.Set(s.value, s.path...)
+		if err != nil {
 			return nil, err
 		}
 		if e, err = g.entry(i); err != nil {
 			return nil, err
 		}
 	}
-	if g, err = e.neverExpires(); err != nil {
+	g, err := e.neverExpires()
+	if err != nil {
 		return nil, err
 	}
 	if found.Executor != Docker || p.Layout != Shared {
@@ -130,6 +114,30 @@ func (f *File) makeSlot(i, slot int, p Plan, found *Found, out *Planned) (*File,
 		out.Notes = append(out.Notes, fmt.Sprintf("the volume %s gives way to the slot's own", old))
 	}
 	return g, err
+}
+
+// setting is what a key is to be set to.
+type setting struct {
+	value any
+	path  []string
+}
+
+// slotSettings are those that make an entry a slot's.
+func (e *Entry) slotSettings(slot int, builds string, p Plan, found *Found) []setting {
+	sets := []setting{
+		{fmt.Sprintf("%s/slot%d", p.Address, slot), []string{"url"}},
+		{p.Tokens[slot-1], []string{"token"}},
+		{1, []string{"limit"}},
+		{builds, []string{"builds_dir"}},
+		{true, []string{"custom_build_dir", "enabled"}},
+	}
+	if found.Name != "" {
+		sets = append(sets, setting{fmt.Sprintf("%s, slot %d", found.Name, slot), []string{"name"}})
+	}
+	if e.Get("feature_flags", "FF_ENABLE_JOB_CLEANUP") == true {
+		sets = append(sets, setting{false, []string{"feature_flags", "FF_ENABLE_JOB_CLEANUP"}})
+	}
+	return sets
 }
 
 // neverExpires keeps the runner from renewing its local token.

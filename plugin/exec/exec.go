@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,43 +79,18 @@ func New(o Options) (*Adapter, error) {
 	if err := childReady(); err != nil {
 		return nil, err
 	}
-	if o.Log == nil {
-		o.Log = hclog.NewNullLogger()
-	}
-	if o.RunDir == "" {
-		o.RunDir = "/run/roost"
-	}
-	if o.SourceTimeout <= 0 {
-		o.SourceTimeout = defaultSourceTimeout
-	}
-	if o.Shell == "" {
-		sh, err := findShell()
-		if err != nil {
-			return nil, fmt.Errorf("exec adapter: %w", err)
-		}
-		o.Shell = sh
-	}
-	if o.Path == "" {
-		o.Path = absoluteOnly(os.Getenv("PATH"))
-	}
-	user, err := identify(o)
+	o, err := o.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("exec adapter: %w", err)
 	}
-	if o.StateDir == "" {
-		o.StateDir = filepath.Join(os.TempDir(), fmt.Sprintf("roost-exec-%d", os.Geteuid()))
-	}
-	if o.StateDir, err = filepath.Abs(o.StateDir); err != nil {
+	a := &Adapter{o: o}
+	if a.user, err = identify(o); err != nil {
 		return nil, fmt.Errorf("exec adapter: %w", err)
 	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("exec adapter: %w", err)
 	}
-	a := &Adapter{o: o, user: user}
-	if o.agent == 0 {
-		o.agent = os.Getpid()
-	}
-	if a.agent, a.keep, err = lifeline(o.agent); err != nil {
+	if a.agent, a.keep, err = lifeline(cmp.Or(o.agent, os.Getpid())); err != nil {
 		return nil, fmt.Errorf("exec adapter: %w", err)
 	}
 	if !o.noCgroup {
@@ -124,6 +100,32 @@ func New(o Options) (*Adapter, error) {
 		}
 	}
 	return a, nil
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	if o.RunDir == "" {
+		o.RunDir = "/run/roost"
+	}
+	if o.SourceTimeout <= 0 {
+		o.SourceTimeout = defaultSourceTimeout
+	}
+	if o.Path == "" {
+		o.Path = absoluteOnly(os.Getenv("PATH"))
+	}
+	var err error
+	if o.Shell == "" {
+		if o.Shell, err = findShell(); err != nil {
+			return o, err
+		}
+	}
+	if o.StateDir == "" {
+		o.StateDir = filepath.Join(os.TempDir(), fmt.Sprintf("roost-exec-%d", os.Geteuid()))
+	}
+	o.StateDir, err = filepath.Abs(o.StateDir)
+	return o, err
 }
 
 // absoluteOnly drops what is not an absolute directory from a search path.

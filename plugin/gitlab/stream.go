@@ -62,29 +62,15 @@ func (s *service) stream(w http.ResponseWriter, r *http.Request, rt route, j *jo
 	defer context.AfterFunc(j.ctx, cancel)()
 	var head *http.Response
 	var body io.ReadCloser
-	p := httputil.ReverseProxy{
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			target := *s.up.base
-			target.Path += rt.path
-			target.RawQuery = r.URL.RawQuery
-			pr.Out.URL, pr.Out.Host = &target, ""
-			pr.Out.Header = cleanHeader(pr.Out.Header)
-			if pr.Out.Body != nil && pr.Out.Body != http.NoBody {
-				pr.Out.Body = upload{pr.Out.Body, s.bufs}
-			}
-		},
-		Transport: s.up.rt,
-		ErrorLog:  s.std,
-		ModifyResponse: func(resp *http.Response) error {
-			s.absolute(resp)
-			j.note(&answer{status: http.StatusOK, header: resp.Header})
-			if resp.StatusCode != http.StatusSwitchingProtocols { // which the proxy refuses
-				head, body = resp, resp.Body
-				resp.Body, resp.Trailer = http.NoBody, nil
-			}
-			return nil
-		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { s.failed(w, r, j, err) },
+	p := s.proxy(rt, j)
+	p.ModifyResponse = func(resp *http.Response) error {
+		s.absolute(resp)
+		j.note(&answer{status: http.StatusOK, header: resp.Header})
+		if resp.StatusCode != http.StatusSwitchingProtocols { // which the proxy refuses
+			head, body = resp, resp.Body
+			resp.Body, resp.Trailer = http.NoBody, nil
+		}
+		return nil
 	}
 	defer func() {
 		// It panics so when the other side breaks off in the middle of an answer: the
@@ -107,6 +93,25 @@ func (s *service) stream(w http.ResponseWriter, r *http.Request, rt route, j *jo
 	}
 	if _, err := s.bufs.move(to, body); err != nil {
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// proxy passes on a job's requests.
+func (s *service) proxy(rt route, j *job) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			target := *s.up.base
+			target.Path += rt.path
+			target.RawQuery = pr.In.URL.RawQuery
+			pr.Out.URL, pr.Out.Host = &target, ""
+			pr.Out.Header = cleanHeader(pr.Out.Header)
+			if pr.Out.Body != nil && pr.Out.Body != http.NoBody {
+				pr.Out.Body = upload{pr.Out.Body, s.bufs}
+			}
+		},
+		Transport:    s.up.rt,
+		ErrorLog:     s.std,
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { s.failed(w, r, j, err) },
 	}
 }
 

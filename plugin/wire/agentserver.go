@@ -11,8 +11,8 @@ import (
 	"github.com/roost-ci/roost/plugin/wire/wirepb"
 )
 
-// giveBack bounds how long the agent takes to give back a job that nobody took.
-const giveBack = time.Minute
+// giveBackWait bounds how long the agent takes to give back a job that nobody took.
+const giveBackWait = time.Minute
 
 // agentServer serves a plugin.Agent to a plugin. It runs in the agent's process.
 type agentServer struct {
@@ -35,19 +35,7 @@ func (s *agentServer) Claim(stream grpc.BidiStreamingServer[wirepb.ClaimRequest,
 	taken := make(chan bool, 1)
 	go func() { // ends with the stream, which ends when this handler returns
 		defer withdraw()
-		for {
-			m, err := stream.Recv()
-			switch {
-			case err != nil:
-				taken <- false
-				return
-			case m.GetTaken() != nil:
-				taken <- true
-				return
-			case m.GetWithdraw() != nil:
-				withdraw()
-			}
-		}
+		taken <- heardTaken(stream, withdraw)
 	}()
 	g, err := s.agent.Claim(ctx, offerFromPB(first.GetOffer()))
 	switch {
@@ -63,16 +51,37 @@ func (s *agentServer) Claim(stream grpc.BidiStreamingServer[wirepb.ClaimRequest,
 	if err == nil && <-taken {
 		return nil
 	}
-	clean, cancel := context.WithTimeout(context.WithoutCancel(stream.Context()), giveBack)
-	defer cancel()
-	d := plugin.DiscardRequest{Attempt: g.Attempt, Outcome: plugin.OutcomeUndelivered, Reason: "the plugin did not take it"}
-	if derr := s.agent.Discard(clean, d); derr != nil {
+	if derr := s.giveBack(stream.Context(), g); derr != nil {
 		return encode(derr)
 	}
 	if err == nil {
 		err = plugin.ErrUnavailable
 	}
 	return encode(err)
+}
+
+// heardTaken reports whether the plugin says to have the grant before the stream ends.
+func heardTaken(stream grpc.BidiStreamingServer[wirepb.ClaimRequest, wirepb.ClaimResponse], withdraw func()) bool {
+	for {
+		m, err := stream.Recv()
+		switch {
+		case err != nil:
+			return false
+		case m.GetTaken() != nil:
+			return true
+		case m.GetWithdraw() != nil:
+			withdraw()
+		}
+	}
+}
+
+// giveBack gives back a job that nobody took.
+func (s *agentServer) giveBack(ctx context.Context, g *plugin.Grant) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackWait)
+	defer cancel()
+	return s.agent.Discard(ctx, plugin.DiscardRequest{
+		Attempt: g.Attempt, Outcome: plugin.OutcomeUndelivered, Reason: "the plugin did not take it",
+	})
 }
 
 func (s *agentServer) Attach(req *wirepb.AttachRequest, stream grpc.ServerStreamingServer[wirepb.AttachResponse]) error {
