@@ -40,20 +40,25 @@ func (s *Store) chainLen(id snapshot.ID) int {
 // those that o.Known tells of, so no file is read, but where an ancestor's index
 // can't be: that one's content is stored again.
 func beginAnew(ctx context.Context, o pack.EncoderOptions, e *encoded) error {
-	mine, known := pack.PlacesOf(e.ix), o.Known
-	o.Known = func(d snapshot.Digest) (pack.Location, bool) {
-		if loc, ok := mine.Find(d); ok {
-			return loc, true
-		}
-		return known(d)
-	}
-	ix, stats, err := pack.Encode(ctx, o, tree.Diff(nil, e.tree))
+	ix, stats, err := pack.Encode(ctx, alsoKnown(o, e.ix), tree.Diff(nil, e.tree))
 	if err != nil {
 		return err
 	}
 	e.instead(ix, stats)
 	e.base = ""
 	return nil
+}
+
+// alsoKnown is o that knows what ix says as well.
+func alsoKnown(o pack.EncoderOptions, ix *pack.Index) pack.EncoderOptions {
+	mine, known := pack.PlacesOf(ix), o.Known
+	o.Known = func(d snapshot.Digest) (pack.Location, bool) {
+		if loc, ok := mine.Find(d); ok {
+			return loc, true
+		}
+		return known(d)
+	}
+	return o
 }
 
 // instead makes ix the index, for which more may have been stored. What it names of

@@ -8,6 +8,7 @@ import (
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // A snapshot on a base is made like one without, but that the base's manifest is read
@@ -50,25 +51,7 @@ func (w *whole) compare(ctx context.Context, fn func(c *compared) error) error {
 	if err := b.step(); err != nil {
 		return err
 	}
-	at := 0
-	err = w.list.Each(func(e *snapshot.Entry) error {
-		if err := b.before(e.Path, fn); err != nil {
-			return err
-		}
-		c := compared{ch: snapshot.Change{Entry: *e}, at: at}
-		at++
-		if b.more && b.e.Path == e.Path {
-			w.meet(&b, &c)
-			if err := b.pass(e.Type); err != nil {
-				return err
-			}
-		}
-		return fn(&c)
-	})
-	if err != nil {
-		return err
-	}
-	return b.rest(fn)
+	return b.compare(w.list.Each, func(c *compared) { w.meet(&b, c) }, fn)
 }
 
 // meet compares c with what the base has at its path.
@@ -203,6 +186,31 @@ func (b *beside) gone(fn func(c *compared) error) error {
 		return err
 	}
 	return fn(&c)
+}
+
+// compare calls fn for each entry of list, in the order of a manifest, and for what only
+// the base has, but not for what was below that. meet is told before of what has a
+// counterpart in the base, which is b.e then.
+func (b *beside) compare(list view.Tree, meet func(c *compared), fn func(c *compared) error) error {
+	at := 0
+	err := list(func(e *snapshot.Entry) error {
+		if err := b.before(e.Path, fn); err != nil {
+			return err
+		}
+		c := compared{ch: snapshot.Change{Entry: *e}, at: at}
+		at++
+		if b.more && b.e.Path == e.Path {
+			meet(&c)
+			if err := b.pass(e.Type); err != nil {
+				return err
+			}
+		}
+		return fn(&c)
+	})
+	if err != nil {
+		return err
+	}
+	return b.rest(fn)
 }
 
 // isBelow reports whether path lies strictly below dir.

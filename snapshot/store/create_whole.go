@@ -31,20 +31,11 @@ type whole struct {
 	files  int    // with content
 	on     *based // nil without a base
 
-	part   []snapshot.Change
-	ctimes []int64 // of the part's changes
-	same   []unmoved
+	parting
 	prefix string // of every Source
 
 	out  *pack.ManifestWriter
 	keep *snapshot.Manifest // what was written to out; nil: that is too large to be kept
-}
-
-// unmoved is an entry that is as in the base, and stands before the at-th of a part's
-// changes.
-type unmoved struct {
-	at    int
-	entry snapshot.Entry
 }
 
 // totals are what a row says of a tree.
@@ -63,6 +54,7 @@ func newWhole(c *creating) *whole {
 		creating: c, stamps: stampList{began: c.began},
 		prefix: strings.TrimSuffix(filepath.ToSlash(c.spec.Dir), "/") + "/",
 	}
+	w.most, w.tell, w.check = c.s.part(partEntries), w.note, w.unchanged
 	if c.base != nil {
 		w.on = &based{
 			anew:    c.s.chainLen(c.spec.Base) >= c.s.o.MaxChain,
@@ -231,58 +223,14 @@ func (w *whole) addAll(ctx context.Context, st *pack.Stream) error {
 
 // put puts a change into the part, or an entry that did not change.
 func (w *whole) put(ctx context.Context, st *pack.Stream, ch *snapshot.Change, same *snapshot.Entry, ctime int64) error {
-	if len(w.part)+len(w.same) >= w.s.part(partEntries) {
-		if err := w.flush(ctx, st); err != nil {
-			return err
-		}
-	}
-	if same != nil {
-		w.same = append(w.same, unmoved{len(w.part), *same})
-		return nil
-	}
-	if ch.Entry.Type == snapshot.TypeFile && !ch.Delete {
+	if same == nil && ch.Entry.Type == snapshot.TypeFile && !ch.Delete {
 		ch.Entry.Source = w.prefix + ch.Entry.Path
 	}
-	w.part, w.ctimes = append(w.part, *ch), append(w.ctimes, ctime)
-	return nil
+	return w.parting.put(ctx, st, ch, same, ctime)
 }
 
-// flush stores the part, and forgets it.
-func (w *whole) flush(ctx context.Context, st *pack.Stream) error {
-	err := st.AddAsOf(ctx, w.part, w.ctimes)
-	if changed := w.unchanged(ctx, err != nil); ctx.Err() == nil && changed != nil {
-		err = changed // be it the reason or not
-	}
-	if err != nil {
-		return err
-	}
-	same := w.same
-	for i := range w.part {
-		for ; len(same) > 0 && same[0].at == i; same = same[1:] {
-			if err := w.tell(&same[0].entry); err != nil {
-				return err
-			}
-		}
-		if w.part[i].Delete {
-			continue
-		}
-		if err := w.tell(&w.part[i].Entry); err != nil {
-			return err
-		}
-	}
-	for i := range same {
-		if err := w.tell(&same[i].entry); err != nil {
-			return err
-		}
-	}
-	clear(w.part)
-	clear(w.same)
-	w.part, w.ctimes, w.same = w.part[:0], w.ctimes[:0], w.same[:0]
-	return nil
-}
-
-// tell writes an entry into the manifest, once.
-func (w *whole) tell(e *snapshot.Entry) error {
+// note writes an entry into the manifest, once.
+func (w *whole) note(e *snapshot.Entry) error {
 	e.Source, e.SourceAt = "", 0 // a later file there may be another one
 	if w.out != nil {
 		if err := w.out.Append(e); err != nil {

@@ -144,6 +144,9 @@ func (s *Store) image(ctx context.Context, l *layer) error {
 		return err
 	}
 	defer s.endImage(l)
+	if d := s.long(ctx, l); d != nil {
+		return s.imageLong(ctx, d, l)
+	}
 	m, err := s.Tree(ctx, l.info.ID)
 	if err != nil {
 		return err

@@ -32,30 +32,42 @@ const packNice = 10
 //     Open deletes them and packing begins again.
 //  2. after the row: PACKED. From now on the digests say what the snapshot is.
 func (s *Store) pack(ctx context.Context, l *layer) error {
+	if d := s.long(ctx, l); d != nil {
+		return s.packInParts(ctx, d, l)
+	}
 	e, err := s.encode(ctx, l)
 	if err != nil {
 		return err
 	}
 	if err := s.savePacked(ctx, l, e); err != nil {
-		s.mu.Lock()
-		for _, p := range e.ix.Packs {
-			if p.Own {
-				s.stale = append(s.stale, p.Digest)
-			}
-		}
-		s.mu.Unlock()
+		s.strayPacks(e)
 		return err
 	}
-	s.tell()
 	return nil
+}
+
+// strayPacks notes that nobody needs the packs of e after all. It may be nil.
+func (s *Store) strayPacks(e *encoded) {
+	if e == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range e.ix.Packs {
+		if p.Own {
+			s.stale = append(s.stale, p.Digest)
+		}
+	}
 }
 
 // encoded is a layer whose content is in packs.
 type encoded struct {
 	ix    *pack.Index
-	tree  *snapshot.Manifest // the whole snapshot, hashed
+	tree  *snapshot.Manifest // the whole snapshot, hashed; nil of a long one
 	base  snapshot.ID        // what the index's changes are against
 	stats pack.Stats
+	sum   totals // of the tree
+	own   int64  // bytes of the files that the layer itself has
 }
 
 // encode hashes and packs what the layer changed against its base's manifest.
@@ -98,6 +110,8 @@ func (s *Store) encode(ctx context.Context, l *layer) (*encoded, error) {
 	if e.tree, err = tree.Apply(base, e.ix.Changes); err != nil {
 		return nil, err
 	}
+	e.sum = totals{e.tree.Bytes(), int64(len(e.tree.Entries))}
+	e.own = s.ownBytes(l.place(), e.ix)
 	if s.chainLen(l.info.Base) >= s.o.MaxChain {
 		if err := beginAnew(ctx, o, e); err != nil {
 			return nil, err
@@ -173,7 +187,9 @@ func (s *Store) known(l *layer) (func(snapshot.Digest) (pack.Location, bool), er
 				continue
 			}
 			m = pack.PlacesOf(ix)
-			s.located.put(a.ID, m, m.Len())
+			if m.Len() <= s.o.CacheEntries { // else what is read next needs the room
+				s.located.put(a.ID, m, m.Len())
+			}
 		}
 		places = append(places, m)
 	}
@@ -220,9 +236,15 @@ func (s *Store) savePacked(ctx context.Context, l *layer, e *encoded) error {
 	if err := s.saveTree(ctx, l.info.ID, ix.Manifest, m); err != nil {
 		return err
 	}
+	return s.savedPacked(ctx, l, e, index, indexBytes)
+}
+
+// savedPacked writes the row of a layer all of whose files are there.
+func (s *Store) savedPacked(ctx context.Context, l *layer, e *encoded, index snapshot.Digest, indexBytes int64) error {
+	ix := e.ix
 	fail.Point("store.pack.written")
 	s.addBlob(index, s.indexPath(index), indexBytes)
-	return s.commitPacked(ctx, l, ix, m, func(in *Info) error {
+	err := s.commitPacked(ctx, l, ix, e.tree, func(in *Info) error {
 		if in.State != Sealed {
 			return fmt.Errorf("snapshot %s became %s meanwhile", in.ID, in.State)
 		}
@@ -231,11 +253,17 @@ func (s *Store) savePacked(ctx context.Context, l *layer, e *encoded) error {
 		in.Manifest, in.Index, in.IndexBytes = ix.Manifest, index, indexBytes
 		in.PlainBytes, in.StoredBytes = e.stats.Plain, e.stats.Stored+indexBytes
 		in.weigh(ix)
-		in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))
+		in.TreeBytes, in.Entries = e.sum.bytes, e.sum.entries
 		in.EncodeMS = e.stats.Elapsed.Seconds() * 1000
-		in.DiskBytes = s.ownBytes(l.place(), ix) + in.StoredBytes
+		in.DiskBytes = e.own + in.StoredBytes
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	s.longs.forget(l.info.ID)
+	s.tell()
+	return nil
 }
 
 // saveTree keeps a hashed tree and checks that it can be read back.
@@ -258,7 +286,11 @@ func (s *Store) commitPacked(ctx context.Context, l *layer, ix *pack.Index, m *s
 		more: func(ctx context.Context, tx *txn) error { return insertPacks(ctx, tx, l.info.ID, ix.Packs) },
 		show: func() {
 			l.packs, l.unsized = ix.Packs, false
-			s.trees.put(l.info.ID, m, len(m.Entries))
+			if m != nil {
+				s.trees.put(l.info.ID, m, len(m.Entries))
+			} else {
+				s.trees.drop(l.info.ID) // that one is not hashed
+			}
 			for _, p := range ix.Packs {
 				if p.Own {
 					s.have[p.Digest] = blobFile{path: s.packPath(p.Digest), bytes: p.Bytes}
@@ -291,10 +323,12 @@ func (s *Store) packFailed(ctx context.Context, l *layer, err error) {
 	var corrupt *snapshot.CorruptError
 	switch {
 	case errors.As(err, &unsupported):
+		s.longs.forget(l.info.ID)
 		if err := s.endUse(ctx, l, Broken, unsupported); err != nil {
 			s.log.Error("can't note that a layer is broken", "snapshot", l.info.ID, "error", err)
 		}
 	case errors.As(err, &corrupt):
+		s.longs.forget(l.info.ID)
 		s.fallen(ctx, l, err)
 	default:
 		s.log.Warn("a layer can't be packed now", "snapshot", l.info.ID, "error", err)

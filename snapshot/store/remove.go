@@ -101,6 +101,7 @@ func (s *Store) remove(ctx context.Context, l *layer, force bool) error {
 	s.mu.Unlock()
 	s.merges.forget(l)
 	s.trees.drop(l.info.ID)
+	s.longs.forget(l.info.ID)
 	s.located.drop(l.info.ID)
 	s.removeFiles(l)
 	if err := s.finishRemoval(ctx, l.info.ID, l.place()); err != nil {

@@ -36,6 +36,7 @@ type Store struct {
 	reserve *reserve
 	trees   *treeCache
 	located *locationCache
+	longs   longTrees
 
 	// life ends with Close; what the store started itself (tree builds) runs under
 	// it and is waited for in background.

@@ -1,0 +1,278 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/internal/testenv"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// scribbler is a job that does all that it can think of to a tree.
+type scribbler struct {
+	t   *testing.T
+	rnd *rand.Rand
+	dir string
+}
+
+func (j *scribbler) names(want func(os.FileInfo) bool) (out []string) {
+	require.NoError(j.t, filepath.Walk(j.dir, func(p string, fi os.FileInfo, err error) error {
+		if err == nil && p != j.dir && want(fi) {
+			out = append(out, p)
+		}
+		return err
+	}))
+	return out
+}
+
+func isDir(fi os.FileInfo) bool  { return fi.IsDir() }
+func isFile(fi os.FileInfo) bool { return fi.Mode().IsRegular() }
+
+// some is one of the tree's names, "" if there is none.
+func (j *scribbler) some(want func(os.FileInfo) bool) string {
+	all := j.names(want)
+	if len(all) == 0 {
+		return ""
+	}
+	return all[j.rnd.IntN(len(all))]
+}
+
+// fresh is a name that there is not, in some directory.
+func (j *scribbler) fresh() string {
+	in := j.some(isDir)
+	if in == "" || j.rnd.IntN(4) == 0 {
+		in = j.dir
+	}
+	for {
+		p := filepath.Join(in, fmt.Sprintf("%c%d", 'a'+rune(j.rnd.IntN(26)), j.rnd.IntN(40)))
+		if _, err := os.Lstat(p); err != nil {
+			return p
+		}
+	}
+}
+
+func (j *scribbler) content() []byte {
+	n := j.rnd.IntN(3000)
+	switch j.rnd.IntN(12) {
+	case 0:
+		n = 0
+	case 1:
+		n = 1<<20 + j.rnd.IntN(1<<20)
+	}
+	return chaff(j.rnd.Uint64()%6, n) // some are alike
+}
+
+func (j *scribbler) step() {
+	must := func(err error) { require.NoError(j.t, err) }
+	any := func(os.FileInfo) bool { return true }
+	switch j.rnd.IntN(14) {
+	case 0, 1, 2:
+		must(os.WriteFile(j.fresh(), j.content(), 0o640))
+	case 3, 4:
+		must(os.MkdirAll(filepath.Join(j.fresh(), "sub"), 0o755))
+	case 5:
+		must(os.Symlink("to "+fmt.Sprint(j.rnd.IntN(9)), j.fresh()))
+	case 6:
+		if p := j.some(isFile); p != "" {
+			must(os.Link(p, j.fresh()))
+		}
+	case 7:
+		if p := j.some(any); p != "" {
+			must(os.RemoveAll(p))
+		}
+	case 8:
+		j.rename()
+	case 9:
+		if p := j.some(isDir); p != "" { // made anew: opaque
+			must(os.RemoveAll(p))
+			must(os.Mkdir(p, 0o700))
+			must(os.WriteFile(filepath.Join(p, "new"), j.content(), 0o600))
+		}
+	case 10:
+		if p := j.some(any); p != "" { // another type
+			must(os.RemoveAll(p))
+			must(os.WriteFile(p, j.content(), 0o600))
+		}
+	case 11:
+		if p := j.some(isFile); p != "" {
+			must(os.Chmod(p, os.FileMode(0o600+j.rnd.IntN(0o100))))
+		}
+	case 12:
+		if p := j.some(isFile); p != "" {
+			f, err := os.OpenFile(p, os.O_RDWR, 0)
+			must(err)
+			_, err = f.WriteAt([]byte("changed"), j.rnd.Int64N(1<<20))
+			must(err)
+			must(f.Close())
+		}
+	case 13:
+		if p := j.some(isFile); p != "" {
+			must(os.Remove(p))
+			must(os.Mkdir(p, 0o755))
+		}
+	}
+}
+
+// rename gives a file or a directory another name, and maybe puts something in the place
+// of the old one.
+func (j *scribbler) rename() {
+	from, to := j.some(func(os.FileInfo) bool { return true }), j.fresh()
+	if from == "" || to == from || strings.HasPrefix(to, from+"/") {
+		return
+	}
+	require.NoError(j.t, os.Rename(from, to))
+	if j.rnd.IntN(3) == 0 {
+		require.NoError(j.t, os.Mkdir(from, 0o711))
+		require.NoError(j.t, os.WriteFile(filepath.Join(from, "instead"), j.content(), 0o600))
+	}
+}
+
+// What a layer becomes does not depend on whether its tree is in memory: the tree itself,
+// its image, packs, index, manifest and sources are the same, bit by bit.
+func TestLongTreeIsTheSame(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	lines, jobs := 6, 7
+	if testing.Short() {
+		lines = 2
+	}
+	for seed := range lines {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			b := newBench(t, view.NameErofs)
+			if seed%2 == 1 {
+				b.close()
+				b.o.MaxChain = 3
+				b.open()
+			}
+			rnd := rand.New(rand.NewPCG(uint64(seed), 77))
+			var line []snapshot.ID
+			for n := range jobs {
+				in := b.job(func(dir string) {
+					j := &scribbler{t, rnd, dir}
+					for range 10 + 50/(n+1) {
+						j.step()
+					}
+				}, line[max(0, len(line)-1):]...)
+				require.Equal(t, Sealed, in.State, in.Err)
+				line = append(line, in.ID)
+				if rnd.IntN(3) > 0 { // else the next one stands on what is not packed
+					b.packLine(line, seed%3 == 0)
+				}
+			}
+			b.packLine(line, false)
+		})
+	}
+}
+
+// packLine packs what is not packed yet, both ways, and has images made before or after.
+func (b *bench) packLine(line []snapshot.ID, images bool) {
+	b.t.Helper()
+	for _, id := range line {
+		b.requireLongTree(b.layers[id], images)
+	}
+	for i, id := range line {
+		if l := b.layers[id]; l.info.State == Sealed {
+			b.requireLongPack(l, []int{5, 1 << 20}[i%2])
+		}
+	}
+	for _, id := range line {
+		b.requireLongTree(b.layers[id], true)
+	}
+}
+
+// longly has fn go through trees entry by entry, in parts.
+func (b *bench) longly(part int, fn func(d view.Lister)) {
+	d, ok := b.Driver().(view.Lister)
+	require.True(b.t, ok)
+	b.forgetTrees()
+	b.fewer = part
+	defer func() { b.fewer = 0; b.forgetTrees() }()
+	fn(d)
+}
+
+func (b *bench) forgetTrees() {
+	for id := range b.layers {
+		b.trees.drop(id)
+	}
+}
+
+func (b *bench) requireLongTree(l *layer, images bool) {
+	b.t.Helper()
+	m, err := b.Tree(b.t.Context(), l.info.ID)
+	require.NoError(b.t, err)
+	want := slices.Clone(m.Entries)
+	b.longly(5, func(d view.Lister) {
+		tree, sum, err := b.longTree(b.t.Context(), d, l)
+		require.NoError(b.t, err)
+		for range 2 {
+			var got []snapshot.Entry
+			require.NoError(b.t, tree(func(e *snapshot.Entry) error { got = append(got, *e); return nil }))
+			require.Equal(b.t, want, got)
+		}
+		require.Equal(b.t, totals{m.Bytes(), int64(len(m.Entries))}, sum)
+	})
+	if images && stacked(l.place()) {
+		b.requireLongImage(l, m)
+	}
+}
+
+func (b *bench) requireLongImage(l *layer, m *snapshot.Manifest) {
+	b.t.Helper()
+	whole, err := b.draw(b.t.Context(), l, l.place(), m)
+	require.NoError(b.t, err)
+	want, err := os.ReadFile(filepath.Join(b.dir, whole.Image))
+	require.NoError(b.t, err)
+	b.Driver().(view.Cacher).DropCached() //nolint:forcetypeassert // this driver is one
+	b.longly(5, func(d view.Lister) { require.NoError(b.t, b.imageLong(b.t.Context(), d, l)) })
+	require.Equal(b.t, whole, l.place())
+	got, err := os.ReadFile(filepath.Join(b.dir, l.place().Image))
+	require.NoError(b.t, err)
+	require.True(b.t, bytes.Equal(want, got), "the images differ")
+}
+
+func (b *bench) requireLongPack(l *layer, part int) {
+	b.t.Helper()
+	ctx := b.t.Context()
+	b.sync(ctx, l)
+	e, err := b.encode(ctx, l)
+	require.NoError(b.t, err)
+	var want bytes.Buffer
+	_, err = pack.WriteIndex(&want, e.ix)
+	require.NoError(b.t, err)
+	sources, err := b.encodeSources(e.ix.Manifest, e.tree)
+	require.NoError(b.t, err)
+	b.longly(part, func(view.Lister) { require.NoError(b.t, b.pack(ctx, l)) })
+	in, err := b.Lookup(l.info.ID)
+	require.NoError(b.t, err)
+	require.Equal(b.t, Packed, in.State)
+	got, err := os.ReadFile(b.indexPath(in.Index))
+	require.NoError(b.t, err)
+	if part > len(e.ix.Changes)+len(e.tree.Entries) { // of one part
+		require.True(b.t, bytes.Equal(want.Bytes(), got), "the indexes differ")
+		require.Equal(b.t, e.stats.Stored+in.IndexBytes, in.StoredBytes)
+	} else { // frames end with parts
+		x, err := pack.ReadIndex(&want)
+		require.NoError(b.t, err)
+		y, err := pack.ReadIndex(bytes.NewReader(got))
+		require.NoError(b.t, err)
+		require.Equal(b.t, x.Changes, y.Changes)
+		require.Equal(b.t, x.Base, y.Base)
+	}
+	require.Equal(b.t, e.ix.Manifest, in.Manifest)
+	require.Equal(b.t, e.base, in.WireBase)
+	require.Equal(b.t, e.sum, totals{in.TreeBytes, in.Entries})
+	require.Equal(b.t, e.own+in.StoredBytes, in.DiskBytes)
+	require.Equal(b.t, e.stats.Plain, in.PlainBytes)
+	has, err := readSummed(b.srcPath(in.ID), srcMagic)
+	require.NoError(b.t, err)
+	require.True(b.t, bytes.Equal(sources[len(srcMagic):], has), "the lists of sources differ")
+}

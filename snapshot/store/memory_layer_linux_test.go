@@ -1,0 +1,131 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-ci/roost/internal/testenv"
+	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
+)
+
+// behindSeal runs the background work until a layer is packed and stands on an image.
+func (b *bench) behindSeal(id snapshot.ID) {
+	b.t.Helper()
+	b.run()
+	defer func() { b.stop(); b.stop = nil }()
+	_, err := b.Packed(ctxOf(b.t), id)
+	require.NoError(b.t, err)
+	for {
+		b.mu.Lock()
+		l, changed := b.layers[id], b.changed
+		b.mu.Unlock()
+		if !stacked(l.place()) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-time.After(tick):
+		}
+	}
+}
+
+// residentPeak is the most that this process had in memory since the last call, bytes.
+func residentPeak(t *testing.T) int64 {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	require.NoError(t, err)
+	_, rest, ok := bytes.Cut(status, []byte("VmHWM:"))
+	require.True(t, ok)
+	n, err := strconv.ParseInt(string(bytes.Fields(rest)[0]), 10, 64)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile("/proc/self/clear_refs", []byte("5"), 0))
+	return n << 10
+}
+
+// What an agent needs of memory behind a job that made very many files, at full size:
+// TEST_MEMORY_ENTRIES=2000000. It says how much, as the system sees it.
+func TestMemoryOfLargeLayer(t *testing.T) {
+	n, err := strconv.Atoi(os.Getenv("TEST_MEMORY_ENTRIES"))
+	if err != nil {
+		t.Skip("TEST_MEMORY_ENTRIES says how many files; it takes minutes")
+	}
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	b := newBench(t, view.NameErofs)
+	b.gathering.least = 1 << 40
+	said := func(what string) { t.Logf("%d: %s: %d MB resident at most", n, what, residentPeak(t)>>20) }
+	p := b.spec()
+	a, err := b.Prepare(t.Context(), p)
+	require.NoError(t, err)
+	bushes(t, a.Target, n)
+	said("the job")
+	one, err := b.Seal(t.Context(), p.ID, nil)
+	require.NoError(t, err)
+	said("seal")
+	b.behindSeal(one.ID)
+	said("image and pack")
+	two := b.job(func(dir string) {
+		for i := range 100 {
+			write(t, filepath.Join(dir, "new", strconv.Itoa(i)), fmt.Sprint("new ", i))
+		}
+	}, one.ID)
+	said("a second job")
+	b.behindSeal(two.ID)
+	said("its image and pack")
+}
+
+// What is behind a job grows with the entries of its tree by no more than this for each,
+// be they the job's or its base's.
+func TestMemoryPerEntryOfLayer(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	if testing.Short() {
+		t.Skip("only the slope between many and very many says something")
+	}
+	const few, many = 10_000, 30_000
+	used := map[string][2]int64{}
+	for k, n := range []int{few, many} {
+		b := newBench(t, view.NameErofs)
+		b.close()
+		b.o.CacheEntries = 100
+		b.open()
+		b.fewer = 512
+		note := func(what string, fn func()) {
+			u := used[what]
+			u[k] = peak(fn)
+			used[what] = u
+		}
+		behind := func(what string, id snapshot.ID) {
+			l := b.layers[id]
+			note(what+" image", func() { require.NoError(t, b.image(t.Context(), l)) })
+			b.sync(t.Context(), l)
+			note(what+" pack", func() { require.NoError(t, b.pack(t.Context(), l)) })
+		}
+		p := b.spec()
+		a, err := b.Prepare(t.Context(), p)
+		require.NoError(t, err)
+		bushes(t, a.Target, n)
+		var one Info
+		note("seal", func() {
+			one, err = b.Seal(t.Context(), p.ID, nil)
+			require.NoError(t, err)
+		})
+		behind("first", one.ID)
+		two := b.job(func(dir string) { write(t, filepath.Join(dir, "one more"), "x") }, one.ID)
+		behind("second", two.ID)
+	}
+	for what, most := range map[string]float64{
+		"seal": 10, "first image": 420, "first pack": 190, "second image": 420, "second pack": 100,
+	} {
+		u := used[what]
+		per := float64(u[1]-u[0]) / (many - few)
+		t.Logf("%s: %.0f bytes per entry, %d KiB at %d", what, per, u[1]>>10, many)
+		require.Less(t, per, most, what)
+	}
+}
