@@ -115,68 +115,84 @@ func (g *GitLab) Calls(route string) []Call {
 // faulty puts mishaps and the journal around a handler.
 func (g *GitLab) faulty(route string, h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := Call{Route: route, Path: r.URL.RequestURI(), Start: g.o.Now(), Header: r.Header.Clone()}
-		c.Job, _ = strconv.ParseInt(r.PathValue("id"), 10, 64)
-		if strings.HasPrefix(route, "PUT ") {
-			body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-			if err != nil {
-				return
-			}
-			r.Body = io.NopCloser(bytes.NewReader(body))
-			var b updateBody
-			if json.Unmarshal(body, &b) == nil {
-				c.State, c.Checksum = b.State, b.Output.Checksum
-			}
+		c, err := g.callOf(route, r)
+		if err != nil {
+			return
 		}
 		id := r.Header.Get("X-Request-Id")
 		if id == "" {
 			id = newID()
 		}
 		w.Header().Set("X-Request-Id", id)
-		f := g.faultFor(route, &c)
+		f := g.faultFor(route, c)
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 		defer func() {
 			c.Status, c.End = rec.status, g.o.Now()
 			g.mu.Lock()
-			g.calls = append(g.calls, c)
+			g.calls = append(g.calls, *c)
 			g.mu.Unlock()
 		}()
 		if f == nil {
 			h(rec, r)
 			return
 		}
-		if f.Do != nil {
-			f.Do()
-		}
-		wait(r, f.Delay)
-		switch {
-		case f.Reset:
-			c.Lost = true
-			rec.status = 0
-			panic(http.ErrAbortHandler)
-		case f.Status != 0:
-			for k, v := range f.Header {
-				rec.Header().Set(k, v)
-			}
-			fail(rec, f.Status, http.StatusText(f.Status))
-		case f.LoseReply || f.After > 0 || f.Header != nil:
-			held := &held{header: w.Header(), status: http.StatusOK}
-			h(held, r)
-			rec.status = held.status
-			wait(r, f.After)
-			if f.LoseReply {
-				c.Lost = true
-				panic(http.ErrAbortHandler)
-			}
-			for k, v := range f.Header {
-				rec.Header().Set(k, v)
-			}
-			rec.WriteHeader(held.status)
-			rec.Write(held.body.Bytes())
-		default:
-			h(rec, r)
-		}
+		f.strike(rec, r, h, c)
 	})
+}
+
+// callOf is a request as the journal has it.
+func (g *GitLab) callOf(route string, r *http.Request) (*Call, error) {
+	c := &Call{Route: route, Path: r.URL.RequestURI(), Start: g.o.Now(), Header: r.Header.Clone()}
+	c.Job, _ = strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if !strings.HasPrefix(route, "PUT ") {
+		return c, nil
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	var b updateBody
+	if json.Unmarshal(body, &b) == nil {
+		c.State, c.Checksum = b.State, b.Output.Checksum
+	}
+	return c, nil
+}
+
+// strike answers a request with the mishap, by the handler where that is part of it.
+func (f *Fault) strike(w *recorder, r *http.Request, h http.HandlerFunc, c *Call) {
+	if f.Do != nil {
+		f.Do()
+	}
+	wait(r, f.Delay)
+	head := func() {
+		for k, v := range f.Header {
+			w.Header().Set(k, v)
+		}
+	}
+	switch {
+	case f.Reset:
+		c.Lost = true
+		w.status = 0
+		panic(http.ErrAbortHandler)
+	case f.Status != 0:
+		head()
+		fail(w, f.Status, http.StatusText(f.Status))
+	case f.LoseReply || f.After > 0 || f.Header != nil:
+		held := &held{header: w.Header(), status: http.StatusOK}
+		h(held, r)
+		w.status = held.status
+		wait(r, f.After)
+		if f.LoseReply {
+			c.Lost = true
+			panic(http.ErrAbortHandler)
+		}
+		head()
+		w.WriteHeader(held.status)
+		w.Write(held.body.Bytes())
+	default:
+		h(w, r)
+	}
 }
 
 func wait(r *http.Request, d time.Duration) {

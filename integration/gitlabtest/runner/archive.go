@@ -18,14 +18,6 @@ import (
 // collect are the files that the options name, sorted, relative to the working directory.
 func collect(o options, out io.Writer) ([]string, error) {
 	found := map[string]bool{}
-	add := func(name string) error {
-		return filepath.WalkDir(name, func(p string, _ fs.DirEntry, err error) error {
-			if err == nil {
-				found[filepath.Clean(p)] = true
-			}
-			return err
-		})
-	}
 	wd, err := os.Getwd()
 	if err != nil {
 		return nil, err
@@ -36,21 +28,8 @@ func collect(o options, out io.Writer) ([]string, error) {
 				return nil, err
 			}
 		}
-		matches, err := doublestar.FilepathGlob(filepath.Clean(pattern))
-		if err != nil {
+		if err := match(found, pattern, out); err != nil {
 			return nil, err
-		}
-		if len(matches) == 0 {
-			fmt.Fprintf(out, "WARNING: %s: no matching files.\n", pattern)
-		}
-		for _, m := range matches {
-			if strings.HasPrefix(m, "..") {
-				fmt.Fprintf(out, "WARNING: %s: not supported: outside build directory\n", m)
-				continue
-			}
-			if err := add(m); err != nil {
-				return nil, err
-			}
 		}
 	}
 	if o.untracked {
@@ -74,6 +53,33 @@ func collect(o options, out io.Writer) ([]string, error) {
 	}
 	slices.Sort(files)
 	return files, nil
+}
+
+// match adds what a pattern finds, with all that is in directories.
+func match(found map[string]bool, pattern string, out io.Writer) error {
+	matches, err := doublestar.FilepathGlob(filepath.Clean(pattern))
+	if err != nil {
+		return err
+	}
+	if len(matches) == 0 {
+		fmt.Fprintf(out, "WARNING: %s: no matching files.\n", pattern)
+	}
+	for _, m := range matches {
+		if strings.HasPrefix(m, "..") {
+			fmt.Fprintf(out, "WARNING: %s: not supported: outside build directory\n", m)
+			continue
+		}
+		err := filepath.WalkDir(m, func(p string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				found[filepath.Clean(p)] = true
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func archive(w io.Writer, format string, files []string) error {

@@ -80,27 +80,12 @@ func (b *build) interrupt() {
 
 // run runs the job and reports it. ctx is the runner's own end.
 func (b *build) run(ctx context.Context) {
-	if !b.c.broken(CallSix) {
-		a := b.cl.update(ctx, b.job, report{State: "running"})
-		switch {
-		case a.outcome == abort: // 1.0: dropped without a word
-			return
-		case a.canceled && b.c.broken(CancelingSaid):
-			return
-		case a.canceled:
-			b.early.Store(&errCanceled)
-		}
-	}
-	timeout := time.Duration(b.job.RunnerInfo.Timeout) * time.Second
-	if timeout <= 0 {
-		timeout = 2 * time.Hour
-	}
-	if b.c.broken(JobTimeout) {
-		timeout = 1000 * time.Hour
+	if !b.c.broken(CallSix) && !b.announce(ctx) {
+		return
 	}
 	all, stopAll := context.WithCancelCause(ctx)
 	defer stopAll(nil)
-	all, stopTimeout := context.WithTimeoutCause(all, timeout, errTimeout)
+	all, stopTimeout := context.WithTimeoutCause(all, b.timeout(), errTimeout)
 	defer stopTimeout()
 	step, stopStep := context.WithCancelCause(all)
 	defer stopStep(nil)
@@ -141,6 +126,31 @@ func (b *build) run(ctx context.Context) {
 	if err := b.trace.finish(ctx, r); err != nil {
 		b.r.logf("job %d: final report: %v", b.job.ID, err)
 	}
+}
+
+// announce says that the job begins and reports whether it is to.
+func (b *build) announce(ctx context.Context) bool {
+	a := b.cl.update(ctx, b.job, report{State: "running"})
+	switch {
+	case a.outcome == abort: // 1.0: dropped without a word
+		return false
+	case a.canceled && b.c.broken(CancelingSaid):
+		return false
+	case a.canceled:
+		b.early.Store(&errCanceled)
+	}
+	return true
+}
+
+// timeout is how long the job may take.
+func (b *build) timeout() time.Duration {
+	switch {
+	case b.c.broken(JobTimeout):
+		return 1000 * time.Hour
+	case b.job.RunnerInfo.Timeout <= 0:
+		return 2 * time.Hour
+	}
+	return time.Duration(b.job.RunnerInfo.Timeout) * time.Second
 }
 
 // stamped says whether lines get their times: by the entry's flags, else the job's.

@@ -64,41 +64,19 @@ func uploadCommand(args []string, scale float64, out io.Writer) error {
 
 func upload(cl *client, o options, files []string) error {
 	boundary := multipart.NewWriter(io.Discard)
-	body := func() (io.ReadCloser, error) {
-		pr, pw := io.Pipe()
-		m := multipart.NewWriter(pw)
-		go func() { // it ends when the reader does, or is closed
-			err := m.SetBoundary(boundary.Boundary())
-			var part io.Writer
-			if err == nil {
-				part, err = m.CreateFormFile("file", archiveName(o))
-			}
-			if err == nil {
-				err = archive(part, o.format, files)
-			}
-			if err == nil {
-				err = m.Close()
-			}
-			pw.CloseWithError(err)
-		}()
-		return pr, nil
-	}
+	first := form(boundary.Boundary(), o, files)
+	defer first.Close()
 	q := url.Values{}
 	for k, v := range map[string]string{"expire_in": o.expire, "artifact_format": o.format, "artifact_type": o.kind} {
 		if v != "" {
 			q.Set(k, v)
 		}
 	}
-	first, err := body()
-	if err != nil {
-		return err
-	}
-	defer first.Close()
 	req, err := http.NewRequestWithContext(context.Background(), "POST", cl.base+"jobs/"+o.id+"/artifacts?"+q.Encode(), first)
 	if err != nil {
 		return err
 	}
-	req.GetBody = body
+	req.GetBody = func() (io.ReadCloser, error) { return form(boundary.Boundary(), o, files), nil }
 	req.Header = http.Header{"Job-Token": {o.token}, "Content-Type": {boundary.FormDataContentType()}, "User-Agent": {userAgent}}
 	resp, err := cl.http.Do(req)
 	if err != nil {
@@ -114,6 +92,27 @@ func upload(cl *client, o options, files []string) error {
 		return errUnavailable
 	}
 	return errors.New(resp.Status)
+}
+
+// form is the body of an upload: it is made while it is read.
+func form(boundary string, o options, files []string) io.ReadCloser {
+	pr, pw := io.Pipe()
+	m := multipart.NewWriter(pw)
+	go func() { // it ends when the reader does, or is closed
+		err := m.SetBoundary(boundary)
+		var part io.Writer
+		if err == nil {
+			part, err = m.CreateFormFile("file", archiveName(o))
+		}
+		if err == nil {
+			err = archive(part, o.format, files)
+		}
+		if err == nil {
+			err = m.Close()
+		}
+		pw.CloseWithError(err)
+	}()
+	return pr
 }
 
 func archiveName(o options) string {
