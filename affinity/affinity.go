@@ -103,6 +103,9 @@ type Part struct {
 	With  snapshot.ID
 	Bytes int64
 	After float64 // seconds until it is there
+	// Tree is the size of the other's tree, without what came after the layer; 0 if that
+	// is not known.
+	Tree int64
 }
 
 // Layer is one snapshot's own layer.
@@ -113,8 +116,8 @@ type Layer struct {
 	Index   int64
 	Durable bool // the blob store has it
 	// Tree is about all content of the snapshot, as it would move; 0 if that is not known.
-	// For a chain no more moves than the first one's.
-	Tree int64
+	// For a chain no more moves than the first one's. Plain is the size of its files.
+	Tree, Plain int64
 	// Beside are snapshots below which this one has content of and does not stand on:
 	// the other parents of a merge, those before one whose layer is against nothing. What
 	// a host lacks of them moves with it.

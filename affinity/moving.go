@@ -14,9 +14,15 @@ type moving struct {
 	several bool // there is more than one chain
 
 	counted map[snapshot.ID]bool // layers of chains before
-	// Of the chain under way: what each snapshot that the host has parts with saves, and
-	// when the last of these is there.
-	saved map[snapshot.ID]Part
+	// Of the chain under way: what the host has with each snapshot that it has parts with.
+	saved map[snapshot.ID]saving
+}
+
+// saving is what can be copied from one snapshot: Part has the sum of its parts, and of
+// is the size of the layers of which they are.
+type saving struct {
+	Part
+	of int64
 }
 
 // chain is what has to move for c.
@@ -42,31 +48,45 @@ func (m *moving) chain(c Chain) int64 {
 			content += m.beside(b)
 		}
 	}
-	best := Part{}
-	for _, p := range m.saved {
-		if p.Bytes > best.Bytes || p.Bytes == best.Bytes && p.After < best.After {
-			best = p
-		}
-	}
-	if best.After > 0 {
-		m.eta = math.Max(m.eta, best.After)
-	}
-	content = max(content-best.Bytes, 0)
-	if len(c) > 0 && c[0].Tree > 0 {
-		content = min(content, c[0].Tree)
+	if len(c) > 0 {
+		content = m.copied(&c[0], content)
 	}
 	return index + content
+}
+
+// copied is what of content is left to move to a host that copies what it has with one
+// other snapshot, for the tree of tip.
+func (m *moving) copied(tip *Layer, content int64) int64 {
+	least, after := content, 0.0
+	for _, s := range m.saved {
+		// What the other's tree does not show any more of a layer moves, if tip's does.
+		gone := s.of - s.Bytes
+		if s.Tree > 0 && tip.Plain > 0 {
+			more := float64(max(tip.Plain-s.Tree, 0)) * float64(tip.Tree) / float64(tip.Plain)
+			gone = min(gone, int64(more))
+		}
+		left := content - s.of + gone
+		if left < least || left == least && s.After < after {
+			least, after = left, s.After
+		}
+	}
+	m.eta = math.Max(m.eta, after)
+	if tip.Tree > 0 {
+		least = min(least, tip.Tree)
+	}
+	return least
 }
 
 // layer counts the content of one layer.
 func (m *moving) layer(l *Layer) int64 {
 	for _, p := range m.host.Parts[l.ID] {
 		if m.saved == nil {
-			m.saved = map[snapshot.ID]Part{}
+			m.saved = map[snapshot.ID]saving{}
 		}
 		s := m.saved[p.With]
 		s.Bytes += min(p.Bytes, l.Bytes)
-		s.After = math.Max(s.After, p.After)
+		s.of += l.Bytes
+		s.After, s.Tree = math.Max(s.After, p.After), max(s.Tree, p.Tree)
 		m.saved[p.With] = s
 	}
 	if m.several {

@@ -58,3 +58,27 @@ func TestMoving(t *testing.T) {
 	})
 	require.Equal(t, string(WaitUpload), summary(d))
 }
+
+// What is gone of a layer from the tree that it is there with moves only as far as the
+// new tree can show it: one that has grown by no more than what came since does not.
+func TestMovingWhatIsGone(t *testing.T) {
+	// Stored, files take a tenth. The root is 1000, of which x shows 300 any more.
+	line := Chain{
+		{ID: "top", Bytes: 10, Durable: true, Tree: 500, Plain: 5000}, {ID: "root", Bytes: 1000, Durable: true},
+	}
+	for _, c := range []struct {
+		name string
+		tree int64
+		want int64
+	}{
+		{"it is not known", 0, 500},
+		{"none of it can be in the tree", 5000, 10},
+		{"the tree is smaller", 9000, 10},
+		{"the tree shows 80 more", 4200, 90},
+		{"not more than is gone", 1, 500},
+	} {
+		h := Host{Name: "a", Slots: 1, Free: 1, Parts: map[snapshot.ID][]Part{"root": {{With: "x", Bytes: 300, Tree: c.tree}}}}
+		d := Decide(Fleet{Hosts: []Host{h}, Jobs: []Job{{ID: "j", Inputs: []Chain{line}}}})
+		require.Equal(t, c.want, d.Assign[0].Missing, c.name)
+	}
+}

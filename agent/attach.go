@@ -198,6 +198,9 @@ func (at *attaching) full(ctx context.Context) error {
 	if err != nil {
 		return asFault(err, api.FailFetch)
 	}
+	if err := at.unpackStored(ctx); err != nil {
+		return asFault(err, api.FailAttach)
+	}
 	fail.Point("agent.fetched")
 	if len(at.spec.Inputs) > 0 {
 		ws := &at.p.ws

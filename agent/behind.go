@@ -36,11 +36,15 @@ func (r *rate) perSecond() float64 {
 // moving by StoredBytes, so that is all that a host with Base would fetch: of a
 // layer against nothing the whole tree, though little of it was stored with it.
 func layerRef(in store.Info, durable bool) api.LayerRef {
-	return api.LayerRef{
+	l := api.LayerRef{
 		ID: in.ID, Base: in.WireBase, Index: in.Index, IndexBytes: in.IndexBytes, Manifest: in.Manifest,
 		StoredBytes: in.FetchBytes, TreeBytes: in.TreeBytes, Entries: in.Entries,
 		PlainBytes: in.PlainBytes, EncodeMS: in.EncodeMS, Durable: durable,
 	}
+	if in.StoredBytes < in.FetchBytes {
+		l.OwnBytes = in.StoredBytes
+	}
+	return l
 }
 
 // pack sees to it that a sealed snapshot becomes durable, behind everybody's back:

@@ -51,7 +51,8 @@ type fakeAgent struct {
 	reg      api.Register
 	beats    int
 	holdings map[snapshot.ID]bool
-	evicted  [2]int64 // layers and bytes
+	of       map[snapshot.ID][]api.Part // as heartbeats said
+	evicted  [2]int64                   // layers and bytes
 	left     bool
 }
 
@@ -282,6 +283,12 @@ func (f *fake) heartbeat(w http.ResponseWriter, id string, body []byte) {
 	a.evicted = [2]int64{h.Evicted, h.EvictedBytes}
 	for _, x := range h.Holdings {
 		a.holdings[x.ID] = !x.Gone
+		if len(x.Of) > 0 {
+			if a.of == nil {
+				a.of = map[snapshot.ID][]api.Part{}
+			}
+			a.of[x.ID] = x.Of
+		}
 	}
 	out := api.HeartbeatReply{Urgent: f.urgent}
 	for _, ref := range h.Attempts {

@@ -146,6 +146,9 @@ func (f *fetching) importChain(ctx context.Context, chain []transfer.LayerRef, s
 		return err
 	}
 	defer done()
+	if err := a.unpack(ctx, specs[0].Base, &f.meter); err != nil {
+		return err
+	}
 	if err := a.importChain(ctx, specs, &f.meter); err != nil {
 		return fmt.Errorf("fetch snapshot %s: %w", tip, err)
 	}
@@ -154,6 +157,6 @@ func (f *fetching) importChain(ctx context.Context, chain []transfer.LayerRef, s
 	if err != nil {
 		return err
 	}
-	a.hold(api.Holding{ID: tip, Bytes: in.DiskBytes})
+	a.hold(holding(&in))
 	return nil
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -10,7 +11,9 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/transfer"
+	"github.com/roost-ci/roost/transfer/blob"
 )
 
 // line has host b make a line of n snapshots and upload them: each replaces a file that
@@ -145,4 +148,85 @@ func TestFetchTurns(t *testing.T) {
 	require.NoError(t, <-got)
 	require.Zero(t, g.came())
 	require.Empty(t, a.turns.of)
+}
+
+// What it has of the snapshots of a line that it fetched for the last one is told with
+// that, now and at the next start.
+func TestFetchLineTellsItsParts(t *testing.T) {
+	f := newFake(t)
+	made := line(t, f, 3)
+	h := newHost(t, f, "a").start()
+	f.green(f.give("a", from(job("away", "cat last"), made[2])))
+	tip := made[2].finish.Output
+	requireParts := func(of []api.Part) {
+		t.Helper()
+		require.Len(t, of, 2)
+		for i, p := range of {
+			require.Equal(t, made[i].finish.Output, p.ID)
+			require.Positive(t, p.Bytes)
+			require.Less(t, p.Bytes, int64(1000), "what was replaced is not there")
+		}
+	}
+	f.wait("what it holds", func() bool { return f.agents["a"].holdings[tip] })
+	f.mu.Lock()
+	requireParts(f.agents["a"].of[tip])
+	f.mu.Unlock()
+	h.end()
+	h.start()
+	f.wait("the new start", func() bool { return f.agents["a"].of == nil && len(f.agents["a"].reg.Holdings) > 0 })
+	for _, x := range f.agents["a"].reg.Holdings {
+		if x.ID == tip {
+			requireParts(x.Of)
+		} else {
+			require.Empty(t, x.Of)
+		}
+	}
+}
+
+// There is room in one message for what all layers say.
+func TestHoldingsAreBounded(t *testing.T) {
+	list := make([]store.Info, 2000)
+	for i := range list {
+		list[i] = store.Info{ID: newID(t), State: store.Durable, Of: make([]store.Part, 200)}
+	}
+	list[5].State = store.Suspect
+	got := holdings(list)
+	require.Len(t, got, 1999)
+	require.Empty(t, got[0].Of)
+	require.Len(t, got[1998].Of, api.MaxParts)
+	n := 0
+	for _, h := range got {
+		n += len(h.Of)
+	}
+	require.Equal(t, maxAllParts, n)
+}
+
+// What somebody pulled into a host's store while its agent was away is used, and not
+// fetched again: as an input, and under one.
+func TestInputsThatAreStoredOnly(t *testing.T) {
+	f := newFake(t)
+	made := line(t, f, 3)
+	h := newHost(t, f, "a").start()
+	h.end()
+	st, err := store.Open(t.Context(), filepath.Join(h.dir, "store"), h.storeOptions())
+	require.NoError(t, err)
+	c := f.client()
+	fetch := transfer.NewFetcher(transfer.FetcherOptions{Blobs: blob.NewHTTP(c.BlobsURL(), c.Token, nil)})
+	for _, m := range made[:2] {
+		l := f.durable(m.finish.Output)
+		require.NoError(t, st.Pull(t.Context(), store.ImportSpec{
+			ID: l.ID, Base: l.Base, Index: l.Index, IndexBytes: l.IndexBytes, Manifest: l.Manifest, DomainKey: f.key,
+		}, fetch.Open, nil))
+	}
+	require.NoError(t, st.Close())
+	h.start()
+	at := f.give("a", from(job("here", "cat f0 last"), made[1]))
+	fin := f.green(at)
+	require.Contains(t, f.logOf(at), "\n0\n1\n")
+	require.Equal(t, api.SourceLocal, fin.Workspace.Source)
+	at = f.give("a", from(job("more", "cat f0 last"), made[2]))
+	fin = f.green(at)
+	require.Contains(t, f.logOf(at), "\n0\n2\n")
+	require.Equal(t, api.SourceMixed, fin.Workspace.Source)
+	f.durable(fin.Output)
 }

@@ -50,6 +50,7 @@ type Store interface {
 	MarkDurable(ctx context.Context, id snapshot.ID) error
 	OpenBlob(ctx context.Context, d snapshot.Digest) (io.ReadSeekCloser, int64, error)
 	ImportChain(ctx context.Context, chain []store.ImportSpec, open store.OpenBlobFunc, m *view.Meter) error
+	Materialise(ctx context.Context, id snapshot.ID, m *view.Meter) error
 }
 
 // Plugin keeps an adapter running that has runners of its own, in whatever process;

@@ -59,7 +59,7 @@ func (a *Agent) scrub(ctx context.Context, o Scrub) {
 		if _, ok := before[id]; ok {
 			continue
 		}
-		a.hold(api.Holding{ID: id, Bytes: in.DiskBytes})
+		a.hold(holding(&in))
 		if in.State != store.Durable {
 			a.later(func() { a.pack(ctx, id) })
 		}

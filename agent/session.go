@@ -68,27 +68,6 @@ func (a *Agent) register(ctx context.Context, attempts []api.AttemptRef) (map[sn
 	return over, nil
 }
 
-// allHoldings lists what the store can serve, and forgets the changes so far.
-func (a *Agent) allHoldings() []api.Holding {
-	a.mu.Lock()
-	a.holdings = nil // before the list: what changes meanwhile is told twice, not never
-	a.mu.Unlock()
-	var out []api.Holding
-	for _, in := range a.o.Store.List() {
-		if in.State.Usable() {
-			out = append(out, api.Holding{ID: in.ID, Bytes: in.DiskBytes})
-		}
-	}
-	return out
-}
-
-// hold notes a change for the next heartbeat.
-func (a *Agent) hold(h api.Holding) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.holdings = append(a.holdings, h)
-}
-
 // heartbeats renews the lease until ctx ends. quit ends the agent: its name is
 // somebody else's now.
 func (a *Agent) heartbeats(ctx context.Context, quit context.CancelCauseFunc) {

@@ -68,7 +68,9 @@ func weigh(get func(snapshot.ID) *state.Snapshot, c affinity.Chain) {
 		}
 	}
 	if len(c) > 0 {
-		c[0].Tree = treeOf(get, c, stored, plain)
+		if c[0].Tree = treeOf(get, c, stored, plain); c[0].Tree > 0 {
+			c[0].Plain = get(c[0].ID).Layer.TreeBytes
+		}
 	}
 }
 

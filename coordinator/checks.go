@@ -41,7 +41,7 @@ func checkHoldings(hs []api.Holding) error {
 			return invalid("holding %.80q: not an id, or of negative size", h.ID)
 		}
 		for _, p := range h.Of {
-			if _, err := snapshot.ParseID(string(p.ID)); err != nil || p.Bytes < 0 {
+			if _, err := snapshot.ParseID(string(p.ID)); err != nil || p.Bytes < 0 || p.Tree < 0 {
 				return invalid("part %.80q: not an id, or of negative size", p.ID)
 			}
 		}

@@ -32,7 +32,7 @@ func (p *presence) addParts(h api.Holding) {
 		p.parts, p.with = map[snapshot.ID][]affinity.Part{}, map[snapshot.ID][]snapshot.ID{}
 	}
 	for _, x := range of {
-		p.parts[x.ID] = append(p.parts[x.ID], affinity.Part{With: h.ID, Bytes: min(x.Bytes, maxAmount)})
+		p.parts[x.ID] = append(p.parts[x.ID], affinity.Part{With: h.ID, Bytes: min(x.Bytes, maxAmount), Tree: min(x.Tree, maxAmount)})
 		p.with[h.ID] = append(p.with[h.ID], x.ID)
 	}
 }

@@ -55,6 +55,9 @@ const MaxParts = 64
 type Part struct {
 	ID    snapshot.ID `json:"id"`
 	Bytes int64       `json:"bytes,omitempty"` // as they are stored, without the index
+	// Tree is the size of the tree that it is there with, without what came after the
+	// layer; 0 if that is not known.
+	Tree int64 `json:"tree,omitempty"`
 }
 
 // AttemptRef names an attempt under its epoch.

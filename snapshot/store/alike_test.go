@@ -56,7 +56,11 @@ func TestWhatFoldedOnesHave(t *testing.T) {
 			other := src.job(func(dir string) { file(dir, "e", 6, mib) }, one.ID)
 			// Others of the domain, some with as many entries, are no reason to fetch more.
 			for i := range 3 {
-				loner := src.job(func(dir string) { file(dir, "x", uint64(20+i), mib/2); file(dir, "y", uint64(30+i), 9); file(dir, "z", uint64(40+i), 9) })
+				loner := src.job(func(dir string) {
+					file(dir, "x", uint64(20+i), mib/2)
+					file(dir, "y", uint64(30+i), 9)
+					file(dir, "z", uint64(40+i), 9)
+				})
 				require.NoError(t, dst.ImportChain(t.Context(), uploaded(r, src, []snapshot.ID{loner.ID}), r.open, nil))
 			}
 			require.NoError(t, dst.ImportChain(t.Context(), uploaded(r, src, []snapshot.ID{one.ID, two.ID, three.ID}), r.open, nil))
@@ -67,6 +71,8 @@ func TestWhatFoldedOnesHave(t *testing.T) {
 				require.Equal(t, []snapshot.ID{one.ID, two.ID}, []snapshot.ID{in.Of[0].ID, in.Of[1].ID})
 				require.InDelta(t, 4*mib, in.Of[0].Bytes, mib/10)
 				require.InDelta(t, 3*mib, in.Of[1].Bytes, mib/10)
+				require.Equal(t, in.TreeBytes-mib, in.Of[1].Tree, "without d")
+				require.Equal(t, in.TreeBytes-4*mib, in.Of[0].Tree, "without b, too")
 				dst.reopen()
 			}
 			open, n := counting(r)

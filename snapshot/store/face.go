@@ -160,6 +160,8 @@ type Blob struct {
 type Part struct {
 	ID    snapshot.ID
 	Bytes int64 // as they are stored, without its index
+	// Tree is the size of the tree that it is there with, without what came after it.
+	Tree int64
 }
 
 // Info is what the store knows of one layer.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
@@ -20,9 +21,14 @@ import (
 type link struct {
 	Blob // its index elsewhere
 	ID   snapshot.ID
-	// Kept is how many of the bytes that it stored are content that the tree here shows.
-	// Rows of older versions have neither this nor ID.
-	Kept int64
+	kept
+}
+
+// kept is how much of what a layer stored is content that a tree shows. Rows of older
+// versions have nothing of that, nor link.ID.
+type kept struct {
+	Kept  int64 // as it is stored
+	Plain int64
 }
 
 // standFor notes that l is what b's chain is elsewhere.
@@ -38,18 +44,21 @@ func (l *layer) standFor(b *brought) {
 // parts is what l has of snapshots that are not held by their names.
 func (l *layer) parts() []Part {
 	var out []Part
-	for i := range max(len(l.chain)-1, 0) {
+	tree := l.info.TreeBytes
+	for i := len(l.chain) - 2; i >= 0; i-- {
+		tree -= l.chain[i+1].Plain
 		if c := &l.chain[i]; c.ID != "" {
-			out = append(out, Part{c.ID, c.Kept})
+			out = append(out, Part{c.ID, c.Kept, max(tree, 0)})
 		}
 	}
+	slices.Reverse(out)
 	return out
 }
 
 // keptOf is how much ix, which was folded from newest, has of what each stored, the
 // first of the chain first: of a frame of which it needs a part, that part. What none of them stored the first one has from before the
 // chain, if it is against nothing.
-func keptOf(ix *pack.Index, newest []*pack.Index) []int64 {
+func keptOf(ix *pack.Index, newest []*pack.Index) []kept {
 	first := len(newest) - 1
 	owner := map[snapshot.Digest]int{}
 	for i, x := range newest {
@@ -59,12 +68,13 @@ func keptOf(ix *pack.Index, newest []*pack.Index) []int64 {
 			}
 		}
 	}
-	out := make([]int64, len(newest))
+	out := make([]kept, len(newest))
 	for i := range ix.Chunks {
 		f := &ix.Frames[ix.Chunks[i].Frame]
 		n, ok := owner[ix.Packs[f.Pack].Digest]
 		if ok || newest[first].Base.IsZero() {
-			out[n] += int64(f.Stored) * int64(ix.Chunks[i].Len) / int64(max(f.Plain, 1))
+			out[n].Kept += int64(f.Stored) * int64(ix.Chunks[i].Len) / int64(max(f.Plain, 1))
+			out[n].Plain += int64(ix.Chunks[i].Len)
 		}
 	}
 	return out

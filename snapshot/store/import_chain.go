@@ -21,7 +21,7 @@ type brought struct {
 	spec      ImportSpec // what was asked for; of a chain, with the folded index and its base
 	asked     *ImportSpec
 	below     []ImportSpec // the rest of the chain
-	kept      []int64      // of a chain, what is left of each of its layers
+	kept      []kept       // of a chain, what is left of each of its layers
 	base      *snapshot.Manifest
 	basePlace *view.Layer
 	file      *durable.File // the index, not committed; nil if it is to be written yet
