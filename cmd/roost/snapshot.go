@@ -184,10 +184,16 @@ func snapshotError(ctx context.Context, err error) error {
 		e.hint = "its agent packs it soon: wait until it is not held"
 	case errors.Is(err, fs.ErrPermission):
 		e.hint = "run it as root, or as the user whose files they are; nothing was kept of it"
-	case errors.Is(err, syscall.ENOSPC):
+	case errors.Is(err, syscall.ENOSPC) && !toStdout(err):
 		e.hint = "the disk is full; what was written is deleted again"
 	}
 	return e
+}
+
+// toStdout reports whether an error is that of printing a result.
+func toStdout(err error) bool {
+	var path *fs.PathError
+	return errors.As(err, &path) && path.Path == os.Stdout.Name()
 }
 
 // size is a number of bytes for people.

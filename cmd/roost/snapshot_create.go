@@ -89,14 +89,18 @@ func (o *opened) create(ctx context.Context, cmd *cobra.Command, s *store.Store,
 		return err
 	}
 	left.sum()
-	if !o.asJSON {
+	if o.asJSON {
+		err = printJSON(cmd.OutOrStdout(), created{
+			Snapshot: made.ID, Entries: made.Entries, Bytes: made.TreeBytes, BytesNew: made.New,
+			BytesStored: made.StoredBytes, WallMS: o.wallMS(), Skipped: left.n,
+		})
+	} else {
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), made.ID)
-		return err
 	}
-	return printJSON(cmd.OutOrStdout(), created{
-		Snapshot: made.ID, Entries: made.Entries, Bytes: made.TreeBytes, BytesNew: made.New,
-		BytesStored: made.StoredBytes, WallMS: o.wallMS(), Skipped: left.n,
-	})
+	if err != nil {
+		return fmt.Errorf("snapshot %s is made, but: %w", made.ID, err)
+	}
+	return nil
 }
 
 // checkSource refuses what is no directory, and one that the store would be in, before

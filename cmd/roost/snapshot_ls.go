@@ -30,8 +30,9 @@ func newSnapshotLs() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ls",
 		Short: "List the snapshots of a store, the oldest first",
-		Long: `Lists id, date, number of entries, size of the tree, what the snapshot added to the
-store and what it was made on. With --json one object in a line for each.` + exitHelp,
+		Long: `Lists id, date, number of entries, size of the tree, what the store has for it and
+what it was made on. A pack that several need counts for the oldest of them. With
+--json one object in a line for each.` + exitHelp,
 		Example:           "  roost snapshot ls --store /var/backups/roost",
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -49,10 +50,17 @@ func (o *opened) list(cmd *cobra.Command, s *store.Store) error {
 	if !o.asJSON {
 		fmt.Fprintln(t, "SNAPSHOT\tDATE\tENTRIES\tSIZE\tSTORED\tBASE\tSTATE")
 	}
+	counted := map[snapshot.Digest]bool{}
 	for _, in := range s.List() {
 		l := listed{
 			Snapshot: in.ID, MadeMS: in.Made.UnixMilli(), State: in.State, Entries: in.Entries, Bytes: in.TreeBytes,
-			BytesStored: in.StoredBytes, StoredOnly: in.StoredOnly, Error: in.Err,
+			StoredOnly: in.StoredOnly, Error: in.Err,
+		}
+		for _, b := range in.Blobs {
+			if !counted[b.Digest] {
+				counted[b.Digest] = true
+				l.BytesStored += b.Bytes
+			}
 		}
 		if len(in.Parents) > 0 {
 			l.Base = in.Parents[0]

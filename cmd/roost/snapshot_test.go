@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -249,6 +250,61 @@ func TestSnapshotPushAndPull(t *testing.T) {
 	code, _, errs := roost(t, "snapshot", "push", two, "http://example.org/v1/blobs", "--store", st)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, errs, "plain http")
+}
+
+// What ls says of each adds up to what the store has, also where a snapshot came alone
+// that needs the packs of another.
+func TestSnapshotStored(t *testing.T) {
+	home := t.TempDir()
+	dir, st, depot, there := filepath.Join(home, "d"), filepath.Join(home, "store"), filepath.Join(home, "depot"), filepath.Join(home, "there")
+	lay(t, dir, map[string]string{"a": strings.Repeat("a", 100_000), "b": "b"})
+	one := must(t, "snapshot", "create", dir, "--store", st)
+	lay(t, dir, map[string]string{"c": "c"})
+	two := must(t, "snapshot", "create", dir, "--store", st)
+	must(t, "snapshot", "push", two, depot, "--store", st)
+	must(t, "snapshot", "key", filepath.Join(home, "key"), "--store", st)
+	must(t, "snapshot", "pull", two, depot, "--store", there, "--key-file", filepath.Join(home, "key"))
+	must(t, "snapshot", "rm", one, "--store", st)
+	for _, s := range []string{st, there} {
+		want := 0.0
+		for _, d := range []string{"packs", "indexes"} {
+			files, err := os.ReadDir(filepath.Join(s, d))
+			require.NoError(t, err)
+			for _, f := range files {
+				fi, err := f.Info()
+				require.NoError(t, err)
+				want += float64(fi.Size())
+			}
+		}
+		require.Equal(t, want, keysOf(t, must(t, "snapshot", "ls", "--json", "--store", s))["bytes_stored"])
+	}
+}
+
+// untold is a standard output that nobody reads any more.
+type untold struct{}
+
+func (untold) Write([]byte) (int, error) {
+	return 0, &os.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC}
+}
+
+// A result that can't be told is a failure, and says what was done all the same.
+func TestSnapshotUntold(t *testing.T) {
+	home := t.TempDir()
+	dir := filepath.Join(home, "d")
+	lay(t, dir, map[string]string{"a": "a"})
+	t.Setenv("ROOST_STORE", filepath.Join(home, "store"))
+	for _, format := range [][]string{nil, {"--json"}} {
+		for _, args := range [][]string{{"create", dir}, {"ls"}, {"verify"}} {
+			var errs bytes.Buffer
+			code := realMain(append(append([]string{"snapshot"}, args...), format...), strings.NewReader(""), untold{}, &errs)
+			require.Equal(t, exitFailed, code, args)
+			require.NotContains(t, errs.String(), "deleted", args)
+			if args[0] == "create" {
+				require.Contains(t, errs.String(), "is made", args)
+			}
+		}
+	}
+	require.Equal(t, 2, strings.Count(must(t, "snapshot", "verify"), "ok "))
 }
 
 // Whoever keeps what was pushed can't make anybody take something else for it.

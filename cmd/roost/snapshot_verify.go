@@ -47,6 +47,7 @@ func (o *opened) verify(ctx context.Context, cmd *cobra.Command, s *store.Store,
 	}
 	w := cmd.OutOrStdout()
 	good, bad := 0, 0
+	var unsaid error // standard output is gone
 	err := s.VerifyAll(ctx, ids, func(id snapshot.ID, err error) {
 		line := struct {
 			Snapshot snapshot.ID `json:"snapshot"`
@@ -59,13 +60,17 @@ func (o *opened) verify(ctx context.Context, cmd *cobra.Command, s *store.Store,
 			bad++
 			line.Error = err.Error()
 		}
+		var werr error
 		switch {
 		case o.asJSON:
-			printJSON(w, line) //nolint:errcheck // standard output is gone: nobody to tell
+			werr = printJSON(w, line)
 		case err == nil:
-			fmt.Fprintf(w, "ok       %s\n", id)
+			_, werr = fmt.Fprintf(w, "ok       %s\n", id)
 		default:
-			fmt.Fprintf(w, "DAMAGED  %s  %v\n", id, err)
+			_, werr = fmt.Fprintf(w, "DAMAGED  %s  %v\n", id, err)
+		}
+		if unsaid == nil {
+			unsaid = werr
 		}
 	})
 	if err != nil {
@@ -77,5 +82,5 @@ func (o *opened) verify(ctx context.Context, cmd *cobra.Command, s *store.Store,
 			hint: "roost snapshot pull mends one from where it was pushed",
 		}
 	}
-	return nil
+	return unsaid
 }
