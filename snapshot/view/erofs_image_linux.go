@@ -20,7 +20,7 @@ import (
 // that can be read. The UUID is made of the image's name: no mount has two of one
 // name.
 func (g *imaging) write(ctx context.Context, f *os.File, l, base *Layer) error {
-	o := erofs.Options{Manifest: sha256.Sum256([]byte(l.Image))}
+	o := erofs.Options{Manifest: sha256.Sum256([]byte(l.Image)), Scratch: g.scratch}
 	o.Devices = append(o.Devices, g.devices...)
 	t := erofs.Tree(func(visit func(*snapshot.Entry, erofs.Content) error) error {
 		return g.tree(func(e *snapshot.Entry) error {
@@ -51,6 +51,30 @@ func (g *imaging) write(ctx context.Context, f *os.File, l, base *Layer) error {
 		return err
 	}
 	return sumImage(f, l.Key)
+}
+
+// scratchFrom is how many bytes of inodes are better not in memory.
+const scratchFrom = 48 << 20
+
+// scratch is room beside the image that is written.
+func (g *imaging) scratch(bytes int64) (erofs.Scratch, error) {
+	if bytes < scratchFrom {
+		return nil, nil //nolint:nilnil // in memory
+	}
+	f, err := durable.Create(g.abs(trashDir))
+	if err != nil {
+		return nil, err
+	}
+	return scratchFile{f}, nil
+}
+
+// scratchFile is a file that nobody will have.
+type scratchFile struct{ *durable.File }
+
+// Close implements io.Closer.
+func (f scratchFile) Close() error {
+	f.Abort()
+	return nil
 }
 
 // numbersOf has the image whose inode numbers the one of l keeps: that of the merge

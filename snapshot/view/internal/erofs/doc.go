@@ -30,6 +30,6 @@
 //	       inodes: 64 bytes, attributes, then chunk indexes or a symlink target
 //
 // Inodes come last so that the image can be written in one sweep with only them
-// in memory, about 100 bytes an entry. The superblock is written after all else:
+// in memory, about 100 bytes an entry, or in a scratch file. The superblock is written after all else:
 // a file that was not finished has none and can't be mounted.
 package erofs

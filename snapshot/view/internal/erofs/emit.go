@@ -11,10 +11,18 @@ import (
 
 var errChanged = errors.New("the tree changed while it was written")
 
-// write is the second walk: every inode goes to its place in memory, every
+// write is the second walk: every inode goes to its place in the area, every
 // directory to the image when it ends.
 func (w *writer) write(tree Tree) error {
-	w.inodes = make([]byte, w.area*slotSize)
+	var file Scratch
+	if size := int64(w.area * slotSize); w.o.Scratch != nil {
+		var err error
+		if file, err = w.o.Scratch(size); err != nil {
+			return fmt.Errorf("erofs: scratch file: %w", err)
+		}
+		w.scratch = file
+	}
+	w.inodes = newArea(int64(w.area*slotSize), file)
 	w.out.off = roundUp(superOffset+superSize+int64(len(w.needs))*deviceSize, 1<<w.block)
 	err := w.each(tree, w.writeEntry, w.leave)
 	if err == nil && w.at != len(w.nids) {
@@ -40,7 +48,7 @@ func (w *writer) writeEntry(name string, e *snapshot.Entry, c Content) error {
 		if slots != linkFlag|uint32(first) {
 			return errChanged
 		}
-		return w.writeLink(e, nid)
+		return w.writeLink(e, nid, w.slots[first]&slotsMask)
 	}
 	if err := w.shape.set(e, c, &w.x, w.block, len(w.needs)); err != nil {
 		return err
@@ -58,22 +66,37 @@ func (w *writer) writeEntry(name string, e *snapshot.Entry, c Content) error {
 			return err
 		}
 	}
-	w.shape.put(w.inodeAt(nid)[:w.shape.slots*slotSize], nid, e, &w.x)
-	return nil
+	b := w.inode(w.shape.slots)
+	clear(b)
+	w.shape.put(b, nid, e, &w.x)
+	return w.inodes.write(inodeAt(nid), b)
 }
 
-func (w *writer) inodeAt(nid uint32) []byte { return w.inodes[uint64(nid)*slotSize:] }
+// inodeAt is where in the area an inode is.
+func inodeAt(nid uint32) int64 { return int64(nid) * slotSize }
 
-// writeLink adds a name to the inode at nid, which e must describe as its first
-// name did. Content is the first name's.
-func (w *writer) writeLink(e *snapshot.Entry, nid uint32) error {
+// inode is room for one of so many slots, until the next one.
+func (w *writer) inode(slots uint32) []byte {
+	n := int(slots) * slotSize
+	if len(w.one) < n {
+		w.one = make([]byte, n)
+	}
+	return w.one[:n]
+}
+
+// writeLink adds a name to the inode at nid, of so many slots, which e must describe as
+// its first name did. Content is the first name's.
+func (w *writer) writeLink(e *snapshot.Entry, nid, slots uint32) error {
 	if err := checkEntry(e); err != nil {
 		return err
 	}
 	if err := w.x.set(e, ""); err != nil {
 		return err
 	}
-	b := w.inodeAt(nid)
+	b := w.inode(slots)
+	if err := w.inodes.read(inodeAt(nid), b); err != nil {
+		return err
+	}
 	var n inode
 	n.get(b)
 	_, mode, _ := kindOf(e.Type)
@@ -91,7 +114,7 @@ func (w *writer) writeLink(e *snapshot.Entry, nid uint32) error {
 		return fmt.Errorf("it and %.300q are one file, but not alike", e.Link)
 	}
 	le.PutUint32(b[inodeLinksAt:], n.nlink+1)
-	return nil
+	return w.inodes.write(inodeAt(nid), b)
 }
 
 // use notes how far the extents reach into their devices.
@@ -140,23 +163,35 @@ func (w *writer) leave() error {
 	if err != nil {
 		return err
 	}
-	b := w.inodeAt(f.nid)
+	b := w.inode(inodeSize / slotSize)
+	if err := w.inodes.read(inodeAt(f.nid), b); err != nil {
+		return err
+	}
 	le.PutUint64(b[inodeSizeAt:], uint64(len(data)))
 	le.PutUint32(b[inodeUnionAt:], block)
 	le.PutUint32(b[inodeLinksAt:], 2+f.subdirs)
-	return nil
+	return w.inodes.write(inodeAt(f.nid), b)
 }
 
 // data writes b in blocks of its own and returns the first one's address.
 func (w *writer) data(b []byte) (uint32, error) {
-	at := w.out.pos() >> w.block
-	if at+int64(len(b))>>w.block > maxBlocks {
-		return 0, fmt.Errorf("erofs: directories: %w", ErrTooLarge)
+	at, err := w.room(int64(len(b)))
+	if err != nil {
+		return 0, err
 	}
 	if err := w.out.write(b); err != nil {
 		return 0, err
 	}
-	return uint32(at), w.out.align(1 << w.block)
+	return at, w.out.align(1 << w.block)
+}
+
+// room returns the address of the next n bytes.
+func (w *writer) room(n int64) (uint32, error) {
+	at := w.out.pos() >> w.block
+	if at+n>>w.block > maxBlocks {
+		return 0, fmt.Errorf("erofs: directories: %w", ErrTooLarge)
+	}
+	return uint32(at), nil
 }
 
 // finish writes what follows the directories, then the superblock.
@@ -173,7 +208,13 @@ func (w *writer) finish() (Info, error) {
 	if s.attrBlock, err = w.data(w.x.area); err != nil {
 		return Info{}, err
 	}
-	if s.metaBlock, err = w.data(w.inodes); err != nil {
+	if s.metaBlock, err = w.room(w.inodes.size); err != nil {
+		return Info{}, err
+	}
+	if err := w.inodes.copyTo(w.out.write); err != nil {
+		return Info{}, err
+	}
+	if err := w.out.align(1 << w.block); err != nil {
 		return Info{}, err
 	}
 	bytes := w.out.pos()
