@@ -31,11 +31,11 @@ func newRefCodec(chunks []ChunkRef) *refCodec {
 // inOrder sorts the table by first use; chunks that no change uses come last.
 func (r *refCodec) inOrder(changes []snapshot.Change) []ChunkRef {
 	sorted := make([]ChunkRef, 0, len(r.chunks))
-	used := make([]bool, len(r.chunks))
+	used, same := make([]bool, len(r.chunks)), true
 	for i := range changes {
 		for _, c := range changes[i].Entry.Chunks {
 			if at, ok := r.place.find(&c.ID); ok && !used[at] && !changes[i].Delete {
-				used[at] = true
+				used[at], same = true, same && at == len(sorted)
 				sorted = append(sorted, r.chunks[at])
 			}
 		}
@@ -44,6 +44,9 @@ func (r *refCodec) inOrder(changes []snapshot.Change) []ChunkRef {
 		if !used[i] {
 			sorted = append(sorted, c)
 		}
+	}
+	if same { // what was not used comes behind it already
+		return r.chunks
 	}
 	r.chunks, r.place = sorted, tableOf(sorted)
 	return sorted

@@ -33,10 +33,12 @@ func badPath(p string) string {
 	if strings.IndexByte(p, 0) >= 0 {
 		return "has a NUL byte"
 	}
-	for rest, more := p, true; more; {
-		var name string
-		name, rest, more = strings.Cut(rest, "/")
-		switch {
+	begin := 0
+	for i := 0; i <= len(p); i++ { // not by strings.Cut: names are short
+		if i < len(p) && p[i] != '/' {
+			continue
+		}
+		switch name := p[begin:i]; {
 		case name == "":
 			return "has an empty component"
 		case name == "." || name == "..":
@@ -44,6 +46,7 @@ func badPath(p string) string {
 		case len(name) > snapshot.MaxNameBytes:
 			return "has a component that is too long"
 		}
+		begin = i + 1
 	}
 	return ""
 }
@@ -127,35 +130,35 @@ func checkContent(e *snapshot.Entry) error {
 
 // checkTables checks that packs, frames and chunks can be what they say and that
 // every reference has something at its end. Reader and writer both call it, so
-// nothing is written that can't be read.
-func checkTables(ix *Index) error {
+// nothing is written that can't be read. It returns the table of the chunks.
+func checkTables(ix *Index) (ids idTable, err error) {
 	seen := make(map[snapshot.Digest]struct{}, len(ix.Packs))
 	for i, p := range ix.Packs {
 		if p.Digest.IsZero() || p.Bytes <= packHeader || p.Bytes > maxPackBytes {
-			return fmt.Errorf("pack %d: %d bytes named %s", i, p.Bytes, p.Digest)
+			return ids, fmt.Errorf("pack %d: %d bytes named %s", i, p.Bytes, p.Digest)
 		}
 		if _, dup := seen[p.Digest]; dup {
-			return fmt.Errorf("pack %d: listed twice", i)
+			return ids, fmt.Errorf("pack %d: listed twice", i)
 		}
 		seen[p.Digest] = struct{}{}
 	}
 	if err := checkFrames(ix); err != nil {
-		return err
+		return ids, err
 	}
-	ids := newIDTable(len(ix.Chunks), func(i int) *snapshot.Digest { return &ix.Chunks[i].ID })
+	ids = newIDTable(len(ix.Chunks), func(i int) *snapshot.Digest { return &ix.Chunks[i].ID })
 	for i, c := range ix.Chunks {
 		if c.Frame < 0 || c.Frame >= len(ix.Frames) {
-			return fmt.Errorf("chunk %d: no frame %d", i, c.Frame)
+			return ids, fmt.Errorf("chunk %d: no frame %d", i, c.Frame)
 		}
 		plain := ix.Frames[c.Frame].Plain
 		if c.Len < 1 || c.Off > plain || c.Len > plain-c.Off {
-			return fmt.Errorf("chunk %d: %d bytes at %d leave the frame of %d bytes", i, c.Len, c.Off, plain)
+			return ids, fmt.Errorf("chunk %d: %d bytes at %d leave the frame of %d bytes", i, c.Len, c.Off, plain)
 		}
 		if !ids.add(i) {
-			return fmt.Errorf("chunk %d: listed twice", i)
+			return ids, fmt.Errorf("chunk %d: listed twice", i)
 		}
 	}
-	return nil
+	return ids, nil
 }
 
 // checkFrames also refuses frames that overlap: each stored byte is decompressed

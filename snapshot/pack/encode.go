@@ -130,7 +130,7 @@ func Encode(ctx context.Context, o EncoderOptions, changes []snapshot.Change) (*
 func (e *encoder) index() (*Index, error) {
 	ix := &Index{Packs: e.packs.list, Frames: e.packs.frames}
 	e.layout(ix)
-	if err := checkTables(ix); err != nil {
+	if _, err := checkTables(ix); err != nil {
 		return nil, fmt.Errorf("encode: known chunks do not fit together: %w", err)
 	}
 	return ix, nil

@@ -133,7 +133,7 @@ func TestMemoryPerEntry(t *testing.T) {
 		{"plan of extracting", 80, func(n int) uint64 {
 			ix := index(n)
 			return peak(func() {
-				_, err := planExtract(ix)
+				_, err := planExtract(ix, tableOf(ix.Chunks))
 				require.NoError(t, err)
 			})
 		}},

@@ -57,10 +57,11 @@ func Extract(ctx context.Context, ix *Index, o ExtractOptions, write func(i int,
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
-	if err := checkTables(ix); err != nil {
+	ids, err := checkTables(ix)
+	if err != nil {
 		return fmt.Errorf("extract: %w", err)
 	}
-	p, err := planExtract(ix)
+	p, err := planExtract(ix, ids)
 	if err != nil {
 		return fmt.Errorf("extract: %w", err)
 	}

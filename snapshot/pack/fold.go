@@ -12,19 +12,21 @@ import (
 // pack is the layer's own if it is one index's own. Base and Manifest are not set; what
 // the changes need and no index has is a *snapshot.CorruptError.
 func Fold(indexes []*Index, changes []snapshot.Change) (*Index, error) {
-	places := make([]idTable, len(indexes))
+	places, chunks := make([]idTable, len(indexes)), 0
 	own := map[snapshot.Digest]bool{}
 	for i, ix := range indexes {
-		if err := checkTables(ix); err != nil {
+		var err error
+		if places[i], err = checkTables(ix); err != nil {
 			return nil, fmt.Errorf("fold: %w", err)
 		}
-		places[i] = tableOf(ix.Chunks)
+		chunks += len(ix.Chunks)
 		for _, p := range ix.Packs {
 			own[p.Digest] = own[p.Digest] || p.Own
 		}
 	}
 	var t table
 	t.init(nil)
+	t.expect(min(chunks, len(changes))) // most files have one
 	find := func(c *snapshot.Chunk) bool {
 		for i, ix := range indexes {
 			at, ok := places[i].find(&c.ID)

@@ -37,8 +37,8 @@ type place struct {
 // of returns where a chunk goes.
 func (p *extractPlan) of(u use) []place { return p.places[u.at:][:u.n] }
 
-func planExtract(ix *Index) (*extractPlan, error) {
-	ids := tableOf(ix.Chunks)
+// planExtract plans by the table of the chunks.
+func planExtract(ix *Index, ids idTable) (*extractPlan, error) {
 	var refs []int32                        // which chunk each of a file's chunks is, in order
 	behind := make([]int32, len(ix.Chunks)) // how often each is there; then, where its places go on
 	err := eachContent(ix, func(_ int, e *snapshot.Entry) error {

@@ -190,7 +190,7 @@ func (x *IndexReader) open(r io.Reader, size int64) (err error) {
 	}
 	readTables(&x.c, ix)
 	if x.c.err == nil {
-		x.c.err = checkTables(ix)
+		_, x.c.err = checkTables(ix)
 	}
 	x.left = countChanges(&x.c)
 	x.r = entryReader{chunks: &refCodec{chunks: ix.Chunks}}

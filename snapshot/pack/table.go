@@ -79,10 +79,11 @@ func (t *table) add(c ChunkRef) {
 // sane says whether a location can be what it says. What is not is stored anew.
 func (l Location) sane() bool {
 	l.Frame.Pack = 0
-	return checkTables(&Index{
+	_, err := checkTables(&Index{
 		Packs: []Pack{l.Pack}, Frames: []Frame{l.Frame},
 		Chunks: []ChunkRef{{Off: l.Off, Len: l.Len}},
-	}) == nil
+	})
+	return err == nil
 }
 
 // layout appends the reused packs and frames to ix, in order, and makes the final

@@ -19,13 +19,14 @@ const (
 )
 
 func appendBody(b []byte, ix *Index) ([]byte, error) {
-	if err := checkTables(ix); err != nil {
+	ids, err := checkTables(ix)
+	if err != nil {
 		return nil, err
 	}
 	if len(ix.Changes) > maxEntries {
 		return nil, fmt.Errorf("%d changes, more than %d", len(ix.Changes), maxEntries)
 	}
-	refs := newRefCodec(ix.Chunks)
+	refs := &refCodec{chunks: ix.Chunks, place: ids}
 	b = appendTables(slices.Grow(b, tablesBytes(ix)+typicalChange*len(ix.Changes)), ix, refs.inOrder(ix.Changes))
 	return appendChanges(b, ix.Changes, refs)
 }
@@ -56,7 +57,7 @@ func readBody(c *cursor, ix *Index) error {
 	if c.err != nil {
 		return c.err
 	}
-	if err := checkTables(ix); err != nil {
+	if _, err := checkTables(ix); err != nil {
 		return err
 	}
 	readChanges(c, ix)

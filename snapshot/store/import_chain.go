@@ -27,6 +27,7 @@ type brought struct {
 	file      *durable.File // the index, not committed; nil if it is to be written yet
 	ix        *pack.Index
 	tree      *snapshot.Manifest
+	sources   func() ([]byte, error) // encodeBeside of the tree, once that has them
 
 	// Of a large tree, instead of tree and of what is in ix beside tables:
 	parts *pulledTree
@@ -186,10 +187,13 @@ func fold(base *snapshot.Manifest, newest []*pack.Index, tip *ImportSpec) (m *sn
 			return nil, nil, fmt.Errorf("index %d of a chain of %d: %w", len(newest)-i, len(newest), err)
 		}
 	}
-	if err := checkMade(tip, m); err != nil {
-		return nil, nil, err
+	made := make(chan error, 1)
+	go func() { made <- checkMade(tip, m) }()
+	ix, err = pack.Fold(newest, tree.Diff(base, m))
+	if bad := <-made; bad != nil { // says more
+		err = bad
 	}
-	if ix, err = pack.Fold(newest, tree.Diff(base, m)); err != nil {
+	if err != nil {
 		return nil, nil, err
 	}
 	ix.Base, ix.Manifest = newest[len(newest)-1].Base, tip.Manifest

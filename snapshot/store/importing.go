@@ -13,7 +13,6 @@ import (
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
-	"github.com/roost-ci/roost/snapshot/tree"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -222,23 +221,27 @@ func (s *Store) unpackImport(ctx context.Context, b *brought, open OpenBlobFunc,
 	if t := s.alike(ctx, b); t != nil {
 		have = firstOf(previous(t), have)
 	}
-	fill := func(ctx context.Context, write view.WriteFunc) error {
-		return pack.Extract(ctx, b.ix, pack.ExtractOptions{
-			Key: b.spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: have,
-		}, write)
-	}
+	o := pack.ExtractOptions{Key: b.spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: have}
 	if u, ok := s.driver.(view.Unpacker); ok {
 		var t *snapshot.Manifest
 		place, err := u.UnpackShown(ctx, view.UnpackSpec{
-			ID: b.spec.ID, Base: b.basePlace, Changes: b.ix.Changes, Fill: fill, Meter: m, Later: b.spec.Later,
+			ID: b.spec.ID, Base: b.basePlace, Changes: b.ix.Changes, Meter: m, Later: b.spec.Later,
+			FillPieces: func(ctx context.Context, write view.PiecesFunc) error {
+				o.Pieces = write
+				return pack.Extract(ctx, b.ix, o, nil)
+			},
 			Tree: func() (_ *snapshot.Manifest, err error) {
-				t, err = b.located()
+				if t, err = b.located(); err == nil {
+					b.sources = s.encodeBeside(b.spec.Manifest, t)
+				}
 				return t, err
 			},
 		})
 		return place, t, err
 	}
-	place, err := s.driver.Unpack(ctx, b.spec.ID, b.basePlace, b.ix.Changes, fill, m)
+	place, err := s.driver.Unpack(ctx, b.spec.ID, b.basePlace, b.ix.Changes, func(ctx context.Context, write view.WriteFunc) error {
+		return pack.Extract(ctx, b.ix, o, write)
+	}, m)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -371,9 +374,6 @@ func checkAgainst(spec *ImportSpec, ix *pack.Index, base snapshot.Digest) error 
 		return &snapshot.CorruptError{What: "index", Name: spec.Index.String(), Why: fmt.Sprintf(
 			"it turns %s into %s, want %s into %s", ix.Base, ix.Manifest, base, spec.Manifest)}
 	}
-	if err := tree.ValidateChanges(ix.Changes); err != nil {
-		return fmt.Errorf("index %s: %w", spec.Index, err)
-	}
 	return nil
 }
 
@@ -420,8 +420,15 @@ func (s *Store) keepAside(ctx context.Context, b *brought) error {
 func (s *Store) keepImported(ctx context.Context, l *layer, b *brought, place *view.Layer, m *snapshot.Manifest) error {
 	in := &l.info
 	l.at.Store(place)
-	if err := s.writeSources(in.ID, in.Manifest, m); err != nil {
-		return err
+	if b.sources == nil {
+		b.sources = s.encodeBeside(in.Manifest, m)
+	}
+	src, err := b.sources()
+	if err == nil {
+		err = writeSummed(s.srcPath(in.ID), src)
+	}
+	if err != nil {
+		return fmt.Errorf("sources of %s: %w", in.ID, err)
 	}
 	fail.Point("store.import.written")
 	in.TreeBytes, in.Entries = m.Bytes(), int64(len(m.Entries))

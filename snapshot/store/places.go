@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
@@ -37,6 +38,7 @@ type sourceList struct {
 	places []place
 	refs   map[place]uint64 // without end
 	runs   []sourceRun
+	last   uint64 // ref of the bundle of the last entry that has one
 }
 
 func (l *sourceList) ref(p place) uint64 {
@@ -47,27 +49,40 @@ func (l *sourceList) ref(p place) uint64 {
 	return l.refs[p]
 }
 
+// bundle is ref of a bundle. Neighbours lie in the same one.
+func (l *sourceList) bundle(path string) uint64 {
+	if l.last == 0 || l.places[l.last-1].path != path {
+		l.last = l.ref(place{path: path, bundle: true})
+	}
+	return l.last
+}
+
 // add appends an entry whose source is src, relative to the store, "" for none.
 func (l *sourceList) add(e *snapshot.Entry, src string) {
 	r := sourceRun{count: 1}
-	dir, plain := strings.CutSuffix(src, "/"+e.Path)
+	dir, plain := strings.CutSuffix(src, e.Path)
+	dir, slash := strings.CutSuffix(dir, "/")
+	var gap []int64
+	var one [1]int64
 	switch {
 	case src == "":
 	case e.SourceAt > 0:
-		r.ref = l.ref(place{path: src, bundle: true})
+		r.ref = l.bundle(src)
 		p := &l.places[r.ref-1]
-		r.gaps = []int64{e.SourceAt - p.end}
+		one[0] = e.SourceAt - p.end
+		gap = one[:]
 		p.end = e.SourceAt + e.Size
-	case plain:
+	case plain && slash:
 		r.ref = l.ref(place{path: dir})
 	default:
 		r.ref, r.source = explicit, src
 	}
 	if n := len(l.runs); n > 0 && r.ref != explicit && l.runs[n-1].ref == r.ref {
 		l.runs[n-1].count++
-		l.runs[n-1].gaps = append(l.runs[n-1].gaps, r.gaps...)
+		l.runs[n-1].gaps = append(l.runs[n-1].gaps, gap...)
 		return
 	}
+	r.gaps = slices.Clone(gap)
 	l.runs = append(l.runs, r)
 }
 
@@ -96,6 +111,22 @@ func (l *sourceList) append(b []byte) []byte {
 
 func (s *Store) encodeSources(d snapshot.Digest, m *snapshot.Manifest) ([]byte, error) {
 	return s.encodeSourcesOf(d, view.TreeOf(m))
+}
+
+// encodeBeside is encodeSources beside what else is done; what it returns waits for it.
+// m is not to change meanwhile.
+func (s *Store) encodeBeside(d snapshot.Digest, m *snapshot.Manifest) func() ([]byte, error) {
+	var b []byte
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b, err = s.encodeSources(d, m)
+	}()
+	return func() ([]byte, error) {
+		<-done
+		return b, err
+	}
 }
 
 func (s *Store) encodeSourcesOf(d snapshot.Digest, t view.Tree) ([]byte, error) {

@@ -133,10 +133,12 @@ func pathFault(p string) string {
 	if strings.IndexByte(p, 0) >= 0 {
 		return "a NUL in a path"
 	}
-	for rest, more := p, true; more; {
-		var name string
-		name, rest, more = strings.Cut(rest, "/")
-		switch {
+	begin := 0
+	for i := 0; i <= len(p); i++ { // not by strings.Cut: names are short
+		if i < len(p) && p[i] != '/' {
+			continue
+		}
+		switch name := p[begin:i]; {
 		case name == "":
 			return "an absolute path, or an empty component"
 		case name == "." || name == "..":
@@ -144,6 +146,7 @@ func pathFault(p string) string {
 		case len(name) > snapshot.MaxNameBytes:
 			return fmt.Sprintf("a component of %d bytes", len(name))
 		}
+		begin = i + 1
 	}
 	return ""
 }

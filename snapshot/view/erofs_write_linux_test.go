@@ -81,7 +81,7 @@ func bundlePieces(r *rand.Rand) (changes []snapshot.Change, pieces []snapshot.Pi
 				n = min(n, 1+int64(r.IntN(5000)))
 			}
 			p := make([]byte, n)
-			chacha.Read(p) //nolint:errcheck // it has none
+			chacha.Read(p)      //nolint:errcheck // it has none
 			if r.IntN(20) > 0 { // else zeros are left out
 				pieces = append(pieces, snapshot.Piece{Change: i, Off: off, Bytes: p})
 			}
