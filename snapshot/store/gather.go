@@ -168,16 +168,24 @@ func (s *Store) gatherTaskLocked(l *layer) (gatherTask, bool) {
 //
 // On a full disk 1 is undone but for what is whole, and the layer stays as it was.
 func (s *Store) gather(ctx context.Context, g view.Gatherer, l *layer) error {
-	m, err := s.Tree(ctx, l.info.ID)
+	t, n, err := s.treeAt(ctx, l)
 	if err != nil {
 		return err
 	}
+	defer lean(n)()
 	was := l.place()
-	place, m, err := g.Gather(ctx, was, m)
+	place, t, err := g.Gather(ctx, was, t)
 	if err != nil || place == nil {
 		return errors.Join(err, noGain(place))
 	}
-	if place, err = g.Image(ctx, place, was, m); err != nil {
+	var m *snapshot.Manifest
+	if !s.isLarge("", n) {
+		if m, err = t.Manifest(n); err != nil {
+			return err
+		}
+		t = view.TreeOf(m)
+	}
+	if place, err = g.ImageTree(ctx, place, was, t); err != nil {
 		return err
 	}
 	fail.Point("store.gather.imaged")
@@ -185,20 +193,48 @@ func (s *Store) gather(ctx context.Context, g view.Gatherer, l *layer) error {
 	if err != nil {
 		return err
 	}
+	b, err := s.encodeSourcesOf(in.Manifest, t)
+	if err != nil {
+		return err
+	}
 	for _, path := range []string{s.srcPath(in.ID), s.movedPath(in.ID)} {
-		if err := s.writeSourcesTo(path, in.Manifest, m); err != nil {
+		if err := writeSummed(path, b); err != nil {
 			return err
 		}
 	}
 	fail.Point("store.gather.written")
 	err = s.setPlace(ctx, l, place, func() {
 		s.gathering.movedLocked(l)
-		s.trees.put(in.ID, m, len(m.Entries))
+		if m != nil {
+			s.trees.put(in.ID, m, len(m.Entries))
+		} else {
+			s.trees.drop(in.ID)
+		}
 	})
 	if err == nil {
 		fail.Point("store.gathered")
 	}
 	return err
+}
+
+// treeAt is the tree of a layer, of n entries or so, as a driver goes through it. A large
+// packed one is not in memory unless it is there anyhow.
+func (s *Store) treeAt(ctx context.Context, l *layer) (t view.Tree, n int, err error) {
+	s.mu.Lock()
+	n, packed := int(l.info.Entries), !l.info.Index.IsZero()
+	s.mu.Unlock()
+	if !packed || !s.isLarge("", n) {
+		m, err := s.Tree(ctx, l.info.ID)
+		return view.TreeOf(m), n, err
+	}
+	return func(fn func(e *snapshot.Entry) error) error {
+		t, err := s.openTree(ctx, l)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		return t.each(ctx)(fn)
+	}, n, nil
 }
 
 var errNoGain = errors.New("the driver has no use for a bundle here")
@@ -214,12 +250,13 @@ func noGain(place *view.Layer) error {
 //
 // Crash states: as of newImage. Both images are right.
 func (s *Store) leadOn(ctx context.Context, g view.Gatherer, l *layer) error {
-	m, err := s.Tree(ctx, l.info.ID)
+	t, n, err := s.treeAt(ctx, l)
 	if err != nil {
 		return err
 	}
+	defer lean(n)()
 	was := l.place()
-	place, err := g.Image(ctx, was, was, m)
+	place, err := g.ImageTree(ctx, was, was, t)
 	if err != nil {
 		return err
 	}
@@ -243,11 +280,11 @@ func (s *Store) leadOn(ctx context.Context, g view.Gatherer, l *layer) error {
 //  1. before the row: some of them are gone, which nothing shows. It is done again.
 //  2. after it: pruned.
 func (s *Store) prune(ctx context.Context, g view.Gatherer, l *layer) error {
-	m, err := s.Tree(ctx, l.info.ID)
+	t, _, err := s.treeAt(ctx, l)
 	if err != nil {
 		return err
 	}
-	if err := g.Prune(ctx, l.place(), m); err != nil {
+	if err := g.Prune(ctx, l.place(), t); err != nil {
 		return err
 	}
 	place := *l.place()

@@ -22,10 +22,27 @@ const gatherFew = 4 // small files that make a bundle in these tests
 // gatherBench is a store that gathers few files, soon.
 func gatherBench(t *testing.T) *bench {
 	t.Helper()
+	return gatherBenchOf(t, 0)
+}
+
+// gatherBenchOf is one that has no more than few entries of a tree in memory, if that is
+// not 0.
+func gatherBenchOf(t *testing.T, few int) *bench {
+	t.Helper()
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
 	b := newBench(t, view.NameErofs)
+	b.few = few
+	b.fewer = few
 	b.eager()
 	return b
+}
+
+// wholeOrParts runs fn with trees in memory, and with a few entries of each.
+func wholeOrParts(t *testing.T, fn func(t *testing.T, few int)) {
+	t.Helper()
+	for _, few := range []int{0, 3} {
+		t.Run(fmt.Sprint(few, " entries in memory"), func(t *testing.T) { fn(t, few) })
+	}
 }
 
 func (b *bench) eager() {
@@ -135,8 +152,10 @@ func (b *bench) requireWhole(ids ...snapshot.ID) {
 
 // A view that stands on the files keeps seeing them; the next one has them from the
 // bundle; when the first is gone so are the files.
-func TestGather(t *testing.T) {
-	b := gatherBench(t)
+func TestGather(t *testing.T) { wholeOrParts(t, testGather) }
+
+func testGather(t *testing.T, few int) {
+	b := gatherBenchOf(t, few)
 	one := b.job(fewFiles(t))
 	old := b.spec(one.ID)
 	a, err := b.Prepare(t.Context(), old)
@@ -198,8 +217,10 @@ func requireShows(t *testing.T, b *bench, id snapshot.ID, path, want string) {
 
 // Layers whose images and lists lead to files of others are led on, also through
 // merges, and then nothing keeps the files.
-func TestGatherChain(t *testing.T) {
-	b := gatherBench(t)
+func TestGatherChain(t *testing.T) { wholeOrParts(t, testGatherChain) }
+
+func testGatherChain(t *testing.T, few int) {
+	b := gatherBenchOf(t, few)
 	one := b.job(fewFiles(t))
 	left := b.job(func(dir string) {
 		fewFiles(t)(dir + "/left")
@@ -246,15 +267,15 @@ func TestDeathInGathering(t *testing.T) {
 		{"after the bundle", func(t *testing.T, b *bench, g view.Gatherer, l *layer) {
 			m, err := b.Tree(ctx, l.info.ID)
 			require.NoError(t, err)
-			_, _, err = g.Gather(ctx, l.place(), m)
+			_, _, err = g.Gather(ctx, l.place(), view.TreeOf(m))
 			require.NoError(t, err)
 		}},
 		{"after the image", func(t *testing.T, b *bench, g view.Gatherer, l *layer) {
 			m, err := b.Tree(ctx, l.info.ID)
 			require.NoError(t, err)
-			p, m, err := g.Gather(ctx, l.place(), m)
+			p, to, err := g.Gather(ctx, l.place(), view.TreeOf(m))
 			require.NoError(t, err)
-			_, err = g.Image(ctx, p, l.place(), m)
+			_, err = g.ImageTree(ctx, p, l.place(), to)
 			require.NoError(t, err)
 		}},
 		{"before the row", func(t *testing.T, b *bench, g view.Gatherer, l *layer) {
@@ -281,18 +302,18 @@ func TestDeathInGathering(t *testing.T) {
 			m, err := b.Tree(ctx, l.info.ID)
 			require.NoError(t, err)
 			some := &snapshot.Manifest{Entries: m.Entries[:len(m.Entries)/2]}
-			require.NoError(t, g.Prune(ctx, l.place(), some))
+			require.NoError(t, g.Prune(ctx, l.place(), view.TreeOf(some)))
 		}},
 		{"before the row of pruning", func(t *testing.T, b *bench, g view.Gatherer, l *layer) {
 			require.NoError(t, b.gather(ctx, g, l))
 			m, err := b.Tree(ctx, l.info.ID)
 			require.NoError(t, err)
-			require.NoError(t, g.Prune(ctx, l.place(), m))
+			require.NoError(t, g.Prune(ctx, l.place(), view.TreeOf(m)))
 		}},
 	}
-	for _, s := range steps {
+	for i, s := range steps {
 		t.Run(s.name, func(t *testing.T) {
-			b := gatherBench(t)
+			b := gatherBenchOf(t, i%2*3) // every other one in parts
 			b.gathering.least = 1 << 30
 			one := b.job(fewFiles(t))
 			two := b.job(func(dir string) { write(t, dir+"/two", "two") }, one.ID)

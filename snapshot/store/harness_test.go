@@ -41,6 +41,7 @@ type bench struct {
 	driver string
 	o      Options
 	stop   func() // Run
+	few    int    // Store.fewer of each process
 }
 
 // drivers runs fn with each driver that this machine has, in a short run with the
@@ -89,7 +90,7 @@ func (b *bench) open() {
 	b.t.Helper()
 	s, err := Open(ctxOf(b.t), b.dir, b.o)
 	require.NoError(b.t, err)
-	b.Store = s
+	b.Store, s.fewer = s, b.few
 }
 
 // run starts Run until close or the returned function.

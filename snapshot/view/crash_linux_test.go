@@ -160,10 +160,12 @@ func TestCrashChild(t *testing.T) {
 	if g, ok := d.(view.Gatherer); ok {
 		x, xm := job(nil, nil, nil, true)
 		shows := fmt.Sprintf("sub%d/file", n)
-		p, xm, err := g.Gather(t.Context(), x, xm)
+		p, to, err := g.Gather(t.Context(), x, view.TreeOf(xm))
+		require.NoError(t, err)
+		xm, err = to.Manifest(0)
 		require.NoError(t, err)
 		x = image(p, x, xm, shows)
-		require.NoError(t, g.Prune(t.Context(), x, xm))
+		require.NoError(t, g.Prune(t.Context(), x, to))
 	}
 }
 

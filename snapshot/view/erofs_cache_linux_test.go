@@ -159,7 +159,9 @@ func TestErofsMovedFilesOtherImage(t *testing.T) {
 	same := h.image(&v.Layer, l, m)
 	require.True(t, h.sameFile(l, same))
 
-	place, moved, err := h.e.Gather(t.Context(), l, m)
+	place, to, err := h.e.Gather(t.Context(), l, TreeOf(m))
+	require.NoError(t, err)
+	moved, err := to.Manifest(0)
 	require.NoError(t, err)
 	gathered := h.image(place, l, moved)
 	require.NotEqual(t, l.Key, gathered.Key)
@@ -167,7 +169,7 @@ func TestErofsMovedFilesOtherImage(t *testing.T) {
 	led := h.image(same, same, moved)
 	require.True(t, h.sameFile(gathered, led), "both trees lead to the bundle")
 	require.Equal(t, []string{gatheredOf(l.ID)}, led.Devices)
-	require.NoError(t, h.e.Prune(t.Context(), gathered, moved))
+	require.NoError(t, h.e.Prune(t.Context(), gathered, to))
 	require.Empty(t, h.keptImages(), "some of them lead to files that are gone")
 	h.shows(led, map[string]string{"d/a": "a"})
 }

@@ -34,58 +34,83 @@ const gatherRoom = 4
 //  1. before the rename: a file in the trash, which Reconcile empties.
 //  2. after it: a bundle that no image refers to. The next one is the same, byte for
 //     byte, and takes its place.
-func (d *Erofs) Gather(ctx context.Context, l *Layer, m *snapshot.Manifest) (*Layer, *snapshot.Manifest, error) {
+func (d *Erofs) Gather(ctx context.Context, l *Layer, t Tree) (*Layer, Tree, error) {
 	if err := checkLayer(l); err != nil || l == nil {
 		return nil, nil, errors.Join(err, fmt.Errorf("gather files of %v", l))
 	}
 	if d.images.method == erofs.Loop || l.Pruned { // each bundle would take a loop device
 		return nil, nil, nil
 	}
-	out, tree := *l, &snapshot.Manifest{Entries: slices.Clone(m.Entries)}
-	if err := d.gather(ctx, l, tree); err != nil {
+	g := &gathered{upper: d.abs(l.Dir) + "/", bundle: d.abs(gatheredOf(l.ID)), tree: t, plan: newBundlePlan(0)}
+	if err := d.gather(ctx, l, g); err != nil {
 		return nil, nil, fmt.Errorf("gather files of %s: %w", l.ID, err)
 	}
+	out := *l
 	out.Gathered = true
-	return &out, tree, nil
+	return &out, g.located, nil
 }
 
-// gather writes the bundle of l and puts the new places into m.
-func (d *Erofs) gather(ctx context.Context, l *Layer, m *snapshot.Manifest) error {
-	bundle := d.abs(gatheredOf(l.ID))
-	at, own := ownFiles(d.abs(l.Dir), bundle, m)
-	plan := layBundle(own)
-	if err := d.roomFor(plan.bytes); err != nil {
-		return err
-	}
-	if err := d.writeGathered(ctx, l, plan, own); err != nil {
-		return err
-	}
-	for i, s := range plan.spots {
-		if s.at > 0 {
-			e := &m.Entries[at[i]]
-			e.Source, e.SourceAt = bundle, s.at
+// gather writes the bundle of l.
+func (d *Erofs) gather(ctx context.Context, l *Layer, g *gathered) error {
+	err := g.own(func(i int, own, _ *snapshot.Entry) error {
+		if own != nil {
+			g.plan.add(false, own)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	return nil
+	if err := d.roomFor(g.plan.bytes); err != nil {
+		return err
+	}
+	return d.writeGathered(ctx, l, g)
 }
 
-// ownFiles lists the files of m with content in the directory upper, each at the
-// path that the tree has it at, as Gather's plan takes them, and where they are in
-// m. m may name bundle as their place: that is how far an earlier try came.
-func ownFiles(upper, bundle string, m *snapshot.Manifest) (at []int, own []snapshot.Change) {
-	for i := range m.Entries {
-		e := m.Entries[i]
+// gathered is what Gather brings together of a tree. Of each own file there is its place
+// in memory, nothing more.
+type gathered struct {
+	upper  string // ends with a slash
+	bundle string
+	tree   Tree
+	plan   *bundlePlan // of the own files
+}
+
+// own calls fn for each entry e. Of the files with content in upper, each at the path
+// that the tree has it at, own says where it is there, and i counts them. The tree may
+// name bundle as their place: that is how far an earlier try came.
+func (g *gathered) own(fn func(i int, own, e *snapshot.Entry) error) error {
+	i := -1
+	var one snapshot.Entry
+	return g.tree(func(e *snapshot.Entry) error {
 		if e.Type != snapshot.TypeFile || e.Size <= 0 {
-			continue
+			return fn(i, nil, e)
 		}
-		if e.Source == bundle && e.SourceAt > 0 {
-			e.Source, e.SourceAt = upper+"/"+e.Path, 0
+		one = *e
+		if e.Source == g.bundle && e.SourceAt > 0 {
+			one.Source, one.SourceAt = g.upper+e.Path, 0
 		}
-		if rel, ok := strings.CutPrefix(e.Source, upper+"/"); ok && rel == e.Path && e.SourceAt == 0 {
-			at, own = append(at, i), append(own, snapshot.Change{Entry: e})
+		if rel, ok := strings.CutPrefix(one.Source, g.upper); !ok || rel != e.Path || one.SourceAt != 0 {
+			return fn(i, nil, e)
 		}
-	}
-	return at, own
+		i++
+		return fn(i, &one, e)
+	})
+}
+
+// located is the tree with the new places.
+func (g *gathered) located(fn func(e *snapshot.Entry) error) error {
+	return g.own(func(i int, own, e *snapshot.Entry) error {
+		if own != nil {
+			if i >= len(g.plan.spots) {
+				return errChanged
+			}
+			if at := g.plan.spots[i].at; at > 0 {
+				e.Source, e.SourceAt = g.bundle, at
+			}
+		}
+		return fn(e)
+	})
 }
 
 // roomFor refuses to fill the disk up.
@@ -100,7 +125,7 @@ func (d *Erofs) roomFor(bytes int64) error {
 	return nil
 }
 
-func (d *Erofs) writeGathered(ctx context.Context, l *Layer, plan *bundlePlan, own []snapshot.Change) error {
+func (d *Erofs) writeGathered(ctx context.Context, l *Layer, g *gathered) error {
 	p, err := newPlacer(d.abs(l.Dir), false)
 	if err != nil {
 		return err
@@ -112,7 +137,7 @@ func (d *Erofs) writeGathered(ctx context.Context, l *Layer, plan *bundlePlan, o
 	}
 	defer f.Abort()
 	behind := durable.NewWriteback()
-	err = fillGathered(ctx, bufio.NewWriterSize(&paced{f.File, behind}, 1<<20), p, l.ID, plan, own)
+	err = g.fill(ctx, bufio.NewWriterSize(&paced{f.File, behind}, 1<<20), p, l.ID)
 	behind.Stop()
 	if err != nil {
 		return err
@@ -142,16 +167,22 @@ func (w *paced) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// fillGathered writes a bundle from its begin to its end.
-func fillGathered(ctx context.Context, w *bufio.Writer, p *placer, id snapshot.ID, plan *bundlePlan, own []snapshot.Change) error {
+// fill writes a bundle from its begin to its end.
+func (g *gathered) fill(ctx context.Context, w *bufio.Writer, p *placer, id snapshot.ID) error {
 	if _, err := w.Write(bundleHeader(id)); err != nil {
 		return err
 	}
 	var pad [bundleBlock]byte
 	buf := make([]byte, bundleMost)
-	for i, s := range plan.spots {
-		if s.at == 0 || plan.first[i] != int32(i) {
-			continue
+	err := g.own(func(i int, e, _ *snapshot.Entry) error {
+		if e == nil {
+			return nil
+		}
+		if i >= len(g.plan.spots) {
+			return errChanged
+		}
+		if g.plan.spots[i].at == 0 || g.plan.first[i] != int32(i) {
+			return nil
 		}
 		if i%32 == 0 {
 			quiet.Step(ctx)
@@ -159,7 +190,6 @@ func fillGathered(ctx context.Context, w *bufio.Writer, p *placer, id snapshot.I
 				return context.Cause(ctx)
 			}
 		}
-		e := &own[i].Entry
 		b := buf[:e.Size]
 		if err := readOwn(p, e, b); err != nil {
 			return err
@@ -167,9 +197,11 @@ func fillGathered(ctx context.Context, w *bufio.Writer, p *placer, id snapshot.I
 		if _, err := w.Write(b); err != nil {
 			return err
 		}
-		if _, err := w.Write(pad[:(bundleBlock-e.Size%bundleBlock)%bundleBlock]); err != nil {
-			return err
-		}
+		_, err := w.Write(pad[:(bundleBlock-e.Size%bundleBlock)%bundleBlock])
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	return w.Flush()
 }
@@ -197,7 +229,7 @@ func readOwn(p *placer, e *snapshot.Entry, b []byte) error {
 // Crash states, in order:
 //  1. views/<id>/pruned says that u<id> is no whole tree any more; all is there.
 //  2. some files are gone: the rest goes the next time.
-func (d *Erofs) Prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error {
+func (d *Erofs) Prune(ctx context.Context, l *Layer, t Tree) error {
 	if err := checkLayer(l); err != nil {
 		return err
 	}
@@ -208,7 +240,7 @@ func (d *Erofs) Prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error
 	err := durable.WriteFile(filepath.Join(d.dir(l.ID), prunedName), 0o600, func(io.Writer) error { return nil })
 	if err == nil {
 		fail.Point("view.prune.marked")
-		err = d.prune(ctx, l, m)
+		err = d.prune(ctx, l, t)
 	}
 	if err != nil {
 		return fmt.Errorf("prune %s: %w", l.ID, err)
@@ -217,7 +249,7 @@ func (d *Erofs) Prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error
 	return nil
 }
 
-func (d *Erofs) prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error {
+func (d *Erofs) prune(ctx context.Context, l *Layer, t Tree) error {
 	p, err := newPlacer(d.abs(l.Dir), false)
 	if err != nil {
 		return err
@@ -225,16 +257,16 @@ func (d *Erofs) prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error
 	defer p.close()
 	bundle := d.abs(gatheredOf(l.ID))
 	dirs := map[string]bool{}
-	for i := range m.Entries {
-		e := &m.Entries[i]
-		if i%64 == 0 {
+	i := 0
+	err = t(func(e *snapshot.Entry) error {
+		if i++; i%64 == 1 {
 			quiet.Step(ctx)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 		}
 		if e.Source != bundle {
-			continue
+			return nil
 		}
 		fd, name, err := p.at(e.Path)
 		if err == nil {
@@ -246,6 +278,10 @@ func (d *Erofs) prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error
 		for dir := path.Dir(e.Path); dir != "." && !dirs[dir]; dir = path.Dir(dir) {
 			dirs[dir] = true
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return p.removeEmpty(dirs)
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"path"
 	"slices"
-
-	"github.com/roost-ci/roost/snapshot"
 )
 
 // Gatherer is an Imager that can bring the small files that a job left into one
@@ -13,17 +11,18 @@ import (
 // name costs a look into its directory when it is opened, one in a bundle nothing.
 type Gatherer interface {
 	Imager
+	Streamer
 	// Gather copies the small files of l's own directory into a bundle beside that,
-	// reading each once. m is l's whole tree, hashed. It returns what Image is to be
-	// given, and m with the files' new places; l and m stay as they are. Nothing is
+	// reading each once. t is l's whole tree, hashed. It returns what ImageTree is to be
+	// given, and t with the files' new places; l stays as it is. Nothing is
 	// deleted. It is durable when it returns. On error nothing has changed:
 	// syscall.ENOSPC says that the disk is too full to have the files twice for a
 	// while. nil says that there is no use in it here.
-	Gather(ctx context.Context, l *Layer, m *snapshot.Manifest) (*Layer, *snapshot.Manifest, error)
+	Gather(ctx context.Context, l *Layer, t Tree) (*Layer, Tree, error)
 	// Prune deletes the files that l, whose image is made of what Gather returned,
 	// has in its bundle too. Nothing may be shown that ReliesOn them, and nobody may
 	// be reading them. It can be called again.
-	Prune(ctx context.Context, l *Layer, m *snapshot.Manifest) error
+	Prune(ctx context.Context, l *Layer, t Tree) error
 }
 
 // SmallIn is how many files in o's own directory l's image leads to that could lie

@@ -71,15 +71,15 @@ func TestGatherTakesOwnFilesOnly(t *testing.T) {
 		want[n] = "content of " + n
 	}
 	h.shows(l, want)
-	require.NoError(t, h.e.Prune(t.Context(), l, m))
-	require.NoError(t, h.e.Prune(t.Context(), base, bm))
+	require.NoError(t, h.e.Prune(t.Context(), l, TreeOf(m)))
+	require.NoError(t, h.e.Prune(t.Context(), base, TreeOf(bm)))
 	h.shows(l, want)
 	_, err := h.e.Changes(t.Context(), l, bm)
 	require.ErrorIs(t, err, errPruned)
 
 	short, sm := h.wrote(base, bm, "short", "other")
 	require.NoError(t, os.Truncate(h.e.abs(short.Dir+"/short"), 3))
-	_, _, err = h.e.Gather(t.Context(), short, sm)
+	_, _, err = h.e.Gather(t.Context(), short, TreeOf(sm))
 	var corrupt *snapshot.CorruptError
 	require.ErrorAs(t, err, &corrupt)
 	_, err = os.Lstat(h.e.abs(gatheredOf(short.ID)))
@@ -100,7 +100,9 @@ func (h *ehost) wrote(base *Layer, from *snapshot.Manifest, names ...string) (*L
 func (h *ehost) gathered(base *Layer, from *snapshot.Manifest, names ...string) (*Layer, *snapshot.Manifest) {
 	h.t.Helper()
 	l, m := h.wrote(base, from, names...)
-	p, m, err := h.e.Gather(h.t.Context(), l, m)
+	p, to, err := h.e.Gather(h.t.Context(), l, TreeOf(m))
+	require.NoError(h.t, err)
+	m, err = to.Manifest(0)
 	require.NoError(h.t, err)
 	return h.image(p, base, m), m
 }

@@ -14,14 +14,24 @@ type Tree func(fn func(e *snapshot.Entry) error) error
 // TreeOf is a tree that is in memory.
 func TreeOf(m *snapshot.Manifest) Tree {
 	return func(fn func(e *snapshot.Entry) error) error {
+		var e snapshot.Entry // one for all: fn has it until it returns
 		for i := range m.Entries {
-			e := m.Entries[i]
+			e = m.Entries[i]
 			if err := fn(&e); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
+}
+
+// Manifest has the tree in memory; n is about how many entries it has.
+func (t Tree) Manifest(n int) (*snapshot.Manifest, error) {
+	m := &snapshot.Manifest{Entries: make([]snapshot.Entry, 0, n)}
+	return m, t(func(e *snapshot.Entry) error {
+		m.Entries = append(m.Entries, *e)
+		return nil
+	})
 }
 
 // TreeSpec is what UnpackTree takes.
