@@ -2,11 +2,9 @@ package coordinator
 
 import (
 	"bytes"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,8 +12,6 @@ import (
 
 	"github.com/roost-ci/roost/coordinator/api"
 	"github.com/roost-ci/roost/coordinator/gitlab"
-	"github.com/roost-ci/roost/coordinator/state"
-	"github.com/roost-ci/roost/snapshot"
 )
 
 // eventually waits for something that the service does by itself.
@@ -107,65 +103,6 @@ func TestGitLabOnePhase(t *testing.T) {
 	require.Equal(t, []string{"pending", "running", "running"}, l.get(11).updates[:3])
 }
 
-// Answers to PATCH that were lost, after it was done and before, neither double nor
-// lose a byte, and nobody gets the job before that is known.
-func TestGitLabLostLogAnswers(t *testing.T) {
-	for _, done := range []bool{true, false} {
-		l := newLab(t)
-		b := newLabBench(t, l)
-		var lost atomic.Int32
-		l.fault = func(w http.ResponseWriter, r *http.Request, after func()) bool {
-			if r.Method != http.MethodPatch || lost.Load() >= 3 {
-				return false
-			}
-			lost.Add(1)
-			if done {
-				after()
-			}
-			panic(http.ErrAbortHandler)
-		}
-		queueOne(t, l, b, 11)
-		eventually(t, "a line", func() bool { return lost.Load() > 0 })
-		h := b.newLabHost(l, "host-a", 1)
-		c := h.takes()
-		require.Equal(t, int32(3), lost.Load(), "not before it was known")
-		require.Equal(t, 1, bytes.Count(c.External.Log, []byte("\n")))
-		require.Equal(t, string(l.get(11).trace), string(c.External.Log))
-	}
-}
-
-// The same when the coordinator stops in between.
-func TestGitLabLogSurvivesRestart(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	broken := true
-	l.fault = func(w http.ResponseWriter, r *http.Request, after func()) bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if r.Method != http.MethodPatch || !broken {
-			return false
-		}
-		l.mu.Unlock()
-		after()
-		l.mu.Lock()
-		panic(http.ErrAbortHandler)
-	}
-	queueOne(t, l, b, 11)
-	eventually(t, "a line", func() bool { return len(l.get(11).trace) > 0 })
-	h := b.newLabHost(l, "host-a", 1)
-	require.Empty(t, h.offer(300*time.Millisecond), "not before it is known what its log holds")
-	b.restart()
-	h.b = b
-	h.register()
-	require.Empty(t, h.offer(300*time.Millisecond))
-	l.mu.Lock()
-	broken = false
-	l.mu.Unlock()
-	c := h.takes()
-	require.Equal(t, string(l.get(11).trace), string(c.External.Log))
-	require.NotEmpty(t, c.External.Log)
-}
-
 // A job that GitLab cancels while it waits is gone; one that is being canceled is
 // ended there, too.
 func TestGitLabCanceled(t *testing.T) {
@@ -190,51 +127,6 @@ func onlyPipeline(t *testing.T, b *bench) *api.Pipeline {
 	return &ps[0]
 }
 
-// A host that was lost with a job that it had accepted: GitLab is told until it
-// answers, also by the next coordinator, and the job is not run again.
-func TestGitLabHostLost(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	h := b.newLabHost(l, "host-a", 1)
-	l.add(11, "build", "one")
-	c := h.takes()
-	h.begin(c)
-	l.mu.Lock()
-	l.jobs[11].state, l.jobs[11].trace = "running", []byte("the runner's own\n")
-	down := true
-	l.fault = func(w http.ResponseWriter, r *http.Request, after func()) bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if down && strings.HasPrefix(r.URL.Path, "/api/v4/jobs/11") {
-			w.WriteHeader(502)
-			return true
-		}
-		return false
-	}
-	l.mu.Unlock()
-	h.gone()
-	p := onlyPipeline(t, b)
-	require.Equal(t, api.StatusFailed, b.job(p, "build").Status)
-	require.Equal(t, api.FailHostLost, b.job(p, "build").Code)
-	time.Sleep(100 * time.Millisecond)
-	b.restart()
-	require.Zero(t, l.get(11).ends)
-	l.mu.Lock()
-	down = false
-	l.mu.Unlock()
-	eventually(t, "told", func() bool { return l.get(11).ends == 1 })
-	j := l.get(11)
-	require.Equal(t, "failed", j.state)
-	require.Equal(t, "runner_system_failure", j.reason)
-	require.True(t, strings.HasPrefix(string(j.trace), "the runner's own\n"))
-	h2 := b.newLabHost(l, "host-b", 1)
-	require.Empty(t, h2.offer(300*time.Millisecond))
-	require.Equal(t, 1, l.get(11).ends)
-	require.Empty(t, payloads(t, b), "nothing of it is kept")
-	_, err := h2.c.Finish(t.Context(), ref(c), api.Finish{Status: api.StatusSuccess})
-	require.ErrorIs(t, err, &api.Error{Code: api.CodeFenced})
-}
-
 // payloads lists the jobs whose payloads are stored.
 func payloads(t *testing.T, b *bench) []string {
 	t.Helper()
@@ -247,94 +139,6 @@ func payloads(t *testing.T, b *bench) []string {
 		}
 	}
 	return out
-}
-
-// Until a runner saw it, a job goes from host to host under rising epochs, without a
-// word to GitLab.
-func TestGitLabNextHost(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l, func(o *Options) { o.AcceptTimeout = 3 * time.Second })
-	a := b.newLabHost(l, "host-a", 1)
-	l.add(11, "build", "one")
-	first := a.takes()
-	require.Equal(t, int64(1), first.Epoch)
-	h := b.newLabHost(l, "host-b", 1)
-	second := h.takes() // host-a never accepted
-	require.Equal(t, int64(2), second.Epoch)
-	require.ErrorIs(t, a.c.Accept(t.Context(), ref(first)), &api.Error{Code: api.CodeFenced})
-	require.NoError(t, h.c.Accept(t.Context(), ref(second)))
-	_, err := h.c.Finish(t.Context(), ref(second), api.Finish{
-		Status: api.StatusFailed, Infrastructure: true, Undelivered: true, Code: api.FailUndelivered, Reason: "its runner went away",
-	})
-	require.NoError(t, err)
-	c := b.newLabHost(l, "host-c", 1)
-	third := c.takes()
-	require.Equal(t, int64(3), third.Epoch)
-	j := l.get(11)
-	require.Equal(t, string(j.trace), string(third.External.Log))
-	require.Contains(t, string(third.External.Log), "gave it back")
-	require.NotContains(t, j.updates, "failed")
-	c.begin(third)
-	c.succeed(third)
-	require.Equal(t, 1, l.get(11).given)
-	require.Zero(t, l.get(11).ends)
-}
-
-// What somebody else wrote in between counts: the next host starts behind it.
-func TestGitLabForeignLog(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	h := b.newLabHost(l, "host-b", 1)
-	l.add(11, "build", "one")
-	c := h.takes()
-	require.NoError(t, h.c.Accept(t.Context(), ref(c)))
-	l.mu.Lock()
-	l.jobs[11].trace = []byte("attaching...\n")
-	l.mu.Unlock()
-	_, err := h.c.Finish(t.Context(), ref(c), api.Finish{Status: api.StatusFailed, Infrastructure: true, Undelivered: true, Reason: "x"})
-	require.NoError(t, err)
-	c = h.takes()
-	require.Len(t, c.External.Log, len(l.get(11).trace))
-	require.True(t, strings.HasPrefix(string(l.get(11).trace), "attaching...\nroost: "))
-}
-
-// A log that GitLab lost begins anew.
-func TestGitLabLogGone(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	queueOne(t, l, b, 11)
-	eventually(t, "a line", func() bool { return len(l.get(11).trace) > 0 })
-	l.mu.Lock()
-	l.jobs[11].trace = nil
-	l.mu.Unlock()
-	a := b.newLabHost(l, "host-b", 1)
-	c := a.takes()
-	require.NoError(t, a.c.Accept(t.Context(), ref(c)))
-	_, err := a.c.Finish(t.Context(), ref(c), api.Finish{Status: api.StatusFailed, Infrastructure: true, Undelivered: true, Reason: "x"})
-	require.NoError(t, err)
-	c = a.takes()
-	require.Equal(t, string(l.get(11).trace), string(c.External.Log))
-	require.NotEmpty(t, c.External.Log)
-}
-
-// An infrastructure failure of a job that its runner has ends it.
-func TestGitLabInfrastructure(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l, func(o *Options) { o.TellGrace = 2 * time.Second })
-	h := b.newLabHost(l, "host-b", 1)
-	l.add(11, "build", "one")
-	c := h.takes()
-	h.begin(c)
-	f := api.Finish{Status: api.StatusFailed, Infrastructure: true, Code: api.FailAttach, Reason: "no room"}
-	for range 2 {
-		_, err := h.c.Finish(t.Context(), ref(c), f)
-		require.NoError(t, err)
-	}
-	time.Sleep(150 * time.Millisecond)
-	require.Zero(t, l.get(11).ends, "its host may tell it itself")
-	eventually(t, "told", func() bool { return l.get(11).ends == 1 })
-	require.Empty(t, l.get(11).trace, "the end of its log is its host's")
-	require.Equal(t, api.StatusFailed, b.job(onlyPipeline(t, b), "build").Status)
 }
 
 // Tokens and variables are nowhere but in the sealed payload, and that is gone with
@@ -371,19 +175,6 @@ func TestGitLabSecrets(t *testing.T) {
 	h.succeed(c)
 	require.Empty(t, payloads(t, b))
 	scan()
-}
-
-// A job whose payload no key opens ends, and says why.
-func TestGitLabLostKey(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	queueOne(t, l, b, 11)
-	b.stop()
-	require.NoError(t, os.Remove(filepath.Join(b.o.Dir, "payload.key")))
-	b.start()
-	p := onlyPipeline(t, b)
-	eventually(t, "ended", func() bool { return b.job(p, "build").Status == api.StatusFailed })
-	require.Contains(t, b.job(p, "build").Reason, "key")
 }
 
 // A job that GitLab gives again while it waits here is here once, with its new token.
@@ -448,103 +239,4 @@ func TestGitLabURLs(t *testing.T) {
 	}
 	_, err = Open(t.Context(), Options{Dir: t.TempDir(), AgentToken: agentToken, UserToken: userToken, GitLabURLs: []string{"gitlab"}})
 	require.ErrorContains(t, err, "coordinator.gitlab_urls")
-}
-
-// Jobs that are submitted here and jobs of a pool never meet on a host.
-func TestGitLabHostsAreApart(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	h := b.newLabHost(l, "host-a", 1)
-	p := b.submit("native: {script: [x]}")
-	require.Empty(t, h.offer(100*time.Millisecond))
-	require.Equal(t, "takes only jobs of pool linux of "+strings.TrimPrefix(l.http.URL, "http://"), b.job(p, "native").Placed.Candidates[0].Excluded)
-	n := b.newHost("host-n", 1)
-	l.add(11, "build", "one")
-	c := h.takes()
-	require.Equal(t, "build", c.Job.Name)
-	n.run("native")
-}
-
-// The log names the host that is waited for, and the wait is bounded by the job's own
-// time.
-func TestGitLabWaitsForHolder(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	h := b.newLabHost(l, "host-b", 2)
-	h.reg.Slots = 1
-	h.free = 1
-	h.register()
-	_, build := h.one(l, 11, "build", "one", deps())
-	h.upload(build, "", 300<<30)
-	l.add(12, "long", "one", deps())
-	c := h.takes()
-	h.begin(c)
-	a := b.newLabHost(l, "host-a", 1)
-	l.add(13, "test", "two", deps(11))
-	require.Empty(t, a.offer(1500*time.Millisecond))
-	require.Regexp(t, `^roost: waiting for host-b, which holds 2\.9 TiB of this workspace, about [0-9]+ s\n$`, string(l.get(13).trace))
-	p := onlyPipeline(t, b)
-	require.Equal(t, api.WaitHolder, b.job(p, "test").Code)
-	h.succeed(c)
-	c = h.takes()
-	require.Equal(t, "test", c.Job.Name)
-	require.Equal(t, string(l.get(13).trace), string(c.External.Log))
-}
-
-// A runner that has ended a job asks again after a moment, whatever its host says
-// meanwhile: the next job of the line does not move for that moment, however little
-// would have to.
-func TestGitLabWaitsForRunner(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	h := b.newLabHost(l, "host-b", 1)
-	_, build := h.one(l, 11, "build", "one", deps())
-	h.upload(build, "", 1000)
-	h.beat(func(hb *api.Heartbeat) { hb.FreeSlots = 0 })
-	a := b.newLabHost(l, "host-a", 1)
-	l.add(12, "test", "two", deps(11))
-	require.Empty(t, a.offer(pollGap+time.Second))
-	h.beat(func(hb *api.Heartbeat) { hb.FreeSlots = 0 })
-	c := h.takes()
-	require.Equal(t, "test", c.Job.Name)
-	h.begin(c)
-	h.succeed(c)
-
-	// One that does not come back is not waited for longer than that.
-	l.add(13, "deploy", "three", deps(12))
-	h.beat(func(hb *api.Heartbeat) { hb.FreeSlots = 0 })
-	h.upload(newestOutput(t, b, "test"), build, 1000)
-	b.s.mu.Lock()
-	p := b.s.world.fleet["host-b"]
-	for i := range p.back {
-		p.back[i] = p.back[i].Add(-runnerBack)
-	}
-	p.expect = time.Time{}
-	b.s.mu.Unlock()
-	require.Equal(t, "deploy", a.takes().Job.Name)
-}
-
-func newestOutput(t *testing.T, b *bench, name string) snapshot.ID {
-	t.Helper()
-	return b.job(onlyPipeline(t, b), name).Workspace.Output
-}
-
-func TestOutsideBound(t *testing.T) {
-	for minutes, want := range map[int64]float64{10: 30, 20: 60, 60: 120, 6000: 120} {
-		require.InDelta(t, want, outsideBound(&state.Job{Def: &state.Def{Spec: api.JobSpec{TimeoutMS: minutes * 60_000}}}), 1e-9)
-	}
-}
-
-// A job can't wait for longer than its own time: its token ends with that.
-func TestGitLabWaitsNoLongerThanItsTime(t *testing.T) {
-	l := newLab(t)
-	b := newLabBench(t, l)
-	h := b.newLabHost(l, "host-x", 1)
-	l.add(11, "build", "one", func(p map[string]any) { p["runner_info"] = map[string]any{"timeout": 1} })
-	h.takes()
-	h.gone()
-	p := onlyPipeline(t, b)
-	eventually(t, "given up", func() bool { return b.job(p, "build").Code == api.FailTimeout })
-	eventually(t, "told", func() bool { return l.get(11).ends == 1 })
-	require.Contains(t, string(l.get(11).trace), "no host could run it for 1s")
 }
