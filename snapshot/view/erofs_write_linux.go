@@ -13,8 +13,14 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
-// maxVector is how many pieces the kernel takes at once (UIO_MAXIOV).
-const maxVector = 1024
+const (
+	// maxVector is how many pieces the kernel takes at once (UIO_MAXIOV).
+	maxVector = 1024
+	// maxWrite is how much is written by one call. The kernel looks for pages as large as
+	// the write: where memory is in pieces it first moves others about for that, which
+	// can take longer than all else. More than this is no faster where it isn't.
+	maxWrite = 64 << 10
+)
 
 // noBytes pads a file's content in the bundle.
 var noBytes [bundleBlock]byte
@@ -148,6 +154,31 @@ func (b *bundleFiles) writeRun(run []placed, v [][]byte) (err error) {
 
 // writeVector writes all of v to f from at on. v is not what it was afterwards.
 func writeVector(f *os.File, at int64, v [][]byte) (written int64, err error) {
+	part := make([][]byte, 0, len(v))
+	for len(v) > 0 {
+		part, v = cut(part[:0], v, maxWrite-(at+written)%maxWrite)
+		n, err := writePart(f, at+written, part)
+		if written += n; err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// cut moves n bytes from the begin of v, or all that there are, to the end of part.
+func cut(part, v [][]byte, n int64) (moved, left [][]byte) {
+	for len(v) > 0 && n > 0 {
+		k := min(n, int64(len(v[0])))
+		part, n = append(part, v[0][:k]), n-k
+		if v[0] = v[0][k:]; len(v[0]) == 0 {
+			v = v[1:]
+		}
+	}
+	return part, v
+}
+
+// writePart writes all of v by one call, if the kernel takes it all.
+func writePart(f *os.File, at int64, v [][]byte) (written int64, err error) {
 	if len(v) == 1 {
 		n, err := f.WriteAt(v[0], at)
 		return int64(n), err
@@ -164,12 +195,7 @@ func writeVector(f *os.File, at int64, v [][]byte) (written int64, err error) {
 			return written, &os.PathError{Op: "pwritev", Path: f.Name(), Err: err}
 		}
 		written += int64(n)
-		for n > 0 {
-			k := min(n, len(v[0]))
-			if v[0], n = v[0][k:], n-k; len(v[0]) == 0 {
-				v = v[1:]
-			}
-		}
+		_, v = cut(nil, v, int64(n))
 	}
 	return written, nil
 }
