@@ -53,7 +53,7 @@ func (d *Erofs) Name() string { return NameErofs }
 func (d *Erofs) Close() error {
 	d.images.dropAll()
 	d.pins.dropAll()
-	return nil
+	return d.Overlay.Close()
 }
 
 // DropCached implements Cacher.

@@ -34,8 +34,9 @@ type Overlay struct {
 	// one, with images as the lowest of a stack.
 	images *images
 
-	held held
-	pins pins
+	held  held
+	pins  pins
+	works works
 
 	// mu guards all below. It is not held across I/O.
 	mu sync.Mutex
@@ -211,7 +212,8 @@ func (d *Overlay) Resume(_ context.Context, v *View) error {
 // Seal implements Driver.
 //
 // Crash states: before the unmount returned the view is open, or mounted
-// read-only, and Reconcile unmounts it; after it, it is sealed.
+// read-only, and Reconcile unmounts it; after it, it is sealed. The work directory goes
+// behind the answer, or at the next Reconcile.
 func (d *Overlay) Seal(ctx context.Context, v *View) error {
 	if err := checkView(v); err != nil {
 		return err
@@ -226,7 +228,7 @@ func (d *Overlay) Seal(ctx context.Context, v *View) error {
 		}
 		d.forget(v.ID)
 		d.pins.dropSoon(v.ID)
-		os.Remove(t) //nolint:errcheck // a mount point of use to nobody; it may be somebody's
+		unix.Rmdir(t) //nolint:errcheck // a mount point of use to nobody; it may be somebody's
 	}
 	fail.Point("view.seal.unmounted")
 	if fi, err := os.Lstat(d.abs(v.Layer.Dir)); err != nil {
@@ -234,10 +236,7 @@ func (d *Overlay) Seal(ctx context.Context, v *View) error {
 	} else if !fi.IsDir() {
 		return fmt.Errorf("seal %s: %s is not a directory", v.ID, v.Layer.Dir)
 	}
-	// What the kernel left in the work directory is of no use to anybody.
-	if err := shredIn(ctx, d.dir(v.ID), workName); err != nil {
-		d.o.Log.Warn("work directory not deleted", "view", v.ID, "err", err)
-	}
+	d.works.shredSoon(ctx, v.ID, d.shredWork)
 	return nil
 }
 
@@ -287,6 +286,7 @@ func (d *Overlay) frame() frame {
 
 // removeID deletes all that belongs to id, mounts of its base included.
 func (d *Overlay) removeID(ctx context.Context, id snapshot.ID) error {
+	d.works.wait(id)
 	d.held.drop(id)
 	d.pins.drop(id)
 	if d.images != nil {

@@ -29,6 +29,7 @@ func (d *Overlay) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([
 	if err != nil {
 		return report, fmt.Errorf("reconcile: %w", err)
 	}
+	d.shredWorks(ctx, layers, busy)
 	err = d.frame().sweep(ctx, layers, views, busy, &report)
 	return report, err
 }
