@@ -14,6 +14,7 @@ type moving struct {
 	several bool // there is more than one chain
 
 	counted map[snapshot.ID]bool // layers of chains before
+	moves   map[snapshot.ID]bool // layers whose content is counted
 	// Of the chain under way: what the host has with each snapshot that it has parts with.
 	saved map[snapshot.ID]saving
 }
@@ -44,6 +45,12 @@ func (m *moving) chain(c Chain) int64 {
 		}
 		index += l.Index
 		content += m.layer(l)
+		if m.several {
+			if m.counted == nil {
+				m.counted = map[snapshot.ID]bool{}
+			}
+			m.counted[l.ID] = true
+		}
 		for _, b := range l.Beside {
 			content += m.beside(b)
 		}
@@ -77,8 +84,15 @@ func (m *moving) copied(tip *Layer, content int64) int64 {
 	return least
 }
 
-// layer counts the content of one layer.
+// layer counts the content of one layer, once.
 func (m *moving) layer(l *Layer) int64 {
+	if m.moves[l.ID] {
+		return 0
+	}
+	if m.moves == nil {
+		m.moves = map[snapshot.ID]bool{}
+	}
+	m.moves[l.ID] = true
 	for _, p := range m.host.Parts[l.ID] {
 		if m.saved == nil {
 			m.saved = map[snapshot.ID]saving{}
@@ -89,12 +103,6 @@ func (m *moving) layer(l *Layer) int64 {
 		s.After, s.Tree = math.Max(s.After, p.After), max(s.Tree, p.Tree)
 		m.saved[p.With] = s
 	}
-	if m.several {
-		if m.counted == nil {
-			m.counted = map[snapshot.ID]bool{}
-		}
-		m.counted[l.ID] = true
-	}
 	return l.Bytes
 }
 
@@ -102,7 +110,7 @@ func (m *moving) layer(l *Layer) int64 {
 func (m *moving) beside(c Chain) int64 {
 	var sum int64
 	for i := range c {
-		if m.host.Has[c[i].ID] || m.counted[c[i].ID] {
+		if m.host.Has[c[i].ID] {
 			break
 		}
 		sum += m.layer(&c[i])

@@ -82,3 +82,26 @@ func TestMovingWhatIsGone(t *testing.T) {
 		require.Equal(t, c.want, d.Assign[0].Missing, c.name)
 	}
 }
+
+// What comes for one job is not fetched again for the next one, be it placed in the same
+// decision or while it comes.
+func TestMovesOnce(t *testing.T) {
+	line := Chain{{ID: "top", Bytes: 10, Durable: true}, {ID: "mid", Bytes: 100, Durable: true}, {ID: "root", Bytes: 1000, Durable: true}}
+	hosts := []Host{{Name: "a", Slots: 4, Free: 4}}
+	d := Decide(Fleet{Hosts: hosts, Jobs: []Job{
+		{ID: "j1", Index: 1, Inputs: []Chain{line}}, {ID: "j2", Index: 2, Inputs: []Chain{line}}, {ID: "j3", Index: 3, Inputs: []Chain{line[1:]}},
+	}})
+	require.Len(t, d.Assign, 3)
+	require.EqualValues(t, 1110, d.Assign[0].Missing)
+	require.EqualValues(t, 0, d.Assign[1].Missing)
+	require.EqualValues(t, 100-90+1000-890, d.Assign[2].Missing, "of mid 90 come, of root 890")
+	for _, a := range d.Assign[1:] {
+		require.GreaterOrEqual(t, a.Seconds, d.Assign[0].Seconds)
+		require.NotEqual(t, Continuation, a.Code)
+	}
+	require.Nil(t, hosts[0].Coming)
+	seeds := map[string][]Chain{"": {line}}
+	d = Decide(Fleet{Hosts: hosts, Jobs: []Job{{ID: "j1", Index: 1, Seeds: seeds}, {ID: "j2", Index: 2, Seeds: seeds}}})
+	require.EqualValues(t, 1110, d.Assign[0].Missing)
+	require.EqualValues(t, 0, d.Assign[1].Missing)
+}

@@ -21,6 +21,7 @@ func (d *decider) assign(i int, f fit, c Code) {
 	if f.missing > 0 {
 		h.Fetching++
 		d.fetching++
+		d.arrives(j, h, f)
 	}
 	d.out.Assign = append(d.out.Assign, Assignment{
 		Job: j.ID, Host: h.Name, Code: c, Reason: d.placed(j, f, c), Candidates: cands,

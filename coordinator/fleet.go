@@ -141,7 +141,7 @@ func (t *txn) busy(h *affinity.Host, a *state.Attempt) {
 		left = math.Max(b.seconds-t.now.Sub(b.assigned).Seconds(), 0.5)
 		h.Fetching++
 		for _, in := range j.Inputs {
-			arriving(h, chain(t.snapshots.get, in.Snapshot), left)
+			h.Arrive(chain(t.snapshots.get, in.Snapshot), left)
 		}
 	}
 	h.Residual = append(h.Residual, left+est)

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/roost-ci/roost/affinity"
@@ -45,27 +44,4 @@ func (p *presence) dropParts(id snapshot.ID) {
 		}
 	}
 	delete(p.with, id)
-}
-
-// arriving adds what comes to h with c, whose first snapshot alone it will hold by its
-// name. What stood there may be replaced by what stands on it: as much of a layer comes
-// as those above it can't have replaced.
-func arriving(h *affinity.Host, c affinity.Chain, after float64) {
-	above, own := int64(0), false
-	for i := range c {
-		if h.Has[c[i].ID] {
-			return
-		}
-		if i == 0 {
-			h.Coming[c[0].ID] = after
-		} else if n := c[i].Bytes - above; n > 0 {
-			if !own { // it is the presence's
-				if h.Parts, own = maps.Clone(h.Parts), true; h.Parts == nil {
-					h.Parts = map[snapshot.ID][]affinity.Part{}
-				}
-			}
-			h.Parts[c[i].ID] = append(slices.Clip(h.Parts[c[i].ID]), affinity.Part{With: c[0].ID, Bytes: n, After: after})
-		}
-		above += c[i].Bytes
-	}
 }
