@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/roost-ci/roost/internal/pause"
 	"github.com/roost-ci/roost/plugin"
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -125,10 +126,8 @@ func (l *losses) tellOne(ctx context.Context, p plugin.Plugin, id snapshot.ID, w
 			return
 		}
 		l.log.Warn("plugin does not take the loss of an attempt, it is told again", "attempt", id, "error", err)
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, tellAgain) != nil {
 			return
-		case <-time.After(tellAgain):
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 // verifyFor is how long the runner may take to be known through a new agent.
@@ -41,10 +43,8 @@ func (o *installOptions) verify(ctx context.Context, p *installPlan, out *outcom
 		case err == nil:
 			err = fmt.Errorf("answer %d", status)
 		}
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, time.Second) != nil {
 			return fmt.Errorf("the runner can't be verified through %s: %w (the agent's log: journalctl -u roost-agent)", p.verifyURL, err)
-		case <-time.After(time.Second):
 		}
 	}
 }

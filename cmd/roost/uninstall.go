@@ -13,6 +13,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/install"
 	"github.com/roost-ci/roost/internal/mountinfo"
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 func newUninstall() *cobra.Command {
@@ -134,10 +135,8 @@ func (o *installOptions) waitForJobs(cmd *cobra.Command) {
 			said = true
 			fmt.Fprintf(cmd.ErrOrStderr(), "%d jobs are running; waiting for them up to %s (--wait)\n", n, o.wait)
 		}
-		select {
-		case <-cmd.Context().Done():
+		if pause.For(cmd.Context(), 2*time.Second) != nil {
 			return
-		case <-time.After(2 * time.Second):
 		}
 	}
 }

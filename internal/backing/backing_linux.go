@@ -13,6 +13,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
+	"github.com/roost-ci/roost/internal/pause"
 )
 
 // Check tells why no backing could be made on this host, nil if it could.
@@ -195,10 +196,8 @@ func Release(ctx context.Context, dir, image string) error {
 		if err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); !errors.Is(err, unix.EBUSY) || wait > 2*time.Second {
 			break
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := pause.For(ctx, wait); err != nil {
+			return err
 		}
 	}
 	if err != nil {

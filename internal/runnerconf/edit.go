@@ -13,9 +13,9 @@ func (f *File) Set(value any, path ...string) (*File, error) {
 	return f.set(scope{first: 0, last: len(f.tables) - 1}, value, path)
 }
 
-// Delete removes a key, or a table with all that is below it, if it is there.
-func (f *File) Delete(path ...string) (*File, error) {
-	if f.Get(path...) == nil {
+// delete removes a key, or a table with all that is below it, if it is there.
+func (f *File) delete(path ...string) (*File, error) {
+	if f.get(path...) == nil {
 		return f, nil
 	}
 	want := copyDoc(f.doc).(map[string]any)
@@ -164,7 +164,7 @@ func (f *File) keyIndent(t *table) string {
 
 // Insert puts a string at the beginning of a list of strings, which is made if it is
 // not there. The other elements stay as they are.
-func (s *Entry) Insert(value string, path ...string) (*File, error) {
+func (s *entry) Insert(value string, path ...string) (*File, error) {
 	return s.editList(path, func(k *key) (span, string) {
 		at := k.value.from + 1
 		if len(k.list) > 0 {
@@ -175,14 +175,14 @@ func (s *Entry) Insert(value string, path ...string) (*File, error) {
 }
 
 // Replace gives element i of a list of strings another value.
-func (s *Entry) Replace(i int, value string, path ...string) (*File, error) {
+func (s *entry) Replace(i int, value string, path ...string) (*File, error) {
 	return s.editList(path, func(k *key) (span, string) { return k.list[i].at, quote(value) }, func(list []any) []any {
 		list[i] = value
 		return list
 	})
 }
 
-func (s *Entry) editList(path []string, where func(*key) (span, string), change func([]any) []any) (*File, error) {
+func (s *entry) editList(path []string, where func(*key) (span, string), change func([]any) []any) (*File, error) {
 	f, sc := s.f, s.scope()
 	full := slices.Concat(sc.prefix, path)
 	want := copyDoc(f.doc).(map[string]any)

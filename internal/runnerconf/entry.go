@@ -9,21 +9,21 @@ import (
 // runners is the name of the list of tables.
 const runners = "runners"
 
-// Entry is one [[runners]] of a file.
-type Entry struct {
+// entry is one [[runners]] of a file.
+type entry struct {
 	f     *File
 	Index int
 	first int // its header among the tables
 	last  int // its last table
 }
 
-// Entries are the [[runners]] of a file, in order.
-func (f *File) Entries() ([]*Entry, error) {
-	var out []*Entry
+// entries are the [[runners]] of a file, in order.
+func (f *File) entries() ([]*entry, error) {
+	var out []*entry
 	for i, t := range f.tables {
 		switch {
 		case t.array && slices.Equal(t.path, []string{runners}):
-			out = append(out, &Entry{f: f, Index: len(out), first: i, last: i})
+			out = append(out, &entry{f: f, Index: len(out), first: i, last: i})
 		case len(out) > 0 && hasPrefix(t.path, []string{runners}):
 			e := out[len(out)-1]
 			if e.last != i-1 {
@@ -38,7 +38,7 @@ func (f *File) Entries() ([]*Entry, error) {
 	return out, nil
 }
 
-func (e *Entry) scope() scope {
+func (e *entry) scope() scope {
 	return scope{first: e.first, last: e.last, prefix: []string{runners}, doc: func(m map[string]any) map[string]any {
 		list, _ := m[runners].([]any)
 		in, _ := list[e.Index].(map[string]any)
@@ -47,22 +47,22 @@ func (e *Entry) scope() scope {
 }
 
 // Get gives the value of one of its keys, or nil.
-func (e *Entry) Get(path ...string) any { return get(e.scope().doc(e.f.doc), path) }
+func (e *entry) Get(path ...string) any { return get(e.scope().doc(e.f.doc), path) }
 
 // Text is Get for a string; "" if it is none.
-func (e *Entry) Text(path ...string) string {
+func (e *entry) Text(path ...string) string {
 	s, _ := e.Get(path...).(string)
 	return s
 }
 
 // Int is Get for an integer; 0 if it is none.
-func (e *Entry) Int(path ...string) int {
+func (e *entry) Int(path ...string) int {
 	n, _ := e.Get(path...).(int64)
 	return int(n)
 }
 
 // List is Get for a list of strings.
-func (e *Entry) List(path ...string) []string {
+func (e *entry) List(path ...string) []string {
 	list, _ := e.Get(path...).([]any)
 	var out []string
 	for _, v := range list {
@@ -73,12 +73,12 @@ func (e *Entry) List(path ...string) []string {
 }
 
 // Set gives one of its keys a value.
-func (e *Entry) Set(value any, path ...string) (*File, error) {
+func (e *entry) Set(value any, path ...string) (*File, error) {
 	return e.f.set(e.scope(), value, path)
 }
 
 // span is its text: from its header to the end of its last line that means something.
-func (e *Entry) span() span {
+func (e *entry) span() span {
 	s := span{from: e.f.tables[e.first].header.from}
 	for i := e.first; i <= e.last; i++ {
 		s.to = max(s.to, e.f.tables[i].end())
@@ -87,7 +87,7 @@ func (e *Entry) span() span {
 }
 
 // Repeat writes the entry out n times instead of once.
-func (e *Entry) Repeat(n int) (*File, error) {
+func (e *entry) Repeat(n int) (*File, error) {
 	want := copyDoc(e.f.doc).(map[string]any)
 	list := want[runners].([]any)
 	s := e.span()
@@ -110,7 +110,7 @@ func (e *Entry) Repeat(n int) (*File, error) {
 }
 
 // Remove takes the entry out and leaves lines of comment instead.
-func (e *Entry) Remove(comment ...string) (*File, error) {
+func (e *entry) Remove(comment ...string) (*File, error) {
 	want := copyDoc(e.f.doc).(map[string]any)
 	list := slices.Delete(want[runners].([]any), e.Index, e.Index+1)
 	if want[runners] = list; len(list) == 0 {
@@ -124,7 +124,7 @@ func (e *Entry) Remove(comment ...string) (*File, error) {
 }
 
 // Comment puts lines of comment before the entry.
-func (e *Entry) Comment(lines ...string) (*File, error) {
+func (e *entry) Comment(lines ...string) (*File, error) {
 	at := e.span().from
 	g, err := e.f.splice(span{at, at}, e.comment(lines))
 	if err != nil {
@@ -133,7 +133,7 @@ func (e *Entry) Comment(lines ...string) (*File, error) {
 	return g.expect(e.f.doc, "comment an entry")
 }
 
-func (e *Entry) comment(lines []string) string {
+func (e *entry) comment(lines []string) string {
 	indent, text := e.f.indent(e.f.tables[e.first].header), ""
 	for _, l := range lines {
 		text += indent + "# " + l + e.f.eol

@@ -45,7 +45,7 @@ func refuse(cure, format string, a ...any) error {
 
 // Inspect finds the entry with a name, or the only one if name is "".
 func (f *File) Inspect(name string) (*Found, error) {
-	all, err := f.Entries()
+	all, err := f.entries()
 	if err != nil {
 		return nil, err
 	}
@@ -70,13 +70,13 @@ func (f *File) Inspect(name string) (*Found, error) {
 
 // concurrent is how many jobs the runner's process runs at once.
 func (f *File) concurrent() int {
-	n, _ := f.Get("concurrent").(int64)
+	n, _ := f.get("concurrent").(int64)
 	return max(1, int(n))
 }
 
-func pick(all []*Entry, name string) (*Entry, error) {
+func pick(all []*entry, name string) (*entry, error) {
 	var names []string
-	var found []*Entry
+	var found []*entry
 	for _, e := range all {
 		n := e.Text("name")
 		names = append(names, fmt.Sprintf("%q", n))
@@ -99,7 +99,7 @@ func pick(all []*Entry, name string) (*Entry, error) {
 }
 
 // usable refuses what Roost can't serve.
-func (e *Entry) usable(f *Found) error {
+func (e *entry) usable(f *Found) error {
 	u, err := url.Parse(f.URL)
 	switch {
 	case f.Token == "":
@@ -129,7 +129,7 @@ func slotURL(u *url.URL) bool {
 }
 
 // note says what people should know of the entry.
-func (f *Found) note(e *Entry) {
+func (f *Found) note(e *entry) {
 	add := func(format string, a ...any) { f.Notes = append(f.Notes, fmt.Sprintf(format, a...)) }
 	if t, ok := e.Get("token_expires_at").(time.Time); ok && t.Year() > 1 {
 		add("the runner's token ends on %s, and the runner does not renew it any more: renew it by then, with GitLab's API or by a new runner, and put it into gitlab.token_files", t.Format(time.DateOnly))

@@ -40,7 +40,7 @@ func (f *File) makeShared(found *Found, p Plan) (*Planned, error) {
 
 // othersConcurrent is how many jobs the other entries ran at once.
 func (f *File) othersConcurrent(but int) int {
-	all, _ := f.Entries() //nolint:errcheck // they were listed before
+	all, _ := f.entries() //nolint:errcheck // they were listed before
 	n := 0
 	for _, e := range all {
 		switch limit := e.Int("limit"); {
@@ -101,7 +101,7 @@ func printable(s string) string {
 // alone is the file with one entry, for a process that runs one job at a time beside
 // others like it: it listens nowhere.
 func (f *File) alone(index int) (*File, error) {
-	all, err := f.Entries()
+	all, err := f.entries()
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (f *File) alone(index int) (*File, error) {
 		}
 	}
 	for _, k := range []string{"listen_address", "session_server"} {
-		if g, err = g.Delete(k); err != nil {
+		if g, err = g.delete(k); err != nil {
 			return nil, err
 		}
 	}

@@ -201,8 +201,8 @@ func (f *File) Bytes() []byte { return bytes.Clone(f.text) }
 // String is the text.
 func (f *File) String() string { return string(f.text) }
 
-// Get gives the value of a key, as go-toml decodes it, or nil.
-func (f *File) Get(path ...string) any { return get(f.doc, path) }
+// get gives the value of a key, as go-toml decodes it, or nil.
+func (f *File) get(path ...string) any { return get(f.doc, path) }
 
 func get(m map[string]any, path []string) any {
 	var at any = m

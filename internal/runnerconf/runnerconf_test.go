@@ -92,9 +92,9 @@ func parse(t *testing.T, text string) *File {
 	return f
 }
 
-func entry(t *testing.T, f *File, i int) *Entry {
+func nth(t *testing.T, f *File, i int) *entry {
 	t.Helper()
-	all, err := f.Entries()
+	all, err := f.entries()
 	require.NoError(t, err)
 	require.Greater(t, len(all), i)
 	return all[i]
@@ -107,12 +107,12 @@ func TestEditsOnEveryShape(t *testing.T) {
 			f := parse(t, text)
 			edits := []func(f *File) (*File, error){
 				func(f *File) (*File, error) { return f.Set(7, "concurrent") },
-				func(f *File) (*File, error) { return entry(t, f, 0).Set("http://127.0.0.1:9292/slot1", "url") },
-				func(f *File) (*File, error) { return entry(t, f, 0).Set("local \"token\" \\ \u00e4", "token") },
-				func(f *File) (*File, error) { return entry(t, f, 0).Set(true, "custom_build_dir", "enabled") },
-				func(f *File) (*File, error) { return entry(t, f, 0).Set(1, "limit") },
-				func(f *File) (*File, error) { return entry(t, f, 0).Insert("/slots/1:/builds", "docker", "volumes") },
-				func(f *File) (*File, error) { return entry(t, f, 0).Set("no", "feature_flags", "FF_X") },
+				func(f *File) (*File, error) { return nth(t, f, 0).Set("http://127.0.0.1:9292/slot1", "url") },
+				func(f *File) (*File, error) { return nth(t, f, 0).Set("local \"token\" \\ \u00e4", "token") },
+				func(f *File) (*File, error) { return nth(t, f, 0).Set(true, "custom_build_dir", "enabled") },
+				func(f *File) (*File, error) { return nth(t, f, 0).Set(1, "limit") },
+				func(f *File) (*File, error) { return nth(t, f, 0).Insert("/slots/1:/builds", "docker", "volumes") },
+				func(f *File) (*File, error) { return nth(t, f, 0).Set("no", "feature_flags", "FF_X") },
 			}
 			for i, edit := range edits {
 				g, err := edit(f)
@@ -125,21 +125,21 @@ func TestEditsOnEveryShape(t *testing.T) {
 				}
 				f = g
 			}
-			e := entry(t, f, 0)
+			e := nth(t, f, 0)
 			require.Equal(t, "local \"token\" \\ \u00e4", e.Text("token"))
 			require.Equal(t, true, e.Get("custom_build_dir", "enabled"))
 			require.Equal(t, "/slots/1:/builds", e.List("docker", "volumes")[0])
 			require.Equal(t, 1, e.Int("limit"))
-			require.Equal(t, int64(7), f.Get("concurrent"))
+			require.Equal(t, int64(7), f.get("concurrent"))
 			if strings.Contains(text, "\r\n") {
 				require.Equal(t, strings.Count(f.String(), "\n"), strings.Count(f.String(), "\r\n"), "line ends are the file's")
 			}
 			g, err := e.Repeat(3)
 			require.NoError(t, err)
 			require.True(t, kept(f.String(), g.String()))
-			was, err := f.Entries()
+			was, err := f.entries()
 			require.NoError(t, err)
-			is, err := g.Entries()
+			is, err := g.entries()
 			require.NoError(t, err)
 			require.Len(t, is, len(was)+2)
 		})
@@ -166,11 +166,11 @@ func kept(before, after string) bool {
 
 func TestEditIsWhereItBelongs(t *testing.T) {
 	f := parse(t, shapes["comments"])
-	f, err := entry(t, f, 0).Set("http://127.0.0.1/slot1", "url")
+	f, err := nth(t, f, 0).Set("http://127.0.0.1/slot1", "url")
 	require.NoError(t, err)
-	f, err = entry(t, f, 0).Set(true, "custom_build_dir", "enabled")
+	f, err = nth(t, f, 0).Set(true, "custom_build_dir", "enabled")
 	require.NoError(t, err)
-	f, err = entry(t, f, 1).Set(1, "limit")
+	f, err = nth(t, f, 1).Set(1, "limit")
 	require.NoError(t, err)
 	require.Equal(t, `# ours
 concurrent=2 # two
@@ -199,33 +199,33 @@ limit = 1
 
 func TestRemoveAndComment(t *testing.T) {
 	f := parse(t, shapes["comments"])
-	f, err := entry(t, f, 0).Remove("gone to Roost")
+	f, err := nth(t, f, 0).Remove("gone to Roost")
 	require.NoError(t, err)
-	f, err = entry(t, f, 0).Comment("this one stays")
+	f, err = nth(t, f, 0).Comment("this one stays")
 	require.NoError(t, err)
 	require.Equal(t, "# ours\nconcurrent=2 # two\n\n# the big one\n# gone to Roost\n# the end of a\n\n# b begins\n# this one stays\n"+
 		"[[runners]]\nname = \"b\"\nurl = \"https://other.example.org\"\ntoken = \"t\"\nexecutor = \"shell\"\n# last words", f.String())
-	f, err = entry(t, f, 0).Remove()
+	f, err = nth(t, f, 0).Remove()
 	require.NoError(t, err)
-	all, err := f.Entries()
+	all, err := f.entries()
 	require.NoError(t, err)
 	require.Empty(t, all)
 }
 
 func TestDelete(t *testing.T) {
 	f := parse(t, "a = 1 # x\nlisten_address = \":9252\"\n[session_server]\n  x = 1\n  # in it\n  [session_server.more]\n  y = 1\n# after\n[[runners]]\nurl = 'u'\n")
-	f, err := f.Delete("session_server")
+	f, err := f.delete("session_server")
 	require.NoError(t, err)
-	f, err = f.Delete("listen_address")
+	f, err = f.delete("listen_address")
 	require.NoError(t, err)
-	f, err = f.Delete("not_there")
+	f, err = f.delete("not_there")
 	require.NoError(t, err)
 	require.Equal(t, "a = 1 # x\n  # in it\n# after\n[[runners]]\nurl = 'u'\n", f.String())
 }
 
 func TestReplace(t *testing.T) {
 	f := parse(t, shapes["inline"])
-	f, err := entry(t, f, 0).Replace(1, "/s/1:/builds", "docker", "volumes")
+	f, err := nth(t, f, 0).Replace(1, "/s/1:/builds", "docker", "volumes")
 	require.NoError(t, err)
 	require.Contains(t, f.String(), `docker = { image = "a", volumes = ["/cache", "/s/1:/builds"], other = { deep = true } }`)
 }
@@ -239,17 +239,17 @@ func TestRefusals(t *testing.T) {
 	} {
 		f, err := Parse([]byte(text))
 		require.NoError(t, err, name)
-		_, err = f.Entries()
+		_, err = f.entries()
 		var shape *ShapeError
 		require.ErrorAs(t, err, &shape, name)
 	}
 	f := parse(t, "[[runners]]\nurl = 'u'\ndocker.image = 'x'\nenvironment = 'none'\n")
 	var shape *ShapeError
-	_, err := entry(t, f, 0).Set("v", "docker", "new")
+	_, err := nth(t, f, 0).Set("v", "docker", "new")
 	require.ErrorAs(t, err, &shape)
-	_, err = entry(t, f, 0).Set(true, "environment", "enabled")
+	_, err = nth(t, f, 0).Set(true, "environment", "enabled")
 	require.ErrorAs(t, err, &shape)
-	_, err = entry(t, f, 0).Insert("x", "environment")
+	_, err = nth(t, f, 0).Insert("x", "environment")
 	require.ErrorAs(t, err, &shape)
 	_, err = Parse([]byte("a = \n"))
 	require.ErrorContains(t, err, "line 1")
@@ -270,16 +270,16 @@ func FuzzEdit(f *testing.F) {
 		require.Equal(t, string(text), file.String())
 		_, err = Parse(file.Hide(func(string) bool { return true }))
 		require.NoError(t, err)
-		all, err := file.Entries()
+		all, err := file.entries()
 		if err != nil {
 			return
 		}
 		if g, err := file.Set(3, "concurrent"); err == nil {
-			require.Equal(t, int64(3), g.Get("concurrent"))
+			require.Equal(t, int64(3), g.get("concurrent"))
 		}
 		for _, e := range all {
 			if g, err := e.Set("new", "url"); err == nil {
-				es, err := g.Entries()
+				es, err := g.entries()
 				require.NoError(t, err)
 				require.Equal(t, "new", es[e.Index].Text("url"))
 			}
@@ -287,12 +287,12 @@ func FuzzEdit(f *testing.F) {
 				require.Contains(t, g.String(), "true")
 			}
 			if g, err := e.Insert("/a:/b", "docker", "volumes"); err == nil {
-				es, err := g.Entries()
+				es, err := g.entries()
 				require.NoError(t, err)
 				require.Equal(t, "/a:/b", es[e.Index].List("docker", "volumes")[0])
 			}
 			if g, err := e.Repeat(2); err == nil {
-				es, err := g.Entries()
+				es, err := g.entries()
 				require.NoError(t, err)
 				require.Len(t, es, len(all)+1)
 				h, err := es[e.Index+1].Remove()

@@ -71,8 +71,8 @@ func (f *File) Make(found *Found, p Plan) (*Planned, error) {
 	return nil, fmt.Errorf("layout %q is unknown", p.Layout)
 }
 
-func (f *File) entry(i int) (*Entry, error) {
-	all, err := f.Entries()
+func (f *File) entry(i int) (*entry, error) {
+	all, err := f.entries()
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ type setting struct {
 }
 
 // slotSettings are those that make an entry a slot's.
-func (e *Entry) slotSettings(slot int, builds string, p Plan, found *Found) []setting {
+func (e *entry) slotSettings(slot int, builds string, p Plan, found *Found) []setting {
 	sets := []setting{
 		{fmt.Sprintf("%s/slot%d", p.Address, slot), []string{"url"}},
 		{p.Tokens[slot-1], []string{"token"}},
@@ -141,7 +141,7 @@ func (e *Entry) slotSettings(slot int, builds string, p Plan, found *Found) []se
 }
 
 // neverExpires keeps the runner from renewing its local token.
-func (e *Entry) neverExpires() (*File, error) {
+func (e *entry) neverExpires() (*File, error) {
 	sc := e.scope()
 	path := slices.Concat(sc.prefix, []string{"token_expires_at"})
 	for i := sc.first; i <= sc.last; i++ {
@@ -167,7 +167,7 @@ func (e *Entry) neverExpires() (*File, error) {
 }
 
 // mountAt gives the containers a volume at a path, instead of what was there.
-func (e *Entry) mountAt(at, host string) (f *File, old string, err error) {
+func (e *entry) mountAt(at, host string) (f *File, old string, err error) {
 	for i, v := range e.List("docker", "volumes") {
 		parts := strings.Split(v, ":")
 		target := parts[0]

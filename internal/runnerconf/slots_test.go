@@ -82,13 +82,13 @@ func checkSlots(t *testing.T, texts [][]byte, p Plan) {
 	t.Helper()
 	for i, text := range texts {
 		f := parse(t, string(text))
-		e := entry(t, f, 0)
+		e := nth(t, f, 0)
 		require.Equal(t, p.Tokens[i], e.Text("token"))
 		require.Equal(t, 1, e.Int("limit"))
-		require.Equal(t, int64(1), f.Get("concurrent"))
-		require.Nil(t, f.Get("listen_address"))
-		require.Nil(t, f.Get("session_server"))
-		all, err := f.Entries()
+		require.Equal(t, int64(1), f.get("concurrent"))
+		require.Nil(t, f.get("listen_address"))
+		require.Nil(t, f.get("session_server"))
+		all, err := f.entries()
 		require.NoError(t, err)
 		require.Len(t, all, 1)
 	}
@@ -110,7 +110,7 @@ func TestConcurrentLeavesRoomForOthers(t *testing.T) {
 		{"concurrent = 2\n" + one + other + "limit = 1\n", 3},
 	} {
 		_, out := make2(t, c.text, "big", dockerPlan)
-		require.Equal(t, c.want, parse(t, string(out.Main)).Get("concurrent"), c.text)
+		require.Equal(t, c.want, parse(t, string(out.Main)).get("concurrent"), c.text)
 	}
 }
 
@@ -143,7 +143,7 @@ func TestNotes(t *testing.T) {
 	found, out := make2(t, text, "", dockerPlan)
 	require.Len(t, found.Notes, 3)
 	require.Len(t, out.Notes, 1)
-	e := entry(t, parse(t, string(out.Main)), 1)
+	e := nth(t, parse(t, string(out.Main)), 1)
 	require.Equal(t, []string{"/var/lib/roost/slots/2:/builds", "/cache"}, e.List("docker", "volumes"))
 	require.Equal(t, false, e.Get("feature_flags", "FF_ENABLE_JOB_CLEANUP"))
 	require.Contains(t, string(out.Main), "token_expires_at = 0001-01-01T00:00:00Z")
@@ -169,7 +169,7 @@ func FuzzMake(f *testing.F) {
 		if err != nil {
 			return
 		}
-		before := entry(t, file, 0)
+		before := nth(t, file, 0)
 		for _, layout := range []Layout{Shared, Apart, PerSlot, Called} {
 			p := dockerPlan
 			p.Layout, p.Program, p.Dir = layout, "/usr/bin/roost", "/etc/x"
@@ -178,7 +178,7 @@ func FuzzMake(f *testing.F) {
 				continue
 			}
 			main := parse(t, string(out.Main))
-			all, err := main.Entries()
+			all, err := main.entries()
 			require.NoError(t, err)
 			switch layout {
 			case Apart:

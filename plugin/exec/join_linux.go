@@ -197,13 +197,20 @@ func (at *attempt) atSocket(do func(sa *unix.SockaddrUnix) error) error {
 	return do(&unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socketName)})
 }
 
+func newSocket() (fd int, f *os.File, err error) {
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, nil, err
+	}
+	return fd, os.NewFile(uintptr(fd), socketName), nil
+}
+
 // listen makes the socket.
 func (at *attempt) listen() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, f, err := newSocket()
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), socketName)
 	err = at.atSocket(func(sa *unix.SockaddrUnix) error { return unix.Bind(fd, sa) })
 	if err == nil {
 		err = unix.Listen(fd, 16)
@@ -216,11 +223,10 @@ func (at *attempt) listen() (*os.File, error) {
 
 // dial connects to the supervisor. It does not wait for it to accept.
 func (at *attempt) dial() (*peer, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, f, err := newSocket()
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), socketName)
 	defer f.Close() //nolint:errcheck // FileConn has its own copy
 	if err := at.atSocket(func(sa *unix.SockaddrUnix) error { return unix.Connect(fd, sa) }); err != nil {
 		return nil, err
