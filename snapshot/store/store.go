@@ -177,10 +177,8 @@ func (s *Store) open(ctx context.Context) error {
 	if err := os.Chmod(s.dir, 0o700); err != nil { //nolint:gosec // a directory
 		return err
 	}
-	for _, d := range subdirs {
-		if err := durable.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
-			return err
-		}
+	if err := durable.MkdirEach(s.dir, 0o700, subdirs...); err != nil {
+		return err
 	}
 	var err error
 	if s.db, err = openDB(ctx, s.dir); err != nil {
