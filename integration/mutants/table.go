@@ -60,6 +60,30 @@ var mutants = []mutant{
 		pkg: promises, run: "^TestPowerCut$", env: someCuts,
 	},
 	{
+		name: "an error of a sync is lost with who asked", promise: "power cut",
+		file: "snapshot/store/run.go",
+		old:  "if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {", new: "if ctx.Err() != nil {",
+		pkg: "./snapshot/store", run: "^TestFailedSyncOfWhoLeft$",
+	},
+	{
+		name: "sealed while its parent falls", promise: "power cut",
+		file: "snapshot/store/seal.go",
+		old:  `on != "" && in.State.Usable() { // since inherit`, new: `false && on != "" { // since inherit`,
+		pkg: "./snapshot/store", run: "^TestFailedSyncOfAParent$",
+	},
+	{
+		name: "what is fetched counts as synced at once", promise: "power cut",
+		file: "snapshot/store/importing.go",
+		old:  "Synced: !spec.Later,", new: "Synced: true,",
+		pkg: "./snapshot/store", run: "^TestLaterDoesNotOutliveTheBoot$",
+	},
+	{
+		name: "an import for good stands on what is not synced", promise: "power cut",
+		file: "snapshot/store/import_later.go",
+		old:  "if pending {", new: "if pending && false {",
+		pkg: "./snapshot/store", run: "^TestLaterIsSyncedForWhatStandsOnIt$",
+	},
+	{
 		name: "acknowledged before the commit", promise: "kill -9",
 		file: "snapshot/store/seal.go",
 		old:  "if err := s.insertSealed(ctx, l, outcome); err != nil {",
@@ -88,7 +112,7 @@ var mutants = []mutant{
 	// A full or dying disk.
 	{
 		name: "an import that failed is in the way of the next", promise: "ENOSPC and EIO",
-		file: "snapshot/store/importing.go",
+		file: "snapshot/store/import_parts.go",
 		old:  "|| !s.abandoned(id) {", new: "|| true {",
 		pkg: promises, run: "^TestFaults$", env: append([]string{"ROOST_OPERATION=import"}, manyFaults...),
 	},
@@ -175,20 +199,20 @@ var mutants = []mutant{
 	// Hostile trees.
 	{
 		name: "whiteout ignored", promise: "hostile trees",
-		file: "snapshot/view/changes_linux.go",
-		old:  "lo = u.skip(lo, hi) // the upper decides",
-		new:  "if !u.items[i].Inode.Char {\n\t\t\t\tlo = u.skip(lo, hi)\n\t\t\t}",
+		file: "snapshot/view/laying.go",
+		old:  "if it.char {\n\t\ty.items.step()\n\t\tif has {",
+		new:  "if it.char {\n\t\ty.items.step()\n\t\tif false {",
 		pkg:  promises, run: "^TestHostileTrees$", env: overlay,
 	},
 	{
 		name: "opaque directory ignored", promise: "hostile trees",
-		file: "snapshot/view/changes_linux.go",
-		old:  "if stands = stands && !m.opaque; stands {", new: "if stands {",
+		file: "snapshot/view/laying.go",
+		old:  "if has && stands && !it.opaque && on ==", new: "if has && stands && on ==",
 		pkg: promises, run: "^TestHostileTrees$", env: overlay,
 	},
 	{
 		name: "rename of a directory ignored", promise: "hostile trees",
-		file: "snapshot/view/changes_linux.go",
+		file: "snapshot/view/laying.go",
 		old:  `strings.CutPrefix(m.redirect, "/"); ok {`, new: `strings.CutPrefix(m.redirect, "/"); ok && false {`,
 		pkg: promises, run: "^TestHostileTrees$", env: overlay,
 	},
@@ -213,6 +237,24 @@ var mutants = []mutant{
 		file: "snapshot/store/remove.go",
 		old:  "!force && (st == Sealed || st == Packed) {", new: "false && (st == Sealed || st == Packed) {",
 		pkg: "./snapshot/store", run: "^TestRemove$",
+	},
+	{
+		name: "gathered files deleted while they are shown", promise: "nothing is lost",
+		file: "snapshot/store/gather.go",
+		old:  "if s.leanedOnLocked(l) {", new: "if false {",
+		pkg: "./snapshot/store", run: "^TestGather",
+	},
+	{
+		name: "a long line loses a layer", promise: "nothing is lost",
+		file: "snapshot/store/image.go",
+		old:  "slices.Clone(place.Lowers[:k])", new: "slices.Clone(place.Lowers[:max(0, k-1)])",
+		pkg: "./snapshot/store", run: "^TestLongLine$",
+	},
+	{
+		name: "changed and given back its old time", promise: "nothing is lost",
+		file: "snapshot/tree/resurvey_linux.go",
+		old:  "inNanos(st.Ctime) != k.inode.CTime, ", new: "",
+		pkg: "./snapshot/store", run: "^TestCreateNoticesEveryChange$",
 	},
 	{
 		name: "conflict swallowed", promise: "merges",
