@@ -1,6 +1,7 @@
 package gitlabtest
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,8 +46,8 @@ func (g *GitLab) serveUpload(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		a := stored{
-			kind: orElse(r.URL.Query().Get("artifact_type"), "archive"), format: orElse(r.URL.Query().Get("artifact_format"), "zip"),
-			name: orElse(part.FileName(), "artifacts.zip"),
+			kind: cmp.Or(r.URL.Query().Get("artifact_type"), "archive"), format: cmp.Or(r.URL.Query().Get("artifact_format"), "zip"),
+			name: cmp.Or(part.FileName(), "artifacts.zip"),
 		}
 		if err := g.store(&a, part); err != nil {
 			fail(w, http.StatusBadRequest, "400 Bad request - "+err.Error())
@@ -155,23 +156,4 @@ func sendFile(w http.ResponseWriter, r *http.Request, a *stored) {
 		return
 	}
 	http.ServeContent(w, r, "", fi.ModTime(), f)
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
-
-// ArtifactPath is where the archive of a job lies, "" if it has none.
-func (j Job) ArtifactPath() string {
-	j.g.mu.Lock()
-	defer j.g.mu.Unlock()
-	for _, a := range j.g.jobs[j.ID].artifacts {
-		if a.kind == "archive" {
-			return a.path
-		}
-	}
-	return ""
 }

@@ -29,7 +29,6 @@ type job struct {
 	ackManager             string
 	cancelGracefully       bool
 	features               map[string]any
-	erased                 bool
 
 	trace     []byte
 	artifacts []stored
@@ -169,11 +168,6 @@ func (j Job) Drop(reason string) {
 			j.endLocked(j.pipeline.project.g, Failed, reason, 0)
 		}
 	})
-}
-
-// Erase removes the job's log and artifacts.
-func (j Job) Erase() {
-	j.g.withJob(j.ID, func(j *job) { j.erased, j.trace, j.artifacts = true, nil, nil })
 }
 
 // Play starts a manual job.

@@ -23,7 +23,6 @@ func (g *GitLab) serveRequest(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.mu.Lock()
-	known.managers[b.SystemID].Requests++
 	g.advanceLocked()
 	value := known.queueLocked()
 	var payload map[string]any

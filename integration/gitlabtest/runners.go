@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -31,23 +30,14 @@ type Runner struct {
 	def RunnerDef
 	g   *GitLab
 	// under g.mu:
-	token    string
-	managers map[string]*Manager
-}
-
-// Manager is a process that uses a runner's token, by its system_id.
-type Manager struct {
-	SystemID string
-	Info     map[string]any
-	Contact  time.Time
-	Requests int
+	token string
 }
 
 // AddRunner makes a runner.
 func (g *GitLab) AddRunner(def RunnerDef) *Runner {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r := &Runner{ID: g.nextLocked(), def: def, g: g, token: "glrt-" + g.secretLocked(), managers: map[string]*Manager{}}
+	r := &Runner{ID: g.nextLocked(), def: def, g: g, token: "glrt-" + g.secretLocked()}
 	g.runners[r.token] = r
 	return r
 }
@@ -57,17 +47,6 @@ func (r *Runner) Token() string {
 	r.g.mu.Lock()
 	defer r.g.mu.Unlock()
 	return r.token
-}
-
-// Managers are those that were seen, by system_id.
-func (r *Runner) Managers() map[string]Manager {
-	r.g.mu.Lock()
-	defer r.g.mu.Unlock()
-	all := map[string]Manager{}
-	for id, m := range r.managers {
-		all[id] = *m
-	}
-	return all
 }
 
 // Pause gives the runner nothing any more, or again.
@@ -117,12 +96,6 @@ func (g *GitLab) runner(w http.ResponseWriter, r *http.Request) (*Runner, *runne
 		fail(w, http.StatusForbidden, "403 Forbidden")
 		return nil, nil
 	}
-	m := known.managers[b.SystemID]
-	if m == nil {
-		m = &Manager{SystemID: b.SystemID}
-		known.managers[b.SystemID] = m
-	}
-	m.Contact, m.Info = g.o.Now(), maps.Clone(b.Info)
 	return known, b
 }
 

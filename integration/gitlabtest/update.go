@@ -32,7 +32,7 @@ func (g *GitLab) authLocked(w http.ResponseWriter, r *http.Request, bodyToken st
 	if token == "" {
 		token = bodyToken
 	}
-	if j == nil || token != j.token || bodyToken != "" && bodyToken != j.token || j.erased {
+	if j == nil || token != j.token || bodyToken != "" && bodyToken != j.token {
 		fail(w, http.StatusForbidden, "403 Forbidden")
 		return nil
 	}
@@ -51,9 +51,6 @@ func (g *GitLab) authLocked(w http.ResponseWriter, r *http.Request, bodyToken st
 		}
 		fail(w, http.StatusForbidden, "403 Forbidden - Job is not running")
 		return nil
-	}
-	if m := j.runner.managers[j.manager]; m != nil {
-		m.Contact = g.o.Now()
 	}
 	return j
 }

@@ -15,7 +15,7 @@ func (g *GitLab) serveWhose(w http.ResponseWriter, r *http.Request) {
 	g.advanceLocked()
 	var found *job
 	for _, j := range g.jobs {
-		if token != "" && j.token == token && !j.erased {
+		if token != "" && j.token == token {
 			found = j
 		}
 	}

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -139,7 +140,7 @@ func (cl *client) runnerHeader() http.Header {
 func (cl *client) runnerToken() string {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	return def(cl.token, cl.e.Token)
+	return cmp.Or(cl.token, cl.e.Token)
 }
 
 // verify is call 1. It says whether the token is good, and when it is to be replaced:

@@ -129,11 +129,3 @@ func (c *Config) scaled(d time.Duration) time.Duration {
 	}
 	return time.Duration(float64(d) / c.Scale)
 }
-
-func def[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
-}

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,7 +65,7 @@ func (x *custom) prepare(ctx context.Context) error {
 		return err
 	}
 	e := x.b.cl.e
-	if err := x.b.prepareDirs(def(conf.BuildsDir, e.BuildsDir), def(conf.CacheDir, e.CacheDir), conf.BuildsDirIsShared, false); err != nil {
+	if err := x.b.prepareDirs(cmp.Or(conf.BuildsDir, e.BuildsDir), cmp.Or(conf.CacheDir, e.CacheDir), conf.BuildsDirIsShared, false); err != nil {
 		return err
 	}
 	if x.c.PrepareExec == "" {

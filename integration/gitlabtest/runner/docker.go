@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"crypto/md5" //nolint:gosec // a name
 	"crypto/sha256"
@@ -59,9 +60,9 @@ func (x *docker) do(ctx context.Context, args ...string) error {
 // the containers (section 4).
 func (x *docker) prepare(ctx context.Context) error {
 	e := x.b.cl.e
-	root := def(e.BuildsDir, "/builds")
+	root := cmp.Or(e.BuildsDir, "/builds")
 	shared := x.covers(root)
-	if err := x.b.prepareDirs(root, def(e.CacheDir, "/cache"), shared, true); err != nil {
+	if err := x.b.prepareDirs(root, cmp.Or(e.CacheDir, "/cache"), shared, true); err != nil {
 		return err
 	}
 	fmt.Fprintf(x.b.out, "Using Docker executor with image %s ...\n", x.image(false))

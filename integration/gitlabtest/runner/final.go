@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -23,7 +24,7 @@ func (t *trace) finish(ctx context.Context, r report) error {
 	}
 	wait := time.Second
 	var err error
-	for range def(t.cl.e.FinalRetries, 10) {
+	for range cmp.Or(t.cl.e.FinalRetries, 10) {
 		if err = t.final(ctx, r); err == nil || t.cl.c.broken(FinalRetry) {
 			break
 		}

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -43,7 +44,7 @@ func New(c Config) (*Runner, error) {
 	for _, e := range c.Entries {
 		c.Break = append(slices.Clone(c.Break), e.Break...)
 	}
-	c.SystemID = def(c.SystemID, "s_0123456789ab")
+	c.SystemID = cmp.Or(c.SystemID, "s_0123456789ab")
 	return &Runner{
 		c: c, program: program, quit: make(chan struct{}), running: map[string][]*build{}, asking: map[string]int{}, free: make(chan struct{}),
 	}, nil
@@ -81,7 +82,7 @@ func (r *Runner) Run(ctx context.Context) error {
 				return
 			}
 			var askers sync.WaitGroup
-			for range def(e.RequestConcurrency, 1) {
+			for range cmp.Or(e.RequestConcurrency, 1) {
 				askers.Go(func() { r.poll(polls, jobs, cl) })
 			}
 			askers.Wait()
@@ -91,7 +92,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	loops.Wait()
 	if ctx.Err() != nil {
 		r.interrupt()
-		timer := time.AfterFunc(r.c.scaled(def(r.c.ShutdownTimeout, 30*time.Second)), abandon)
+		timer := time.AfterFunc(r.c.scaled(cmp.Or(r.c.ShutdownTimeout, 30*time.Second)), abandon)
 		defer timer.Stop()
 	}
 	r.jobs.Wait()
@@ -148,9 +149,9 @@ func (r *Runner) poll(ctx, jobs context.Context, cl *client) {
 		if status != http.StatusNoContent {
 			r.logf("%s: Checking for jobs... failed: %d", cl.e.Name, status)
 		}
-		wait := def(r.c.CheckInterval, 3*time.Second)
-		if bad >= def(cl.e.UnhealthyLimit, 3) && !r.c.broken(Unhealthy) {
-			bad, wait = 0, def(cl.e.UnhealthyInterval, time.Hour)
+		wait := cmp.Or(r.c.CheckInterval, 3*time.Second)
+		if bad >= cmp.Or(cl.e.UnhealthyLimit, 3) && !r.c.broken(Unhealthy) {
+			bad, wait = 0, cmp.Or(cl.e.UnhealthyInterval, time.Hour)
 			r.logf("%s: unhealthy, will be disabled for %s", cl.e.Name, wait)
 		}
 		r.c.sleep(ctx, wait)

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,11 +82,11 @@ func runGroup(ctx context.Context, b *build, cmd *exec.Cmd) error {
 	endGroup(cmd.Process.Pid)
 	select {
 	case <-done:
-	case <-time.After(b.c.scaled(def(b.cl.e.GracefulKill, 10*time.Minute))):
+	case <-time.After(b.c.scaled(cmp.Or(b.cl.e.GracefulKill, 10*time.Minute))):
 		killGroup(cmd.Process.Pid)
 		select {
 		case <-done:
-		case <-time.After(b.c.scaled(def(b.cl.e.ForceKill, 10*time.Second))):
+		case <-time.After(b.c.scaled(cmp.Or(b.cl.e.ForceKill, 10*time.Second))):
 		}
 	}
 	return context.Cause(ctx)

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ func uploadCommand(args []string, scale float64, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	o.format = def(o.format, "zip")
+	o.format = cmp.Or(o.format, "zip")
 	files, err := collect(o, out)
 	if err != nil {
 		return err
@@ -47,7 +48,7 @@ func uploadCommand(args []string, scale float64, out io.Writer) error {
 		var f fatal
 		switch {
 		case err == nil:
-			fmt.Fprintf(out, "Uploading artifacts as %q to coordinator... 201 Created\n", def(o.kind, "archive"))
+			fmt.Fprintf(out, "Uploading artifacts as %q to coordinator... 201 Created\n", cmp.Or(o.kind, "archive"))
 			return nil
 		case errors.As(err, &f):
 			return err
@@ -116,7 +117,7 @@ func form(boundary string, o options, files []string) io.ReadCloser {
 }
 
 func archiveName(o options) string {
-	name := path.Base(def(o.name, "artifacts"))
+	name := path.Base(cmp.Or(o.name, "artifacts"))
 	switch o.format {
 	case "gzip":
 		return name + ".gz"
