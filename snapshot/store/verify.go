@@ -62,6 +62,10 @@ func (s *Store) verify(ctx context.Context, l *layer, in *Info) error {
 			return err
 		}
 	}
+	_, shows := s.driver.(imager)
+	if p := l.place(); shows && (stacked(p) || p.Image != "") && s.isLarge("", int(in.Entries)) {
+		return s.verifyInParts(ctx, l, in)
+	}
 	ix, err := s.readIndex(in.Index)
 	if err != nil {
 		return err
@@ -176,18 +180,27 @@ func (s *Store) verifyNames(ctx context.Context, l *layer, m *snapshot.Manifest)
 }
 
 // treeFromMount looks at what a mount of l shows.
-func (s *Store) treeFromMount(ctx context.Context, l *layer) (_ *snapshot.Manifest, err error) {
+func (s *Store) treeFromMount(ctx context.Context, l *layer) (m *snapshot.Manifest, err error) {
+	err = s.lookAt(ctx, l, func(dir string) error {
+		m, err = tree.Scan(ctx, dir, tree.ScanOptions{Owners: s.o.Owners})
+		return err
+	})
+	return m, err
+}
+
+// lookAt calls fn with a directory that shows l.
+func (s *Store) lookAt(ctx context.Context, l *layer, fn func(dir string) error) (err error) {
 	dir, err := os.MkdirTemp(filepath.Join(s.dir, "tmp"), "look-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer os.Remove(dir) //nolint:errcheck // gone with the mount
 	c, err := s.driver.Mount(ctx, l.place(), dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	return tree.Scan(ctx, dir, tree.ScanOptions{Owners: s.o.Owners})
+	return fn(dir)
 }
 
 func (s *Store) verifyFile(ctx context.Context, l *layer, m *snapshot.Manifest, c *snapshot.Change) error {
@@ -196,10 +209,7 @@ func (s *Store) verifyFile(ctx context.Context, l *layer, m *snapshot.Manifest, 
 	}
 	want, ok := m.Find(c.Entry.Path)
 	if !ok {
-		return &snapshot.CorruptError{
-			What: "manifest", Name: l.info.Manifest.String(),
-			Why: fmt.Sprintf("it lacks %q, which the index has", c.Entry.Path),
-		}
+		return lacks(&l.info, c.Entry.Path)
 	}
 	return s.verifyContent(ctx, l, want)
 }
