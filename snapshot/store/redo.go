@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"encoding/binary"
 	"errors"
@@ -31,8 +32,8 @@ import (
 //
 //	redo: records from 0 on, each at a multiple of 4096 with zeros behind it, so that no
 //	page that is durable is ever written again:
-//	   magic "RDO1" · u32 length of the statements · u64 number · statements
-//	   · u32 CRC-32C of all before
+//	   magic "RDO2" · u32 length of the statements · u64 number · u64 mark of the record
+//	   before · u64 mark · statements · u32 CRC-32C of all before
 //	a statement: text · uvarint number of arguments, each a kind and its value
 //	   0 NULL · 1 varint · 2 u64 bits of a float · 3 text · 4 bytes · 5 false · 6 true
 //	   (text and bytes: uvarint length, bytes)
@@ -41,6 +42,11 @@ import (
 // 1, for ever; the row "redo" of meta has that of the newest one in the database.
 // The log is begun anew when all of it is in the database for good: what is left of
 // the old one has lower numbers.
+//
+// Several records are written at once, and a power cut may leave a later one of them
+// without an earlier one. Nobody was told of either, and when other records take the place
+// of the earlier one, the later one must not be read behind them. So a record has a mark
+// that is drawn for it alone, and names that of the record before.
 //
 // Records are written in the order of their transactions, by one at a time, who takes
 // all that wait: nobody holds up the next transaction with the disk. So a transaction
@@ -51,9 +57,9 @@ import (
 //     says. A power cut takes it, or does not, and with it all that came after it.
 //  2. in the log: durable, which is what commit says.
 const (
-	redoMagic = "RDO1"
+	redoMagic = "RDO2"
 	redoPage  = 4096
-	redoHead  = 4 + 4 + 8
+	redoHead  = 4 + 4 + 8 + 8 + 8
 	// redoBytes is room for some two thousand small transactions.
 	redoBytes = 8 << 20
 )
@@ -69,6 +75,7 @@ type redo struct {
 	// writing is held by whoever writes records, before Store.committing. It guards these.
 	writing sync.Mutex
 	at      int64  // where the next record goes
+	mark    uint64 // of the record before it
 	durable uint64 // the newest transaction that a power cut leaves
 	page    []byte // what is written at once, at an address that is a multiple of redoPage
 	err     error  // why the log was given up
@@ -83,6 +90,8 @@ type redo struct {
 type record struct {
 	number uint64
 	done   []statement
+	// after is the mark of the record before, mark its own; both are for the log alone.
+	after, mark uint64
 }
 
 // openRedo opens the log and replays what the database lacks.
@@ -134,25 +143,25 @@ func (r *redo) replay(ctx context.Context, db *sql.DB, size int64) error {
 	}
 	var before uint64
 	for r.at < size {
-		number, stmts, length, err := readRecord(r.f, r.at)
+		rec, length, err := readRecord(r.f, r.at)
 		if err != nil {
 			return err
 		}
-		if length == 0 || before != 0 && number != before+1 {
+		if length == 0 || before != 0 && (rec.number != before+1 || rec.after != r.mark) {
 			break
 		}
-		before = number
+		before, r.mark = rec.number, rec.mark
 		r.at += pages(length)
-		if number <= r.last {
+		if rec.number <= r.last {
 			continue
 		}
-		if number != r.last+1 {
-			return fmt.Errorf("it begins with transaction %d, store.db ends with %d: one of them is not of this store", number, r.last)
+		if rec.number != r.last+1 {
+			return fmt.Errorf("it begins with transaction %d, store.db ends with %d: one of them is not of this store", rec.number, r.last)
 		}
-		if err := apply(ctx, db, number, stmts); err != nil {
-			return fmt.Errorf("transaction %d: %w", number, err)
+		if err := apply(ctx, db, rec.number, rec.done); err != nil {
+			return fmt.Errorf("transaction %d: %w", rec.number, err)
 		}
-		r.last = number
+		r.last = rec.number
 		fail.Point("store.redo.replayed")
 	}
 	if before != r.last {
@@ -166,27 +175,30 @@ func (r *redo) replay(ctx context.Context, db *sql.DB, size int64) error {
 }
 
 // readRecord returns length 0 where there is no whole record.
-func readRecord(f io.ReaderAt, at int64) (number uint64, stmts []statement, length int64, err error) {
+func readRecord(f io.ReaderAt, at int64) (rec record, length int64, err error) {
 	var head [redoHead]byte
 	if _, err := f.ReadAt(head[:], at); err != nil {
-		return 0, nil, 0, noEOF(err)
+		return record{}, 0, noEOF(err)
 	}
 	n := int64(binary.LittleEndian.Uint32(head[4:]))
 	if string(head[:4]) != redoMagic || n > redoBytes {
-		return 0, nil, 0, nil
+		return record{}, 0, nil
 	}
 	b := make([]byte, redoHead+n+4)
 	if _, err := f.ReadAt(b, at); err != nil {
-		return 0, nil, 0, noEOF(err)
+		return record{}, 0, noEOF(err)
 	}
 	end := len(b) - 4
 	if crc32.Checksum(b[:end], castagnoli) != binary.LittleEndian.Uint32(b[end:]) {
-		return 0, nil, 0, nil
+		return record{}, 0, nil
 	}
-	if stmts, err = decodeStatements(b[redoHead:end]); err != nil {
-		return 0, nil, 0, fmt.Errorf("record at %d: %w", at, err)
+	rec.number = binary.LittleEndian.Uint64(b[8:])
+	rec.after = binary.LittleEndian.Uint64(b[16:])
+	rec.mark = binary.LittleEndian.Uint64(b[24:])
+	if rec.done, err = decodeStatements(b[redoHead:end]); err != nil {
+		return record{}, 0, fmt.Errorf("record at %d: %w", at, err)
 	}
-	return binary.LittleEndian.Uint64(b[8:]), stmts, int64(len(b)), nil
+	return rec, int64(len(b)), nil
 }
 
 func noEOF(err error) error {
@@ -238,7 +250,7 @@ func (r *redo) add(done []statement) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last++
-	r.waiting = append(r.waiting, record{r.last, done})
+	r.waiting = append(r.waiting, record{number: r.last, done: done})
 	return r.last
 }
 
@@ -273,7 +285,13 @@ func (r *redo) failed(number uint64) error {
 // other error is final: the log is not to be written to again. The caller holds writing.
 func (r *redo) append(list []record) (full bool, err error) {
 	var all []byte
+	mark := r.mark
 	for _, rec := range list {
+		rec.after = mark
+		if mark, err = newMark(); err != nil {
+			return false, fmt.Errorf("redo log: %w", err)
+		}
+		rec.mark = mark
 		all = appendRecord(all, rec)
 	}
 	if len(all) == 0 {
@@ -290,8 +308,16 @@ func (r *redo) append(list []record) (full bool, err error) {
 		return false, fmt.Errorf("redo log: %w", err)
 	}
 	r.at += int64(len(all))
+	r.mark = mark
 	r.durable = list[len(list)-1].number
 	return false, nil
+}
+
+// newMark draws the mark of a record. A job, whose words stand in records, can't guess it.
+func newMark() (uint64, error) {
+	var b [8]byte
+	_, err := io.ReadFull(rand.Reader, b[:])
+	return binary.LittleEndian.Uint64(b[:]), err
 }
 
 // appendRecord adds whole pages to b.
@@ -302,6 +328,8 @@ func appendRecord(b []byte, rec record) []byte {
 	copy(b[from:], redoMagic)
 	binary.LittleEndian.PutUint32(b[from+4:], uint32(len(b)-from-redoHead))
 	binary.LittleEndian.PutUint64(b[from+8:], rec.number)
+	binary.LittleEndian.PutUint64(b[from+16:], rec.after)
+	binary.LittleEndian.PutUint64(b[from+24:], rec.mark)
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[from:], castagnoli))
 	return append(b, make([]byte, pages(int64(len(b)-from))-int64(len(b)-from))...)
 }

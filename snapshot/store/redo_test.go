@@ -120,9 +120,44 @@ func TestRedoTornRecord(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// Of records that were being written at once a later one may be on the disk without an
+// earlier one. It does not come back when others have taken that one's place.
+func TestRedoTornBatch(t *testing.T) {
+	for _, again := range []string{"lost", "other"} { // the same words at the same place, too
+		t.Run(again, func(t *testing.T) {
+			b := newBench(t, view.NameCopy)
+			b.note("x", []byte("first"))
+			at := b.recorded()
+			b.noteBy(b.commitSoon, "x", []byte("lost"))
+			b.noteBy(b.commitSoon, "y", []byte("never told"))
+			b.recorded()
+			first := make([]byte, redoPage)
+			f, err := os.OpenFile(filepath.Join(b.dir, "redo"), os.O_RDWR, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt(first, at)
+			require.NoError(t, errors.Join(err, f.Close()))
+			b.powerCut(0)
+			require.Equal(t, "first", b.noted("x"))
+			b.note("x", []byte(again))
+			b.powerCut(0)
+			require.Equal(t, again, b.noted("x"))
+			var n int
+			require.NoError(t, b.db.QueryRowContext(t.Context(), "SELECT count(*) FROM meta WHERE key='y'").Scan(&n))
+			require.Zero(t, n)
+		})
+	}
+}
+
 func (b *bench) note(key string, value []byte) {
 	b.t.Helper()
-	require.NoError(b.t, b.commit(b.t.Context(), func(ctx context.Context, tx *txn) error {
+	b.noteBy(b.commit, key, value)
+}
+
+type committer func(ctx context.Context, fn func(ctx context.Context, tx *txn) error) error
+
+func (b *bench) noteBy(commit committer, key string, value []byte) {
+	b.t.Helper()
+	require.NoError(b.t, commit(b.t.Context(), func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO meta (key, value) VALUES (?,?)", key, value)
 		return err
 	}))
