@@ -238,7 +238,7 @@ func (f *faulty) packed(id snapshot.ID, mayFail bool) error {
 }
 
 // operations are what can be asked for.
-var operations = []string{"prepare", "merge", "seal", "pack", "import", "mount", "discard", "remove", "durable", "create", "restore"}
+var operations = []string{"prepare", "merge", "seal", "pack", "import", "mount", "discard", "remove", "durable", "evict", "create", "restore", "pull"}
 
 // set makes everything ready for an operation.
 func (f *faulty) set(op string) (err error) {
@@ -249,19 +249,24 @@ func (f *faulty) set(op string) (err error) {
 		f.id = ""
 	case "restore":
 		f.id = f.created
-	case "import":
+	case "import", "pull":
 		f.id = f.away
 	case "seal", "discard":
 		f.id, err = f.opened(base, "p1")
 	case "pack", "remove", "durable":
 		f.id, err = f.sealed(base, "p2")
+	case "evict": // what stands on something that is not durable stays
+		f.id, err = f.sealed(nil, "p2")
 	}
-	if err == nil && op == "durable" {
+	if err == nil && (op == "durable" || op == "evict") {
 		if err = f.packed(f.id, false); err == nil {
 			var in store.Info
 			in, err = f.s.Lookup(f.id)
 			err = errors.Join(err, f.far.upload(context.Background(), f.s, &in))
 		}
+	}
+	if err == nil && op == "evict" {
+		err = f.s.MarkDurable(context.Background(), f.id)
 	}
 	return err
 }
@@ -285,8 +290,16 @@ func (f *faulty) do() error {
 		return f.seal(f.id)
 	case "pack":
 		return f.packed(f.id, true)
-	case "import":
+	case "import", "pull":
 		return f.importAway()
+	case "evict":
+		f.acked = false // it may be there or not
+		r, err := f.s.Evict(ctx, store.EvictSpec{})
+		f.gone = len(r.Evicted) > 0
+		if len(r.Evicted) != 1 || r.Evicted[0].ID != f.id {
+			err = errors.Join(err, fmt.Errorf("evicted %v", r.Evicted))
+		}
+		return err
 	case "mount":
 		return f.look(f.base)
 	case "discard":
@@ -317,7 +330,11 @@ func (f *faulty) importAway() error {
 	}
 	for _, s := range specs {
 		if s.ID == f.away {
-			err = f.s.Import(context.Background(), s, f.far.open, &view.Meter{})
+			if f.op == "pull" {
+				err = f.s.Pull(context.Background(), s, f.far.open, nil)
+			} else {
+				err = f.s.Import(context.Background(), s, f.far.open, &view.Meter{})
+			}
 			f.acked = err == nil
 		}
 	}
@@ -402,7 +419,7 @@ func (f *faulty) settled(how string) error {
 	usable := held && in.State.Usable()
 	// A row whose commit seemed to fail may be there after all. It is not used, and
 	// the next import takes its place.
-	doubtful := f.op == "import" && !f.acked && in.State == store.Suspect
+	doubtful := (f.op == "import" || f.op == "pull") && !f.acked && in.State == store.Suspect
 	if held && !usable && !doubtful && !(f.op == "pack" && in.State == store.Suspect) { // its sync failed
 		return fmt.Errorf("it is %s: %s", in.State, in.Err)
 	}
@@ -419,6 +436,14 @@ func (f *faulty) settled(how string) error {
 			return fmt.Errorf("again: %w", err)
 		}
 		usable = true
+	case "pull":
+		if err := f.importAway(); err != nil {
+			return fmt.Errorf("again: %w", err)
+		}
+		if err := errors.Join(f.s.Verify(ctx, f.id), f.s.Materialise(ctx, f.id, &view.Meter{})); err != nil {
+			return fmt.Errorf("unpack: %w", err)
+		}
+		return f.look(f.id)
 	case "prepare", "merge":
 		if held {
 			return errors.New("it was never sealed")
@@ -456,7 +481,7 @@ func (f *faulty) settled(how string) error {
 			return errors.New("it was never sealed")
 		}
 		return f.s.Discard(ctx, f.id)
-	case "remove":
+	case "remove", "evict":
 		if usable {
 			if err := f.look(f.id); err != nil {
 				return err
@@ -493,7 +518,7 @@ func (f *faulty) nothingLeft(how string) error {
 	switch {
 	case how == "reopen":
 		f.late = map[snapshot.ID]bool{}
-	case f.op == "remove":
+	case f.op == "remove", f.op == "evict":
 		f.late[f.id] = true
 	}
 	views, err := os.ReadDir(filepath.Join(f.dir, "store", "views"))

@@ -35,7 +35,7 @@ func TestOrder(t *testing.T) {
 }
 
 // rows says which operations end with a row in the database.
-var rows = []string{"prepare", "merge", "seal", "pack", "import", "discard", "remove", "durable", "create"}
+var rows = []string{"prepare", "merge", "seal", "pack", "import", "discard", "remove", "durable", "evict", "create", "pull"}
 
 // early are operations that are answered before the disk has their row: a power cut takes
 // what they made in any case. A seal is one too, but that its outcome was reported is not.
