@@ -56,64 +56,69 @@ func (d *degrading) damage(id, name string) {
 	require.NotEmpty(d.t, got.Damages)
 }
 
+// late is a fault after a job's first command.
+type late struct {
+	name string
+	harm func(d *degrading)
+	code api.Code // of its failure; "": it goes on
+	gone bool     // it has ended when the agent is there again
+}
+
+var lateFaults = []late{
+	{
+		name: "coordinator and blob store down",
+		harm: func(d *degrading) {
+			d.f.edit(func() { d.f.down = func(string, string) bool { return true } })
+		},
+	},
+	{
+		name: "blob store down",
+		harm: func(d *degrading) {
+			d.f.edit(func() { d.f.down = func(_, p string) bool { return strings.HasPrefix(p, "/v1/blobs/") } })
+		},
+	},
+	{
+		name: "mount refused",
+		harm: func(d *degrading) {
+			d.store.fault.Store(&storeFault{prepare: func(store.PrepareSpec) error { return fmt.Errorf("mount: %w", syscall.EPERM) }})
+		},
+	},
+	{
+		name: "no space",
+		harm: func(d *degrading) {
+			d.store.fault.Store(&storeFault{
+				prepare: func(store.PrepareSpec) error { return syscall.ENOSPC }, imported: syscall.ENOSPC,
+			})
+		},
+	},
+	{
+		name: "agent killed",
+		harm: func(d *degrading) { d.anew("") },
+	},
+	{
+		name: "machine started anew", code: api.FailAgentDied, gone: true,
+		harm: func(d *degrading) { d.anew("another") },
+	},
+	{
+		name: "corrupt layer", code: api.FailCorrupt,
+		harm: func(d *degrading) {
+			d.damage(string(d.base.claim.Attempt), "file")
+		},
+	},
+	{
+		name: "corrupt layer, and the agent killed", code: api.FailCorrupt,
+		harm: func(d *degrading) {
+			d.damage(string(d.base.claim.Attempt), "file")
+			d.anew("")
+		},
+	},
+}
+
 // TestDegradationLater: each class of job meets each fault after its
 // first command. It never becomes FRESH: either it goes on in the workspace that it has, or
 // it fails as a system failure.
 func TestDegradationLater(t *testing.T) {
-	for i, fault := range []struct {
-		name string
-		harm func(d *degrading, at *fakeAttempt, w *plugin.Workspace)
-		code api.Code // of its failure; "": it goes on
-		gone bool     // it has ended when the agent is there again
-	}{
-		{
-			name: "coordinator and blob store down",
-			harm: func(d *degrading, _ *fakeAttempt, _ *plugin.Workspace) {
-				d.f.edit(func() { d.f.down = func(string, string) bool { return true } })
-			},
-		},
-		{
-			name: "blob store down",
-			harm: func(d *degrading, _ *fakeAttempt, _ *plugin.Workspace) {
-				d.f.edit(func() { d.f.down = func(_, p string) bool { return strings.HasPrefix(p, "/v1/blobs/") } })
-			},
-		},
-		{
-			name: "mount refused",
-			harm: func(d *degrading, _ *fakeAttempt, _ *plugin.Workspace) {
-				d.store.fault.Store(&storeFault{prepare: func(store.PrepareSpec) error { return fmt.Errorf("mount: %w", syscall.EPERM) }})
-			},
-		},
-		{
-			name: "no space",
-			harm: func(d *degrading, _ *fakeAttempt, _ *plugin.Workspace) {
-				d.store.fault.Store(&storeFault{
-					prepare: func(store.PrepareSpec) error { return syscall.ENOSPC }, imported: syscall.ENOSPC,
-				})
-			},
-		},
-		{
-			name: "agent killed",
-			harm: func(d *degrading, _ *fakeAttempt, _ *plugin.Workspace) { d.anew("") },
-		},
-		{
-			name: "machine started anew", code: api.FailAgentDied, gone: true,
-			harm: func(d *degrading, _ *fakeAttempt, _ *plugin.Workspace) { d.anew("another") },
-		},
-		{
-			name: "corrupt layer", code: api.FailCorrupt,
-			harm: func(d *degrading, _ *fakeAttempt, _ *plugin.Workspace) {
-				d.damage(string(d.base.claim.Attempt), "file")
-			},
-		},
-		{
-			name: "corrupt layer, and the agent killed", code: api.FailCorrupt,
-			harm: func(d *degrading, _ *fakeAttempt, _ *plugin.Workspace) {
-				d.damage(string(d.base.claim.Attempt), "file")
-				d.anew("")
-			},
-		},
-	} {
+	for i, fault := range lateFaults {
 		for j, mode := range []string{modeOptional, "required"} {
 			if testing.Short() && (i+j)%3 != 0 { // a sample
 				continue
@@ -125,13 +130,8 @@ func TestDegradationLater(t *testing.T) {
 				at, w := d.open(1, c)
 				require.Equal(t, plugin.StateFull, w.State)
 				require.NoError(t, os.WriteFile(filepath.Join(w.View, "own"), []byte("own"), 0o644)) // its first command
-				calm := func() {
-					d.f.edit(func() { d.f.down = nil })
-					d.store.fault.Store(nil)
-				}
-				defer calm()
-				fault.harm(d, at, w)
-
+				defer d.calm()
+				fault.harm(d)
 				if fault.gone {
 					d.f.finished(at)
 				}
@@ -142,35 +142,46 @@ func TestDegradationLater(t *testing.T) {
 				} else {
 					require.NoError(t, err)
 					require.Equal(t, w, again, "another workspace than before")
-					b, err := os.ReadFile(filepath.Join(w.View, "own"))
-					require.NoError(t, err)
-					require.Equal(t, "own", string(b))
-					b, err = os.ReadFile(filepath.Join(w.View, "d", "x"))
-					require.NoError(t, err)
-					require.Equal(t, "x\n", string(b))
-					s, err := d.ag().Seal(t.Context(), plugin.SealRequest{Attempt: at.claim.Attempt, Within: time.Minute})
-					require.NoError(t, err)
-					require.Equal(t, fault.code != "", s.Failed, "%+v", s)
-					if s.Failed {
-						require.NotEmpty(t, s.Reason)
-						require.Contains(t, strings.Join(s.Lines, "\n"), "JOB FAILED")
-					}
+					fault.goesOn(d, at, w)
 				}
-				calm()
-				fin := d.f.finished(at)
-				require.Equal(t, fault.code, fin.Code)
-				require.Equal(t, fault.code != "", fin.Infrastructure)
-				if fault.code == "" {
-					require.Equal(t, api.StatusSuccess, fin.Status)
-					require.Equal(t, at.claim.Attempt, fin.Output)
-					require.Equal(t, api.StateFull, fin.Workspace.State)
-				} else {
-					require.Equal(t, api.StatusFailed, fin.Status)
-					require.Empty(t, fin.Output)
-				}
-				require.NotContains(t, d.f.logOf(at), "FRESH")
+				d.calm()
+				fault.ends(d, at)
 				d.end()
 			})
 		}
 	}
+}
+
+// goesOn has the job go on in its workspace, and seals it.
+func (fault *late) goesOn(d *degrading, at *fakeAttempt, w *plugin.Workspace) {
+	t := d.t
+	for name, want := range map[string]string{"own": "own", "d/x": "x\n"} {
+		b, err := os.ReadFile(filepath.Join(w.View, name))
+		require.NoError(t, err)
+		require.Equal(t, want, string(b))
+	}
+	s, err := d.ag().Seal(t.Context(), plugin.SealRequest{Attempt: at.claim.Attempt, Within: time.Minute})
+	require.NoError(t, err)
+	require.Equal(t, fault.code != "", s.Failed, "%+v", s)
+	if s.Failed {
+		require.NotEmpty(t, s.Reason)
+		require.Contains(t, strings.Join(s.Lines, "\n"), "JOB FAILED")
+	}
+}
+
+// ends checks what the coordinator has heard.
+func (fault *late) ends(d *degrading, at *fakeAttempt) {
+	t := d.t
+	fin := d.f.finished(at)
+	require.Equal(t, fault.code, fin.Code)
+	require.Equal(t, fault.code != "", fin.Infrastructure)
+	if fault.code == "" {
+		require.Equal(t, api.StatusSuccess, fin.Status)
+		require.Equal(t, at.claim.Attempt, fin.Output)
+		require.Equal(t, api.StateFull, fin.Workspace.State)
+	} else {
+		require.Equal(t, api.StatusFailed, fin.Status)
+		require.Empty(t, fin.Output)
+	}
+	require.NotContains(t, d.f.logOf(at), "FRESH")
 }

@@ -10,20 +10,26 @@ import (
 	"github.com/roost-ci/roost/snapshot/store"
 )
 
+// another is a second agent on the store of a host's own, whose methods the test calls.
+func (h *host) another() *Agent {
+	var o Options
+	h.edit = func(used *Options) { o = *used }
+	h.start()
+	a, err := New(o)
+	require.NoError(h.t, err)
+	return a
+}
+
 // TestSlotIsFreeBeforeTheRows: a slot is free when the end of its job is known.
 // The rows that follow wait for the disk, and the next job should not.
 func TestSlotIsFreeBeforeTheRows(t *testing.T) {
 	f := newFake(t)
 	h := newHost(t, f, "a")
-	var o Options
-	h.edit = func(used *Options) { o = *used }
-	h.start()
-	a, err := New(o)
-	require.NoError(t, err)
+	a := h.another()
 
 	at := f.give("nowhere", job("j", "true")) // nobody takes it but us
 	id := at.claim.Attempt
-	_, err = h.store.Prepare(t.Context(), store.PrepareSpec{
+	_, err := h.store.Prepare(t.Context(), store.PrepareSpec{
 		ID: id, Target: filepath.Join(t.TempDir(), "view"), DomainKey: f.key, Claim: []byte("{}"),
 	})
 	require.NoError(t, err)
@@ -43,11 +49,7 @@ func TestSlotIsFreeBeforeTheRows(t *testing.T) {
 func TestReleaseTwice(t *testing.T) {
 	f := newFake(t)
 	h := newHost(t, f, "a")
-	var o Options
-	h.edit = func(used *Options) { o = *used }
-	h.start()
-	a, err := New(o)
-	require.NoError(t, err)
+	a := h.another()
 	one, two := &running{slot: 1}, &running{slot: 1}
 	one.ref.Attempt, two.ref.Attempt = newID(t), newID(t)
 	a.running[one.ref.Attempt], a.slots[0] = one, true
