@@ -63,17 +63,29 @@ func Like(ctx, from context.Context) context.Context {
 	return ctx
 }
 
-// Writer returns a writer to w that calls Step before each Write: a pace for what has
-// no context.
-func Writer(ctx context.Context, w io.Writer) io.Writer { return pacedWriter{ctx, w} }
+// Pace returns a Step for many short pieces of one work: when one has waited in vain no
+// further one waits, so that who holds the gate and needs the work after all is not held
+// up by each of them. It is for one goroutine.
+func Pace(ctx context.Context) (step func()) {
+	given := false // up
+	return func() {
+		if !given && Held(ctx) {
+			Step(ctx)
+			given = Held(ctx)
+		}
+	}
+}
+
+// Writer returns a writer to w that goes at a Pace: for what has no context.
+func Writer(ctx context.Context, w io.Writer) io.Writer { return pacedWriter{Pace(ctx), w} }
 
 type pacedWriter struct {
-	ctx context.Context //nolint:containedctx // that is what it is for
-	w   io.Writer
+	step func()
+	w    io.Writer
 }
 
 func (p pacedWriter) Write(b []byte) (int, error) {
-	Step(p.ctx)
+	p.step()
 	return p.w.Write(b)
 }
 

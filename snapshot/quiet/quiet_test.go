@@ -48,3 +48,27 @@ func TestStep(t *testing.T) {
 		require.Equal(t, 5*time.Millisecond, waited(Aside(ctx, &g)))
 	})
 }
+
+// Who is waited for by whom it stands aside for is not held up by each of its pieces.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g Gate
+		steps := func(n int, step func()) time.Duration {
+			start := time.Now()
+			for range n {
+				step()
+			}
+			return time.Since(start)
+		}
+		step := Pace(Aside(t.Context(), &g))
+		require.Zero(t, steps(10, step))
+		for range 3 { // one hand-over after the other
+			time.AfterFunc(10*time.Millisecond, g.Hold())
+			require.Equal(t, 10*time.Millisecond, steps(10, step))
+		}
+		release := g.Hold()
+		require.Equal(t, patience, steps(1000, step))
+		release()
+		require.Zero(t, steps(10, Pace(t.Context())))
+	})
+}

@@ -89,8 +89,7 @@ func (s *Store) encode(ctx context.Context, l *layer) (*encoded, error) {
 	if err != nil {
 		return nil, err
 	}
-	quiet.Step(ctx)
-	changes := tree.Diff(base, m)
+	changes := tree.DiffAside(ctx, base, m)
 	if err := s.fillKnown(ctx, l, changes); err != nil {
 		return nil, err
 	}
@@ -106,8 +105,7 @@ func (s *Store) encode(ctx context.Context, l *layer) (*encoded, error) {
 	}
 	fail.Point("store.pack.encoded")
 	e.ix.Base = baseDigest
-	quiet.Step(ctx)
-	if e.tree, err = tree.Apply(base, e.ix.Changes); err != nil {
+	if e.tree, err = tree.ApplyAside(ctx, base, e.ix.Changes); err != nil {
 		return nil, err
 	}
 	e.sum = totals{e.tree.Bytes(), int64(len(e.tree.Entries))}
@@ -271,7 +269,7 @@ func (s *Store) saveTree(ctx context.Context, id snapshot.ID, d snapshot.Digest,
 	if err := s.writeManifest(ctx, m, d); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
-	if err := fileDigest(s.manifestPath(d), "manifest", d); err != nil {
+	if err := fileDigestAside(ctx, s.manifestPath(d), "manifest", d); err != nil {
 		return err
 	}
 	quiet.Step(ctx)
@@ -478,13 +476,22 @@ func decodeIndex(r io.Reader, d snapshot.Digest) (*pack.Index, error) {
 
 // fileDigest checks that a file holds what its name says.
 func fileDigest(path, what string, d snapshot.Digest) error {
+	return checkDigest(path, what, d, func(w io.Writer) io.Writer { return w })
+}
+
+// fileDigestAside is fileDigest that stands aside while the gate of ctx is held.
+func fileDigestAside(ctx context.Context, path, what string, d snapshot.Digest) error {
+	return checkDigest(path, what, d, func(w io.Writer) io.Writer { return quiet.Writer(ctx, w) })
+}
+
+func checkDigest(path, what string, d snapshot.Digest, by func(io.Writer) io.Writer) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return lost(what, d, err)
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	if _, err := io.Copy(by(h), f); err != nil {
 		return fmt.Errorf("%s %s: %w", what, d, err)
 	}
 	if got := snapshot.Digest(h.Sum(nil)); got != d {

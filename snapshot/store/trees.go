@@ -117,8 +117,7 @@ func (s *Store) treeFromLayer(ctx context.Context, l *layer) (*snapshot.Manifest
 	if err != nil {
 		return nil, err
 	}
-	quiet.Step(ctx)
-	return tree.Apply(start, changes)
+	return tree.ApplyAside(ctx, start, changes)
 }
 
 // startingTree is what the view of l showed when its job began; nil is nothing.

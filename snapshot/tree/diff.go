@@ -1,11 +1,13 @@
 package tree
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/quiet"
 )
 
 // Diff lists what turns base (nil: nothing) into t. Both are valid manifests. It
@@ -15,12 +17,26 @@ import (
 // A group of hard links in t of which it lists any name is listed whole. Who
 // writes a layer from the list alone can't link a new name to a file that lies in
 // the layers below: all names of the file have to be made anew, beside each other.
-func Diff(base, t *snapshot.Manifest) []snapshot.Change {
+func Diff(base, t *snapshot.Manifest) []snapshot.Change { return diff(base, t, func() {}) }
+
+// DiffAside is Diff that stands aside while the gate of ctx is held.
+func DiffAside(ctx context.Context, base, t *snapshot.Manifest) []snapshot.Change {
+	return diff(base, t, quiet.Pace(ctx))
+}
+
+// asideEvery is how many entries are gone through between two steps aside: a tenth of a
+// millisecond's worth.
+const asideEvery = 512
+
+func diff(base, t *snapshot.Manifest, aside func()) []snapshot.Change {
 	b, n := entries(base), entries(t)
 	// Room for what is there more often than in the base: all, if that is nothing.
 	out := slices.Grow([]snapshot.Change(nil), max(0, len(n)-len(b)))
 	var linked []int // places in t of hard links that are Equal in both
-	for len(b) > 0 || len(n) > 0 {
+	for done := 0; len(b) > 0 || len(n) > 0; done++ {
+		if done%asideEvery == 0 {
+			aside()
+		}
 		switch c := compareHeads(b, n); {
 		case c < 0: // only in base
 			out = append(out, snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: b[0].Path}})
@@ -78,6 +94,15 @@ func wholeGroups(changes []snapshot.Change, t *snapshot.Manifest, linked []int) 
 // entry of base which is not itself changed joins that entry's group, and an
 // entry of base that is not changed leaves the group of a first name that is.
 func Apply(base *snapshot.Manifest, changes []snapshot.Change) (*snapshot.Manifest, error) {
+	return apply(base, changes, func() {})
+}
+
+// ApplyAside is Apply that stands aside while the gate of ctx is held.
+func ApplyAside(ctx context.Context, base *snapshot.Manifest, changes []snapshot.Change) (*snapshot.Manifest, error) {
+	return apply(base, changes, quiet.Pace(ctx))
+}
+
+func apply(base *snapshot.Manifest, changes []snapshot.Change, aside func()) (*snapshot.Manifest, error) {
 	if err := ValidateChanges(changes); err != nil {
 		return nil, err
 	}
@@ -88,7 +113,10 @@ func Apply(base *snapshot.Manifest, changes []snapshot.Change) (*snapshot.Manife
 	var a applying
 	a.out = make([]snapshot.Entry, 0, len(b)+len(changes))
 	a.links.changed = make([]bool, 0, cap(a.out))
-	for len(b) > 0 || len(changes) > 0 {
+	for done := 0; len(b) > 0 || len(changes) > 0; done++ {
+		if done%asideEvery == 0 {
+			aside()
+		}
 		c := -1
 		if len(changes) > 0 {
 			c = 1

@@ -21,8 +21,7 @@ func (d *Overlay) Changes(ctx context.Context, l *Layer, base *snapshot.Manifest
 	if err != nil {
 		return nil, fmt.Errorf("changes of %s: %w", l.ID, err)
 	}
-	quiet.Step(ctx)
-	return tree.Diff(base, t), nil
+	return tree.DiffAside(ctx, base, t), nil
 }
 
 // List implements Lister.
@@ -61,12 +60,15 @@ func (d *Overlay) treeOf(ctx context.Context, l *Layer, base *snapshot.Manifest)
 	}); err != nil {
 		return nil, err
 	}
-	quiet.Step(ctx)
+	step := quiet.Pace(ctx)
 	out := make([]snapshot.Entry, 0, len(base.Entries)+len(items))
 	groups := make([]group, 0, cap(out))
 	y := laying{
 		items: itemsOf(items), base: entriesOf(base.Entries), far: base,
 		put: func(e *snapshot.Entry, g group) error {
+			if len(out)%512 == 0 {
+				step()
+			}
 			out, groups = append(out, *e), append(groups, g)
 			return nil
 		},
