@@ -27,6 +27,8 @@ const longEntries = 200_000
 type longTrees struct {
 	// work is held while one is gone through: what that takes is not to be there twice.
 	work sync.Mutex
+	// counting is held while names are counted, before mu: it is done once.
+	counting sync.Mutex
 
 	mu      sync.Mutex // guards all below
 	names   map[snapshot.ID]int
@@ -88,6 +90,8 @@ func (s *Store) entriesOf(ctx context.Context, l *layer) (int, bool) {
 // namesOf counts the names that the job of l touched, as far as it matters.
 func (s *Store) namesOf(ctx context.Context, l *layer) int {
 	t := &s.longs
+	t.counting.Lock()
+	defer t.counting.Unlock()
 	t.mu.Lock()
 	n, ok := t.names[l.info.ID]
 	t.mu.Unlock()

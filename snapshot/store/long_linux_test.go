@@ -151,6 +151,9 @@ func TestLongTreeIsTheSame(t *testing.T) {
 			if seed%2 == 1 {
 				b.close()
 				b.o.MaxChain = 3
+				b.o.Driver = func(r string) (view.Driver, error) {
+					return view.Open(view.NameErofs, r, view.Options{Owners: true, ScratchFrom: 1})
+				}
 				b.open()
 			}
 			rnd := rand.New(rand.NewPCG(uint64(seed), 77))

@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot"
@@ -50,6 +52,14 @@ func residentPeak(t *testing.T) int64 {
 	return n << 10
 }
 
+// cpuSeconds is how long processors worked for this process.
+func cpuSeconds(t *testing.T) float64 {
+	t.Helper()
+	var u unix.Rusage
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}
+
 // What an agent needs of memory behind a job that made very many files, at full size:
 // TEST_MEMORY_ENTRIES=2000000. It says how much, as the system sees it.
 func TestMemoryOfLargeLayer(t *testing.T) {
@@ -60,7 +70,12 @@ func TestMemoryOfLargeLayer(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
 	b := newBench(t, view.NameErofs)
 	b.gathering.least = 1 << 40
-	said := func(what string) { t.Logf("%d: %s: %d MB resident at most", n, what, residentPeak(t)>>20) }
+	last := cpuSeconds(t)
+	said := func(what string) {
+		now := cpuSeconds(t)
+		t.Logf("%d: %s: %d MB resident at most, %.2f s of CPU time", n, what, residentPeak(t)>>20, now-last)
+		last = now
+	}
 	p := b.spec()
 	a, err := b.Prepare(t.Context(), p)
 	require.NoError(t, err)
@@ -94,6 +109,9 @@ func TestMemoryPerEntryOfLayer(t *testing.T) {
 		b := newBench(t, view.NameErofs)
 		b.close()
 		b.o.CacheEntries = 100
+		b.o.Driver = func(r string) (view.Driver, error) {
+			return view.Open(view.NameErofs, r, view.Options{Owners: true, ScratchFrom: 1})
+		}
 		b.open()
 		b.fewer = 512
 		note := func(what string, fn func()) {
@@ -121,11 +139,11 @@ func TestMemoryPerEntryOfLayer(t *testing.T) {
 		behind("second", two.ID)
 	}
 	for what, most := range map[string]float64{
-		"seal": 10, "first image": 420, "first pack": 190, "second image": 420, "second pack": 100,
+		"seal": 10, "first image": 230, "first pack": 190, "second image": 230, "second pack": 140,
 	} {
 		u := used[what]
 		per := float64(u[1]-u[0]) / (many - few)
 		t.Logf("%s: %.0f bytes per entry, %d KiB at %d", what, per, u[1]>>10, many)
-		require.Less(t, per, most, what)
+		assert.Less(t, per, most, what)
 	}
 }

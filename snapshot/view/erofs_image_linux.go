@@ -53,12 +53,9 @@ func (g *imaging) write(ctx context.Context, f *os.File, l, base *Layer) error {
 	return sumImage(f, l.Key)
 }
 
-// scratchFrom is how many bytes of inodes are better not in memory.
-const scratchFrom = 48 << 20
-
 // scratch is room beside the image that is written.
 func (g *imaging) scratch(bytes int64) (erofs.Scratch, error) {
-	if bytes < scratchFrom {
+	if bytes < g.scratchFrom {
 		return nil, nil //nolint:nilnil // in memory
 	}
 	f, err := durable.Create(g.abs(trashDir))

@@ -30,6 +30,8 @@ type imaging struct {
 	extent  [1]erofs.Extent
 	hash    *keyHash
 
+	scratchFrom int64 // Options
+
 	// Of the last file, as neighbours lie together.
 	lastTag string
 	lastDev int
@@ -54,7 +56,7 @@ func (d *Overlay) newImaging(id snapshot.ID, t Tree) *imaging {
 	return &imaging{
 		layout: d.layout, id: id, prefix: filepath.Join(d.root, viewsDir) + "/", tree: t,
 		device: map[string]int{}, data: map[string]int{}, small: map[string]int{}, copied: map[string]string{}, lastDev: -1,
-		hash: newKeyHash(),
+		hash: newKeyHash(), scratchFrom: d.o.ScratchFrom,
 	}
 }
 

@@ -36,6 +36,9 @@ type Options struct {
 	// NoDataDirs makes the overlay driver behave as on a kernel older than 6.8,
 	// which knows neither lowerdir+ nor datadir+. The probe sets it there.
 	NoDataDirs bool
+	// ScratchFrom is how many bytes the inodes of an image have to take to wait in a file
+	// instead of in memory. Default 48 MiB: some 200,000 entries.
+	ScratchFrom int64
 	// Keep names mount points that Reconcile leaves as they are: what a person
 	// wants to look at for longer than the process that mounted it lives.
 	Keep map[string]bool
@@ -55,6 +58,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxLowers == 0 {
 		o.MaxLowers = 120
+	}
+	if o.ScratchFrom == 0 {
+		o.ScratchFrom = 48 << 20
 	}
 	if o.Sleep == nil {
 		o.Sleep = pause.For

@@ -16,8 +16,8 @@ type Scratch interface {
 // scratchPage is what is read and written of a scratch file as one, scratchPages how many
 // of these are in memory. Inodes that stand together in the tree mostly do so here.
 const (
-	scratchPage  = 32 << 10
-	scratchPages = 512
+	scratchPage  = 8 << 10
+	scratchPages = 256
 )
 
 // area holds inodes until it is known where in the image they go: in memory or, if they

@@ -1,3 +1,5 @@
+//go:build !linux
+
 package tree
 
 import (
@@ -10,11 +12,10 @@ import (
 // errMany ends a count.
 var errMany = errors.New("that many")
 
-// Count returns how many names are at and below root, or most and more if there are that
-// many. It only lists directories, and what it can't list it leaves out: it is for who
-// wants to know how to go about the tree.
+// Count is for who wants to know how to go about a tree: it returns how many names are
+// below root, or most and more if there are that many.
 func Count(ctx context.Context, root string, most int) int {
-	n := 0
+	n := -1 // root itself
 	_ = filepath.WalkDir(root, func(string, fs.DirEntry, error) error {
 		if n++; n >= most || ctx.Err() != nil {
 			return errMany
