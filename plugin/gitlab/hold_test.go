@@ -21,9 +21,7 @@ import (
 func TestNoJob(t *testing.T) {
 	h := newHouse(t, func(h *house) { h.cfg.HoldMS = 150 })
 	begin := time.Now()
-	status, _, err := h.runner(1).request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 204, status)
+	h.runner(1).getsNone()
 	require.Greater(t, time.Since(begin), 140*time.Millisecond)
 }
 
@@ -50,10 +48,7 @@ func TestReplaced(t *testing.T) {
 		require.Equal(t, 204, <-first)
 		h.grant("5")
 	}()
-	status, job, err := h.runner(1).request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 201, status)
-	require.EqualValues(t, 5, job["id"])
+	require.EqualValues(t, 5, h.runner(1).gets()["id"])
 }
 
 // TestWrongToken: never 403 for a request for a job, as three of them put the runner
@@ -134,9 +129,7 @@ func TestOrphan(t *testing.T) {
 		return nil, ctx.Err()
 	}
 	h.grant("5")
-	status, _, err := h.runner(1).request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 204, status)
+	h.runner(1).getsNone()
 	eventually(t, func() bool { return len(h.agent.outcomes()) == 1 }, "never given back")
 	require.Equal(t, plugin.OutcomeUndelivered, h.agent.outcomes()[0])
 }
@@ -146,9 +139,7 @@ func TestNeverAcked(t *testing.T) {
 	h := newHouse(t, func(h *house) { h.cfg.AckMS = 2000 })
 	h.grant("5")
 	r := h.runner(1)
-	status, _, err := r.request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 201, status)
+	r.gets()
 	eventually(t, func() bool { return len(h.agent.outcomes()) == 1 }, "never given back")
 	require.Equal(t, plugin.OutcomeUndelivered, h.agent.outcomes()[0])
 	require.Equal(t, "running", h.gl.job("5").status, "it is somebody else's now")
@@ -157,9 +148,7 @@ func TestNeverAcked(t *testing.T) {
 	require.Equal(t, 403, resp.StatusCode)
 	// It may come to this host again, as another attempt.
 	h.agent.queue <- &plugin.Grant{Attempt: "0000000000000000000000005b", Payload: payload("5")}
-	status, _, err = r.request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 201, status)
+	r.gets()
 	resp, _ = r.must("5", "running")
 	require.Equal(t, 200, resp.StatusCode)
 }
@@ -169,16 +158,11 @@ func TestBrokeOff(t *testing.T) {
 	h := newHouse(t, func(h *house) { h.cfg.AckMS = 60_000 })
 	h.grant("5")
 	r := h.runner(1)
-	status, _, err := r.request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 201, status)
+	r.gets()
 	r.c.CloseIdleConnections()
 	// The next request says the same sooner: this slot's runner has no job.
 	h.grant("6")
-	status, job, err := h.runner(1).request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 201, status)
-	require.EqualValues(t, 6, job["id"])
+	require.EqualValues(t, 6, h.runner(1).gets()["id"])
 	require.Equal(t, []plugin.Outcome{plugin.OutcomeUndelivered}, h.agent.outcomes())
 }
 
@@ -196,10 +180,7 @@ func endedWhileAttaching(t *testing.T, status string) *house {
 	}
 	h.grant("5")
 	h.grant("6")
-	code, job, err := h.runner(1).request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 201, code)
-	require.EqualValues(t, 6, job["id"])
+	require.EqualValues(t, 6, h.runner(1).gets()["id"])
 	require.Equal(t, []plugin.Outcome{plugin.OutcomeCanceled}, h.agent.outcomes())
 	return h
 }
@@ -223,9 +204,7 @@ func TestCancelingAtFirstAnswer(t *testing.T) {
 	h := newHouse(t)
 	h.grant("5")
 	r := h.runner(1)
-	status, _, err := r.request(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 201, status)
+	r.gets()
 	h.gl.set(func() {
 		h.gl.jobs["5"].status = "canceling"
 		h.gl.fault = func(*http.Request, []byte) (int, bool) { return 502, true }

@@ -201,6 +201,23 @@ func (r *runner) request(ctx context.Context) (int, map[string]any, error) {
 	return resp.StatusCode, m, nil
 }
 
+// gets asks for a job, which must come.
+func (r *runner) gets() map[string]any {
+	r.h.t.Helper()
+	status, job, err := r.request(r.h.t.Context())
+	require.NoError(r.h.t, err)
+	require.Equal(r.h.t, http.StatusCreated, status)
+	return job
+}
+
+// getsNone asks for a job in vain.
+func (r *runner) getsNone() {
+	r.h.t.Helper()
+	status, _, err := r.request(r.h.t.Context())
+	require.NoError(r.h.t, err)
+	require.Equal(r.h.t, http.StatusNoContent, status)
+}
+
 func (r *runner) must(id, state string, more ...string) (*http.Response, []byte) {
 	r.h.t.Helper()
 	resp, b, err := r.put(r.h.t.Context(), id, state, more...)
