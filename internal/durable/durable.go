@@ -28,6 +28,16 @@ func Create(dir string) (*File, error) {
 	return &File{File: f}, nil
 }
 
+// Write is os.File's, MaxWrite bytes at a time.
+func (f *File) Write(b []byte) (n int, err error) {
+	for {
+		k, err := f.File.Write(b[n:min(len(b), n+MaxWrite)])
+		if n += k; err != nil || n == len(b) {
+			return n, err
+		}
+	}
+}
+
 // Commit syncs the file, closes it, gives it its name and syncs that directory.
 //
 // Crash states, in order:

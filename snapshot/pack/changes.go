@@ -24,10 +24,6 @@ type refCodec struct {
 	next   int
 }
 
-func newRefCodec(chunks []ChunkRef) *refCodec {
-	return &refCodec{chunks: chunks, place: tableOf(chunks)}
-}
-
 // inOrder sorts the table by first use; chunks that no change uses come last.
 func (r *refCodec) inOrder(changes []snapshot.Change) []ChunkRef {
 	sorted := make([]ChunkRef, 0, len(r.chunks))

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -39,7 +40,7 @@ func (r *restorer) write(i int, off int64, p []byte) error {
 		return err
 	}
 	for len(p) > 0 {
-		n, err := unix.Pwrite(int(f.fd), p, off)
+		n, err := unix.Pwrite(int(f.fd), p[:min(len(p), durable.MaxWrite)], off)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

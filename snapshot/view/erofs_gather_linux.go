@@ -137,7 +137,7 @@ func (d *Erofs) writeGathered(ctx context.Context, l *Layer, g *gathered) error 
 	}
 	defer f.Abort()
 	behind := durable.NewWriteback()
-	err = g.fill(ctx, bufio.NewWriterSize(&paced{f.File, behind}, 1<<20), p, l.ID)
+	err = g.fill(ctx, bufio.NewWriterSize(&paced{f, behind}, 1<<20), p, l.ID)
 	behind.Stop()
 	if err != nil {
 		return err
@@ -157,7 +157,7 @@ func (d *Erofs) writeGathered(ctx context.Context, l *Layer, g *gathered) error 
 // paced has what is written brought to the disk behind, so that the sync at the
 // end is short: others wait for it.
 type paced struct {
-	f      *os.File
+	f      *durable.File
 	behind *durable.Writeback
 }
 

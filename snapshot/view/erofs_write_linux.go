@@ -10,17 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
 )
 
-const (
-	// maxVector is how many pieces the kernel takes at once (UIO_MAXIOV).
-	maxVector = 1024
-	// maxWrite is how much is written by one call. The kernel looks for pages as large as
-	// the write: where memory is in pieces it first moves others about for that, which
-	// can take longer than all else. More than this is no faster where it isn't.
-	maxWrite = 64 << 10
-)
+// maxVector is how many pieces the kernel takes at once (UIO_MAXIOV).
+const maxVector = 1024
 
 // noBytes pads a file's content in the bundle.
 var noBytes [bundleBlock]byte
@@ -156,7 +151,7 @@ func (b *bundleFiles) writeRun(run []placed, v [][]byte) (err error) {
 func writeVector(f *os.File, at int64, v [][]byte) (written int64, err error) {
 	part := make([][]byte, 0, len(v))
 	for len(v) > 0 {
-		part, v = cut(part[:0], v, maxWrite-(at+written)%maxWrite)
+		part, v = cut(part[:0], v, durable.MaxWrite-(at+written)%durable.MaxWrite)
 		n, err := writePart(f, at+written, part)
 		if written += n; err != nil {
 			return written, err

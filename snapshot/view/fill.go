@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -61,7 +62,7 @@ func (f *filler) write(i int, off int64, b []byte) error {
 	if err != nil {
 		return err
 	}
-	n, err := file.WriteAt(b, off)
+	n, err := durable.WriteAt(file, b, off)
 	f.meter.Add(int64(n))
 	if cerr := file.Close(); err == nil && cerr != nil {
 		err = &os.PathError{Op: "close", Path: to, Err: cerr}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot/quiet"
 )
 
@@ -12,7 +13,7 @@ import (
 // pages may take milliseconds.
 const (
 	bufferBytes = 1 << 20
-	pieceBytes  = 256 << 10
+	pieceBytes  = durable.MaxWrite
 )
 
 // out writes an image from some offset on, in one sweep.

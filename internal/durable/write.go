@@ -1,0 +1,18 @@
+package durable
+
+import "io"
+
+// MaxWrite is how much is best written to a file by one call. The kernel looks for pages
+// as large as the write: where memory is in pieces it first moves others about for that,
+// which can take longer than all else. More than this is no faster where it isn't.
+const MaxWrite = 64 << 10
+
+// WriteAt writes b to w from off on, MaxWrite bytes at a time.
+func WriteAt(w io.WriterAt, b []byte, off int64) (n int, err error) {
+	for {
+		k, err := w.WriteAt(b[n:min(len(b), n+MaxWrite)], off+int64(n))
+		if n += k; err != nil || n == len(b) {
+			return n, err
+		}
+	}
+}
