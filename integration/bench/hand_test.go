@@ -29,6 +29,7 @@ const (
 type job struct {
 	name  string
 	touch int   // files of the tree that it wrote to
+	in    int   // how many of them are in one directory, 0: each is in one of its own
 	dirty int64 // bytes that it wrote besides, which are not on the disk yet
 	busy  bool  // the layer of the job before is still being packed, and so on
 	other bool  // another slot writes and syncs the file system meanwhile
@@ -38,8 +39,9 @@ type job struct {
 var jobs = []job{
 	{name: "touched nothing"},
 	{name: "touched 100 files", touch: 100},
-	{name: "touched 1,000 files", touch: 1000},
-	{name: "touched 1,000 files, packing goes on", touch: 1000, busy: true},
+	{name: "touched 1,000 files, 20 in a directory", touch: 1000, in: 20},
+	{name: "touched 1,000 files, each in its own directory", touch: 1000},
+	{name: "touched 1,000 files, each in its own directory, packing goes on", touch: 1000, busy: true},
 	{name: "touched 100 files, another slot syncs", touch: 100, other: true},
 	{name: "wrote 4 GiB", dirty: 4 << 30, few: true},
 }
@@ -180,11 +182,16 @@ func idle() {
 	}
 }
 
-// doJob writes to other files each time, spread over the tree.
+// file is which one a job writes to as its i-th: others each time, spread over the tree.
+func (j job) file(i, files, round int) int {
+	in := max(j.in, 1)
+	return (i/in*(files/(j.touch/in)) + round*in + i%in) % files
+}
+
+// doJob is what a job does to its view.
 func (b *bench) doJob(dir string, j job, files, round int) error {
 	for i := range j.touch {
-		at := (i*(files/j.touch) + round) % files
-		if err := os.WriteFile(handFile(dir, at), fmt.Appendf(nil, "round %d\n", round), 0o644); err != nil {
+		if err := os.WriteFile(handFile(dir, j.file(i, files, round)), fmt.Appendf(nil, "round %d\n", round), 0o644); err != nil {
 			return err
 		}
 	}
@@ -208,7 +215,7 @@ func (b *bench) doJob(dir string, j job, files, round int) error {
 // stillThere looks at what the last view must show.
 func (b *bench) stillThere(dir string, files, rounds int, j job) error {
 	if j.touch > 0 {
-		got, err := os.ReadFile(handFile(dir, rounds-1))
+		got, err := os.ReadFile(handFile(dir, j.file(0, files, rounds-1)))
 		if want := fmt.Sprintf("round %d\n", rounds-1); err != nil || string(got) != want {
 			return fmt.Errorf("%q instead of %q: %w", got, want, err)
 		}
