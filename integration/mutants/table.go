@@ -35,6 +35,18 @@ var mutants = []mutant{
 		pkg: promises, run: "^TestOrder$", env: overlay,
 	},
 	{
+		name: "nobody waits for the record of a row", promise: "power cut",
+		file: "snapshot/store/db.go",
+		old:  "if err != nil || r == nil {", new: "if err != nil || r != nil {",
+		pkg: promises, run: "^TestOrder$", env: overlay,
+	},
+	{
+		name: "a seal is recorded by chance", promise: "power cut",
+		file: "snapshot/store/db.go",
+		old:  "if !s.spawn(func() { s.record(r, allOfIt) }) {", new: "if !s.spawn(func() {}) {",
+		pkg: "./snapshot/store", run: "^TestRecordsFollow$",
+	},
+	{
 		name: "row before files", promise: "power cut",
 		file: "snapshot/store/packing.go",
 		old:  "if err := s.saveTree(ctx, l.info.ID, ix.Manifest, m); err != nil {\n\t\treturn err\n\t}",
