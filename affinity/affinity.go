@@ -115,7 +115,7 @@ type Layer struct {
 	// Index is what has to move to know of it, whatever the host has of its content.
 	Index   int64
 	Durable bool // the blob store has it
-	// Tree is about all content of the snapshot, as it would move; 0 if that is not known.
+	// Tree is at most all content of the snapshot, as it would move; 0 if that is not known.
 	// For a chain no more moves than the first one's. Plain is the size of its files.
 	Tree, Plain int64
 	// Beside are snapshots below which this one has content of and does not stand on:

@@ -69,8 +69,7 @@ func (m *moving) copied(tip *Layer, content int64) int64 {
 		// What the other's tree does not show any more of a layer moves, if tip's does.
 		gone := s.of - s.Bytes
 		if s.Tree > 0 && tip.Plain > 0 {
-			more := float64(max(tip.Plain-s.Tree, 0)) * float64(tip.Tree) / float64(tip.Plain)
-			gone = min(gone, int64(more))
+			gone = min(gone, max(tip.Plain-s.Tree, 0))
 		}
 		left := content - s.of + gone
 		if left < least || left == least && s.After < after {

@@ -74,7 +74,7 @@ func TestMovingWhatIsGone(t *testing.T) {
 		{"it is not known", 0, 500},
 		{"none of it can be in the tree", 5000, 10},
 		{"the tree is smaller", 9000, 10},
-		{"the tree shows 80 more", 4200, 90},
+		{"the tree shows 80 more", 4920, 90},
 		{"not more than is gone", 1, 500},
 	} {
 		h := Host{Name: "a", Slots: 1, Free: 1, Parts: map[snapshot.ID][]Part{"root": {{With: "x", Bytes: 300, Tree: c.tree}}}}
@@ -100,6 +100,10 @@ func TestMovesOnce(t *testing.T) {
 		require.NotEqual(t, Continuation, a.Code)
 	}
 	require.Nil(t, hosts[0].Coming)
+	// A tree of 300 has lost most of the root.
+	small := Chain{{ID: "top", Bytes: 10, Durable: true, Tree: 300}, line[1], line[2]}
+	d = Decide(Fleet{Hosts: hosts, Jobs: []Job{{ID: "j1", Index: 1, Inputs: []Chain{small}}, {ID: "j2", Index: 2, Inputs: []Chain{line[1:]}}}})
+	require.EqualValues(t, 1100-290, d.Assign[1].Missing)
 	seeds := map[string][]Chain{"": {line}}
 	d = Decide(Fleet{Hosts: hosts, Jobs: []Job{{ID: "j1", Index: 1, Seeds: seeds}, {ID: "j2", Index: 2, Seeds: seeds}}})
 	require.EqualValues(t, 1110, d.Assign[0].Missing)

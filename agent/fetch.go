@@ -158,5 +158,6 @@ func (f *fetching) importChain(ctx context.Context, chain []transfer.LayerRef, s
 		return err
 	}
 	a.hold(holding(&in))
+	a.beatNow() // the next job may be placed by it
 	return nil
 }

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/roost-ci/roost/affinity"
@@ -51,13 +52,11 @@ func weigh(get func(snapshot.ID) *state.Snapshot, c affinity.Chain) {
 	for i := range c {
 		in[c[i].ID] = true
 	}
-	var stored, plain int64
 	for i := range c {
 		x := get(c[i].ID)
 		if x == nil || !x.Packed {
 			continue
 		}
-		stored, plain = stored+c[i].Bytes, plain+x.Layer.PlainBytes
 		if x.Layer.Base == "" && x.Layer.OwnBytes == 0 {
 			continue // it has stored all of it
 		}
@@ -68,7 +67,7 @@ func weigh(get func(snapshot.ID) *state.Snapshot, c affinity.Chain) {
 		}
 	}
 	if len(c) > 0 {
-		if c[0].Tree = treeOf(get, c, stored, plain); c[0].Tree > 0 {
+		if c[0].Tree = treeOf(get, c); c[0].Tree > 0 {
 			c[0].Plain = get(c[0].ID).Layer.TreeBytes
 		}
 	}
@@ -93,27 +92,44 @@ func lineOf(get func(snapshot.ID) *state.Snapshot, id snapshot.ID, seen map[snap
 	return c
 }
 
-// treeOf is about what all content of c's first snapshot is stored in: what is said of
-// the newest layer that is against nothing and what came since; if that is more than
-// the tree at the rate at which its layers were packed, that. 0 if nobody knows.
-func treeOf(get func(snapshot.ID) *state.Snapshot, c affinity.Chain, stored, plain int64) int64 {
+// treeOf is what all content of c's first snapshot is stored in at most: if its tree has
+// of what its layers brought what could be compressed least. 0 if nobody knows.
+func treeOf(get func(snapshot.ID) *state.Snapshot, c affinity.Chain) int64 {
 	tip, root := get(c[0].ID), get(c[len(c)-1].ID)
 	if tip == nil || !tip.Packed || root == nil || !root.Packed || root.Layer.Base != "" {
 		return 0
 	}
-	most := max(root.Layer.StoredBytes-root.Layer.IndexBytes, 0)
+	type brought struct{ stored, plain int64 }
+	parts := []brought{{root.Layer.StoredBytes - root.Layer.IndexBytes, root.Layer.TreeBytes}}
+	add := func(l *affinity.Layer) {
+		if x := get(l.ID); x != nil {
+			parts = append(parts, brought{l.Bytes, x.Layer.PlainBytes})
+		}
+	}
 	for i := range c[:len(c)-1] {
-		most += c[i].Bytes
+		add(&c[i])
 		for _, b := range c[i].Beside {
 			for j := range b {
-				most += b[j].Bytes
+				add(&b[j])
 			}
 		}
 	}
-	if stored > 0 && plain > stored {
-		return min(most, int64(float64(tip.Layer.TreeBytes)*float64(stored)/float64(plain)))
+	for i := range parts {
+		parts[i].stored = max(parts[i].stored, 0)
+		parts[i].plain = max(parts[i].plain, parts[i].stored, 1)
 	}
-	return min(most, max(tip.Layer.TreeBytes, 1))
+	slices.SortFunc(parts, func(a, b brought) int {
+		return cmp.Compare(float64(b.stored)/float64(b.plain), float64(a.stored)/float64(a.plain))
+	})
+	var sum int64
+	left := tip.Layer.TreeBytes
+	for _, p := range parts {
+		if p.plain > left {
+			return sum + int64(float64(p.stored)*float64(left)/float64(p.plain))
+		}
+		sum, left = sum+p.stored, left-p.plain
+	}
+	return sum
 }
 
 func allDurable(c affinity.Chain) bool {

@@ -20,6 +20,9 @@ func (h *host) facts(id, base snapshot.ID, content int64, edit ...func(*api.Laye
 		PlainBytes: content, Durable: true,
 	}
 	copy(l.Index[:], id)
+	if base == "" {
+		l.TreeBytes = content
+	}
 	copy(l.Manifest[:], "m"+string(id))
 	for _, f := range edit {
 		f(&l)
