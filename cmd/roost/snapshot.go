@@ -184,6 +184,8 @@ func snapshotError(ctx context.Context, err error) error {
 		e.hint = "its agent packs it soon: wait until it is not held"
 	case errors.Is(err, fs.ErrPermission):
 		e.hint = "run it as root, or as the user whose files they are; nothing was kept of it"
+	case errors.Is(err, syscall.EROFS):
+		e.hint = "a store is written to whoever reads it: mount it for writing, or restore from a copy"
 	case errors.Is(err, syscall.ENOSPC) && !toStdout(err):
 		e.hint = "the disk is full; what was written is deleted again"
 	}
