@@ -92,6 +92,31 @@ func (f *fleet) stop() {
 }
 
 // run submits a pipeline and waits for its end.
+// blobs are the files of the blob store.
+func (f *fleet) blobs() []string {
+	list, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
+	require.NoError(f.t, err)
+	return list
+}
+
+// waitUploaded waits until the blob store has so many blobs and the host has no pack any more.
+func (f *fleet) waitUploaded(host string, blobs int) {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool {
+		packs, err := filepath.Glob(filepath.Join(f.dir, host, "packs", "*"))
+		require.NoError(f.t, err)
+		return len(f.blobs()) >= blobs && len(packs) == 0
+	}, time.Minute, 20*time.Millisecond)
+}
+
+// config writes a configuration file for the agent of a host's store.
+func (f *fleet) config(store string) (path string) {
+	path = filepath.Join(f.dir, "roost.toml")
+	text := fmt.Sprintf("[agent]\ncoordinator = %q\ntoken_file = %q\nstore_dir = %q\n", f.url, filepath.Join(f.dir, "coordinator", "agent.token"), store)
+	require.NoError(f.t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
 func (f *fleet) run(project, text string) *api.Pipeline {
 	f.t.Helper()
 	return f.wait(f.submit(project, text))

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -13,6 +12,28 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
 )
+
+// gcReport is what roost gc --json prints.
+type gcReport struct {
+	DryRun  bool `json:"dry_run"`
+	Swept   []store.Swept
+	Usage   int64
+	After   int64
+	Reached bool
+	store.EvictReport
+}
+
+// gc runs the command, which must end with want.
+func (f *fleet) gc(want int, args ...string) gcReport {
+	f.t.Helper()
+	r := roost(f.t, f.dir, append([]string{"gc", "--json"}, args...)...)
+	require.Equal(f.t, want, r.code, r.errOut)
+	var out gcReport
+	if want < 2 {
+		require.NoError(f.t, json.Unmarshal([]byte(r.out), &out), r.out)
+	}
+	return out
+}
 
 // TestGC makes room in the store of a stopped agent by hand: it says before what it
 // would do, keeps what a person pinned and what has no other copy, deletes what a crash
@@ -28,31 +49,8 @@ func TestGC(t *testing.T) {
 		f.requireSuccess(run)
 		ids[p] = job(t, run, "make").Workspace.Output
 	}
-	require.Eventually(t, func() bool {
-		blobs, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
-		require.NoError(t, err)
-		packs, err := filepath.Glob(filepath.Join(host, "packs", "*"))
-		require.NoError(t, err)
-		return len(blobs) >= 6 && len(packs) == 0 // an index and a pack of each
-	}, time.Minute, 20*time.Millisecond)
-	type report struct {
-		DryRun  bool `json:"dry_run"`
-		Swept   []store.Swept
-		Usage   int64
-		After   int64
-		Reached bool
-		store.EvictReport
-	}
-	gc := func(want int, args ...string) report {
-		t.Helper()
-		r := roost(t, f.dir, append([]string{"gc", "--json"}, args...)...)
-		require.Equal(t, want, r.code, r.errOut)
-		var out report
-		if want < 2 {
-			require.NoError(t, json.Unmarshal([]byte(r.out), &out), r.out)
-		}
-		return out
-	}
+	f.waitUploaded("host-a", 6) // an index and a pack of each
+	gc := f.gc
 	gc(3, "--store-dir", host)
 	f.agents["host-a"].stop()
 	delete(f.agents, "host-a")
@@ -75,7 +73,7 @@ func TestGC(t *testing.T) {
 	require.Len(t, out.Evicted, 1)
 	require.Contains(t, []snapshot.ID{ids["b"], ids["c"]}, out.Evicted[0].ID, "one that nobody pinned")
 	require.Equal(t, store.EvictDurable, out.Evicted[0].Reason)
-	require.Equal(t, out, func() report { o := gc(0, "--store-dir", host, "--target", "5MiB"); o.DryRun = true; return o }())
+	require.Equal(t, out, func() gcReport { o := gc(0, "--store-dir", host, "--target", "5MiB"); o.DryRun = true; return o }())
 	out = gc(1, "--store-dir", host, "--target", "1MiB")
 	require.Len(t, out.Evicted, 1)
 	require.False(t, out.Reached)
@@ -85,27 +83,29 @@ func TestGC(t *testing.T) {
 	require.Contains(t, r.out, "NOT REACHED")
 	require.Contains(t, r.out, "kept-pinned")
 
-	// With a configuration the blob store is asked; one that lost a blob keeps the layer.
-	conf := filepath.Join(f.dir, "roost.toml")
-	require.NoError(t, os.WriteFile(conf, []byte("[agent]\ncoordinator = \""+f.url+"\"\ntoken_file = \""+
-		filepath.Join(f.dir, "coordinator", "agent.token")+"\"\nstore_dir = \""+host+"\"\n"), 0o600))
-	blobs, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
-	require.NoError(t, err)
-	for _, b := range blobs {
-		require.NoError(t, os.Rename(b, b+".away"))
-	}
-	out = gc(1, "--config", conf, "--target", "0", "--unpin", string(ids["a"]))
-	require.Equal(t, []snapshot.ID{ids["a"]}, out.Unconfirmed)
-	for _, b := range blobs {
-		require.NoError(t, os.Rename(b+".away", b))
-	}
-	out = gc(0, "--config", conf, "--target", "0")
-	require.Len(t, out.Evicted, 1)
-	require.Zero(t, out.After)
+	f.gcAsksBlobStore(host, ids["a"])
 
 	f.startAgent("host-a", nil)
 	f.agents["host-a"].waitReady()
 	f.requireSuccess(f.run("gc/a", "make: {script: [\"sha256sum --check sum\"]}"))
 	f.stop()
 	requireNothingLeft(t, f.dir)
+}
+
+// gcAsksBlobStore: with a configuration the blob store is asked; one that lost a blob keeps
+// the layer.
+func (f *fleet) gcAsksBlobStore(host string, pinned snapshot.ID) {
+	t, conf := f.t, f.config(host)
+	blobs := f.blobs()
+	for _, b := range blobs {
+		require.NoError(t, os.Rename(b, b+".away"))
+	}
+	out := f.gc(1, "--config", conf, "--target", "0", "--unpin", string(pinned))
+	require.Equal(t, []snapshot.ID{pinned}, out.Unconfirmed)
+	for _, b := range blobs {
+		require.NoError(t, os.Rename(b+".away", b))
+	}
+	out = f.gc(0, "--config", conf, "--target", "0")
+	require.Len(t, out.Evicted, 1)
+	require.Zero(t, out.After)
 }

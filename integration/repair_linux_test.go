@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -22,15 +21,8 @@ func TestDamagedBlobComesFromItsHolder(t *testing.T) {
 make: {tags: [host-a], script: ["head -c 3M /dev/urandom > big", "sha256sum big > sum", "for i in $(seq 50); do echo $i > f$i; done"]}
 `))
 	// Durable, and the packs gone from the host.
-	require.Eventually(t, func() bool {
-		blobs, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
-		require.NoError(t, err)
-		packs, err := filepath.Glob(filepath.Join(f.dir, "host-a", "packs", "*"))
-		require.NoError(t, err)
-		return len(blobs) > 1 && len(packs) == 0
-	}, time.Minute, 20*time.Millisecond)
-	blobs, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
-	require.NoError(t, err)
+	f.waitUploaded("host-a", 2)
+	blobs := f.blobs()
 	require.NotEmpty(t, blobs)
 	for _, path := range blobs {
 		b, err := os.ReadFile(path)

@@ -29,10 +29,8 @@ func TestVerify(t *testing.T) {
 	f := &fleet{t: t, dir: stateDir(t), bin: bin, agents: map[string]*proc{}}
 	f.startCoordinator(nil)
 	t.Cleanup(f.stop)
-	conf := filepath.Join(f.dir, "roost.toml")
 	host := filepath.Join(f.dir, "host-a")
-	require.NoError(t, os.WriteFile(conf, []byte("[agent]\ncoordinator = \""+f.url+"\"\ntoken_file = \""+
-		filepath.Join(f.dir, "coordinator", "agent.token")+"\"\nstore_dir = \""+host+"\"\n"), 0o600))
+	conf := f.config(host)
 	f.agentArgs = []string{"--config", conf, "--room-every", "50ms"}
 	f.startAgent("host-a", nil)
 	f.agents["host-a"].waitReady()
@@ -41,24 +39,7 @@ func TestVerify(t *testing.T) {
 	id := job(t, p, "make").Workspace.Output
 	verify := func(env string, args ...string) (int, store.ScrubReport, string) {
 		t.Helper()
-		cmd := exec.Command(bin, append([]string{"verify", "--json"}, args...)...)
-		cmd.Env = append(os.Environ(), fail.Env+"="+env)
-		var out, errOut bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &errOut
-		err := cmd.Run()
-		var r store.ScrubReport
-		if out.Len() > 0 {
-			require.NoError(t, json.Unmarshal(out.Bytes(), &r), out.String())
-		}
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-				return -int(ws.Signal()), r, errOut.String()
-			}
-			return exit.ExitCode(), r, errOut.String()
-		}
-		require.NoError(t, err)
-		return 0, r, errOut.String()
+		return runVerify(t, bin, env, args...)
 	}
 	code, _, text := verify("", "--config", conf)
 	require.Equal(t, 3, code, text)
@@ -99,6 +80,30 @@ func TestVerify(t *testing.T) {
 	f.stop()
 	require.Equal(t, before, treeSums(t, host, id))
 	requireNothingLeft(t, f.dir)
+}
+
+// runVerify runs roost verify, to be killed at the step env, and returns its exit status, less
+// than 0 if a signal ended it, its report and its standard error.
+func runVerify(t *testing.T, bin, env string, args ...string) (int, store.ScrubReport, string) {
+	t.Helper()
+	cmd := exec.Command(bin, append([]string{"verify", "--json"}, args...)...)
+	cmd.Env = append(os.Environ(), fail.Env+"="+env)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	var r store.ScrubReport
+	if out.Len() > 0 {
+		require.NoError(t, json.Unmarshal(out.Bytes(), &r), out.String())
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return -int(ws.Signal()), r, errOut.String()
+		}
+		return exit.ExitCode(), r, errOut.String()
+	}
+	require.NoError(t, err)
+	return 0, r, errOut.String()
 }
 
 // damageOne flips a bit of the largest file below dir, and leaves its looks.
