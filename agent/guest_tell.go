@@ -29,6 +29,13 @@ func (g *guest) tell(ctx context.Context, f api.Finish, sealed bool, t *told) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+	if !known && sealed {
+		// Its system hears of a success that the coordinator does not know of: a power cut
+		// must not make another end of it.
+		if err := a.o.Store.Settle(ctx); err != nil {
+			a.log.Warn("the end of an attempt may not survive a power cut", "attempt", g.r.ref.Attempt, "err", err)
+		}
+	}
 	if f.Status == api.StatusSuccess || f.Code == api.FailDurable || sealed {
 		g.answerSeal(f, got, known, t)
 	}

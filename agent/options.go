@@ -34,6 +34,7 @@ type Store interface {
 	Discard(ctx context.Context, id snapshot.ID) error
 	Views() []store.OpenView
 	Reported(ctx context.Context, id snapshot.ID) error
+	Settle(ctx context.Context) error
 	Empty(ctx context.Context, dir string) error
 	Drop(ctx context.Context, id snapshot.ID) error
 	Hold(ctx context.Context, ids ...snapshot.ID) (release func(), err error)

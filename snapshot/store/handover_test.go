@@ -220,6 +220,7 @@ func TestRecordsFollow(t *testing.T) {
 // came before it is there too.
 func TestWaitsForTheDisk(t *testing.T) {
 	for name, do := range map[string]func(b *bench, id snapshot.ID) error{
+		"settled":  func(b *bench, _ snapshot.ID) error { return b.Settle(b.t.Context()) },
 		"reported": func(b *bench, id snapshot.ID) error { return b.Reported(b.t.Context(), id) },
 		"synced":   func(b *bench, id snapshot.ID) error { b.sync(b.t.Context(), b.layers[id]); return nil },
 		"pinned":   func(b *bench, id snapshot.ID) error { return b.Pin(b.t.Context(), id, true) },
@@ -232,7 +233,7 @@ func TestWaitsForTheDisk(t *testing.T) {
 			one := b.job(func(dir string) { write(t, dir+"/f", "x") })
 			before, done := b.commits.Load(), make(chan error, 1)
 			go func() { done <- do(b, one.ID) }()
-			require.Eventually(t, func() bool { return b.commits.Load() > before }, waitMost, tick)
+			require.Eventually(t, func() bool { return name == "settled" || b.commits.Load() > before }, waitMost, tick)
 			select {
 			case err := <-done:
 				t.Fatal("it was said before the disk had it", err)

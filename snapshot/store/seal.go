@@ -319,3 +319,25 @@ func (s *Store) Reported(ctx context.Context, id snapshot.ID) error {
 	s.forget(v)
 	return nil
 }
+
+// Settle waits until all that was acknowledged so far survives a power cut as far as its
+// row goes, which is moments behind a seal: for who tells others of it whom nobody else
+// would. It ends with ctx.
+func (s *Store) Settle(ctx context.Context) error {
+	s.committing.Lock()
+	r := s.redo
+	s.committing.Unlock()
+	if r == nil {
+		return nil
+	}
+	done := make(chan error, 1)
+	if !s.spawn(func() { done <- s.record(r, allOfIt) }) {
+		return errClosed
+	}
+	select {
+	case err := <-done:
+		return dbError(err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
