@@ -135,6 +135,53 @@ func (s *storm) url() string {
 	return s.b.http.URL
 }
 
+// fault has calls fail, before or after they had their effect.
+func (s *storm) fault(w http.ResponseWriter, r *http.Request, after func()) bool {
+	ask := r.URL.Path == "/api/v4/jobs/request"
+	switch {
+	case s.chance(8):
+		w.WriteHeader([]int{500, 502, 503, 429}[rand.IntN(4)])
+		return true
+	case ask && s.chance(5):
+		w.WriteHeader(409)
+		return true
+	case !ask && s.chance(10): // done, and the answer lost
+		after()
+		panic(http.ErrAbortHandler)
+	case s.chance(5):
+		panic(http.ErrAbortHandler)
+	}
+	return false
+}
+
+// open counts the jobs that GitLab has heard no end of.
+func (l *lab) open() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, j := range l.jobs {
+		if j.ends == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// tellOpen logs what is known of these.
+func (s *storm) tellOpen() {
+	t, l := s.t, s.l
+	ps, err := s.b.user.Pipelines(t.Context(), "", 3)
+	require.NoError(t, err)
+	for _, p := range ps {
+		got, err := s.b.user.Pipeline(t.Context(), p.ID)
+		require.NoError(t, err)
+		for _, j := range got.Jobs {
+			if l.get(j.Origin.ID).ends == 0 {
+				t.Logf("%s\n%+v", jsonText(t, j), l.get(j.Origin.ID).updates)
+			}
+		}
+	}
+}
+
 // Whatever fails, GitLab hears the end of each job once, no job runs twice, and each
 // host is told exactly what its job's log holds.
 func TestGitLabStorm(t *testing.T) {
@@ -153,23 +200,7 @@ func TestGitLabStorm(t *testing.T) {
 		o.AcceptTimeout, o.HostLease, o.TellGrace, o.GitLabDrain = 200*time.Millisecond, 400*time.Millisecond, 50*time.Millisecond, 3*time.Second
 	})
 	l.mu.Lock()
-	l.fault = func(w http.ResponseWriter, r *http.Request, after func()) bool {
-		ask := r.URL.Path == "/api/v4/jobs/request"
-		switch {
-		case s.chance(8):
-			w.WriteHeader([]int{500, 502, 503, 429}[rand.IntN(4)])
-			return true
-		case ask && s.chance(5):
-			w.WriteHeader(409)
-			return true
-		case !ask && s.chance(10): // done, and the answer lost
-			after()
-			panic(http.ErrAbortHandler)
-		case s.chance(5):
-			panic(http.ErrAbortHandler)
-		}
-		return false
-	}
+	l.fault = s.fault
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -180,17 +211,7 @@ func TestGitLabStorm(t *testing.T) {
 	for i := range jobs {
 		l.add(int64(i+1), fmt.Sprintf("job %d", i), "one", deps())
 	}
-	open := func() (n int) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for _, j := range l.jobs {
-			if j.ends == 0 {
-				n++
-			}
-		}
-		return n
-	}
-	for restarts := 0; open() > 0 && ctx.Err() == nil; {
+	for restarts := 0; l.open() > 0 && ctx.Err() == nil; {
 		time.Sleep(100 * time.Millisecond)
 		if restarts < 4 && s.chance(10) {
 			restarts++
@@ -200,18 +221,8 @@ func TestGitLabStorm(t *testing.T) {
 			s.benchMu.Unlock()
 		}
 	}
-	if open() > 0 {
-		ps, err := s.b.user.Pipelines(t.Context(), "", 3)
-		require.NoError(t, err)
-		for _, p := range ps {
-			got, err := s.b.user.Pipeline(t.Context(), p.ID)
-			require.NoError(t, err)
-			for _, j := range got.Jobs {
-				if l.get(j.Origin.ID).ends == 0 {
-					t.Logf("%s\n%+v", jsonText(t, j), l.get(j.Origin.ID).updates)
-				}
-			}
-		}
+	if l.open() > 0 {
+		s.tellOpen()
 		t.Log(log.String())
 	}
 	cancel()
