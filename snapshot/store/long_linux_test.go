@@ -176,6 +176,48 @@ func TestLongTreeIsTheSame(t *testing.T) {
 	}
 }
 
+// A file of several names of which one moved is listed with all of them, and a large one
+// is cut as the base has it under whichever name, be the names in parts of their own.
+func TestLongTreeOfLinks(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	b := newBench(t, view.NameErofs)
+	one := b.job(func(dir string) {
+		write(t, dir+"/d/c", "a file of three names")
+		require.NoError(t, os.Link(dir+"/d/c", dir+"/a"))
+		require.NoError(t, os.Link(dir+"/d/c", dir+"/b"))
+		require.NoError(t, os.WriteFile(dir+"/large", chaff(1, 3<<20), 0o600))
+		for i := range 20 {
+			write(t, fmt.Sprintf("%s/between/%d", dir, i), fmt.Sprint(i))
+		}
+	})
+	b.requireLongPack(b.layers[one.ID], 5)
+	two := b.job(func(dir string) {
+		require.NoError(t, os.Rename(dir+"/d", dir+"/e"))
+		require.NoError(t, os.Link(dir+"/large", dir+"/another"))
+		f, err := os.OpenFile(dir+"/large", os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte("changed"), 1_000_000)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		for i := range 20 {
+			write(t, fmt.Sprintf("%s/between/%d", dir, i), fmt.Sprint(i, "again"))
+		}
+	}, one.ID)
+	l := b.layers[two.ID]
+	b.requireLongTree(l, true)
+	b.requireLongPack(l, 5)
+	ix, err := b.readIndex(l.info.Index)
+	require.NoError(t, err)
+	listed := map[string]string{}
+	for i := range ix.Changes {
+		listed[ix.Changes[i].Entry.Path] = ix.Changes[i].Entry.Link
+	}
+	for path, link := range map[string]string{"a": "a", "b": "a", "e/c": "a", "another": "another", "large": "another"} {
+		require.Equal(t, link, listed[path], path)
+	}
+	require.Less(t, l.info.StoredBytes, int64(1<<20))
+}
+
 // packLine packs what is not packed yet, both ways, and has images made before or after.
 func (b *bench) packLine(line []snapshot.ID, images bool) {
 	b.t.Helper()
