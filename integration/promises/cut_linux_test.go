@@ -233,7 +233,7 @@ func (p *power) unmount(at string, hurry bool) {
 		return
 	}
 	var err error
-	for range 1000 {
+	for range 6000 { // a minute
 		if err = unix.Unmount(at, 0); err == nil {
 			return
 		}
