@@ -3,9 +3,10 @@ package durable
 import "io"
 
 // MaxWrite is how much is best written to a file by one call. The kernel looks for pages
-// as large as the write: where memory is in pieces it first moves others about for that,
-// which can take longer than all else. More than this is no faster where it isn't.
-const MaxWrite = 64 << 10
+// as large as the write: beyond eight small ones it moves others about for that, where
+// memory is in pieces, which can take longer than all else, and whoever writes to the same
+// file waits and burns the other core. More than this is hardly faster where it isn't.
+const MaxWrite = 32 << 10
 
 // WriteAt writes b to w from off on, MaxWrite bytes at a time.
 func WriteAt(w io.WriterAt, b []byte, off int64) (n int, err error) {
