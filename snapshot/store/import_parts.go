@@ -21,53 +21,101 @@ import (
 // memory: index and manifest come to their places first, and are read from there each
 // time that somebody goes through the tree.
 
-// entryBytes is less than most files take in an index.
-const entryBytes = 8
+// An entry takes about this of an index: a file with content at most and, but for a tree
+// of nothing else, what has none at least. Between them it is counted.
+const (
+	mostEntryBytes  = 40
+	leastEntryBytes = 12
+)
 
 // bringInParts is bring of a large tree, whose index and manifest have their names
 // when it returns. It is nil of a small one, of one that the driver can only show from
-// memory, and of one whose indexes list it as only the whole tree makes sense of.
-func (s *Store) bringInParts(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc) (_ *brought, err error) {
-	b := &brought{spec: *spec, asked: spec, below: below}
+// memory, and of one whose indexes list it as only the whole tree makes sense of; then
+// again is open for who brings the same indexes once more. done is to be called when all
+// is over.
+func (s *Store) bringInParts(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc) (
+	b *brought, again OpenBlobFunc, done func(), err error,
+) {
+	b = &brought{spec: *spec, asked: spec, below: below}
 	b.spec.Later = s.laterHere(spec)
 	if len(below) > 0 {
 		b.spec.Base = below[0].Base
 	}
-	most := int64(0)
+	size := 0
 	for _, c := range b.chain() {
-		most += c.IndexBytes / entryBytes
+		size += int(c.IndexBytes)
 	}
-	if _, ok := s.driver.(view.Streamer); !ok || !s.isLarge(b.spec.Base, int(most)) {
-		return nil, nil //nolint:nilnil // as promised
+	if _, ok := s.driver.(view.Streamer); !ok || !s.isLarge(b.spec.Base, size/leastEntryBytes) {
+		return nil, open, func() {}, nil
 	}
 	if b.basePlace, err = s.importPlace(ctx, &b.spec); err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	chain, done, err := s.fetchChain(ctx, b.chain(), open)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	defer done()
-	if b.parts, err = s.treeInParts(ctx, chain); err != nil {
-		if errors.Is(err, errUnlike) {
-			return nil, nil //nolint:nilnil // as promised
+	if !s.isLarge(b.spec.Base, size/mostEntryBytes) {
+		n, err := countListed(chain)
+		if err == nil && !s.isLarge(b.spec.Base, n) {
+			err = errUnlike
 		}
-		return nil, err
+		if err != nil {
+			return notInParts(chain, open, done, err)
+		}
+	}
+	if err := s.treeOfChain(ctx, b, chain); err != nil {
+		return notInParts(chain, open, done, err)
+	}
+	return b, open, done, nil
+}
+
+// notInParts is what bringInParts returns if it can't.
+func notInParts(chain []fetchedFile, open OpenBlobFunc, done func(), err error) (*brought, OpenBlobFunc, func(), error) {
+	if !errors.Is(err, errUnlike) {
+		done()
+		return nil, nil, nil, err
+	}
+	names := map[snapshot.Digest]string{}
+	for _, f := range chain {
+		names[f.spec.Index] = f.file.Name()
+	}
+	return nil, func(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
+		if name, ok := names[d]; ok {
+			if f, err := os.Open(name); err == nil {
+				return &section{Reader: io.NewSectionReader(f, off, n), Closer: f}, nil
+			}
+		}
+		return open(ctx, d, off, n)
+	}, done, nil
+}
+
+// countListed counts the changes in indexes.
+func countListed(chain []fetchedFile) (n int, err error) {
+	for _, f := range chain {
+		x, err := openIndexAt(f.file.Name(), f.spec.Index)
+		if err != nil {
+			return 0, err
+		}
+		n += x.Len()
+		x.Close() //nolint:errcheck // only read
+	}
+	return n, nil
+}
+
+// treeOfChain makes and keeps the tree. errUnlike says that only the whole one can tell.
+func (s *Store) treeOfChain(ctx context.Context, b *brought, chain []fetchedFile) (err error) {
+	if b.parts, err = s.treeInParts(ctx, chain); err != nil {
+		return err
 	}
 	defer b.parts.abort()
 	if err = s.keepTree(ctx, b, chain); err == nil {
 		err = s.checkListed(ctx, b)
 	}
 	if err != nil {
-		s.removeFiles(&layer{info: Info{ID: spec.ID, Manifest: spec.Manifest, Index: b.spec.Index}})
+		s.removeFiles(&layer{info: Info{ID: b.spec.ID, Manifest: b.spec.Manifest, Index: b.spec.Index}})
 	}
-	if errors.Is(err, errUnlike) {
-		return nil, nil //nolint:nilnil // as promised
-	}
-	if err != nil {
-		return nil, err
-	}
-	return b, nil
+	return err
 }
 
 // fetchChain brings the indexes of a chain into temporary files, which are gone after

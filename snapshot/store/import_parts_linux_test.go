@@ -1,7 +1,9 @@
 package store
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -95,4 +97,44 @@ func requireAlike(t *testing.T, a, b *bench, id snapshot.ID) {
 	require.Equal(t, read(t, a.srcPath(id)), read(t, b.srcPath(id)))
 	require.Equal(t, a.layers[id].below, b.layers[id].below)
 	require.Equal(t, a.layers[id].chain, b.layers[id].chain)
+}
+
+// An index that may be one of a large tree, and is not, is fetched once.
+func TestImportOfSmallIndexOnce(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	src, dst := newBench(t, view.NameErofs), newBench(t, view.NameErofs)
+	one := src.job(func(dir string) {
+		for i := range 10 {
+			write(t, fmt.Sprint(dir, "/", i), fmt.Sprint("content ", i))
+		}
+	})
+	src.packed(one.ID)
+	r := newRemote(t)
+	spec := r.upload(src, one.ID)
+	dst.close()
+	dst.o.CacheEntries = 20
+	dst.open()
+	require.True(t, dst.isLarge("", int(spec.IndexBytes/leastEntryBytes)), "it must be counted")
+	fetched := 0
+	open := func(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadCloser, error) {
+		if d == spec.Index {
+			fetched++
+		}
+		return r.open(ctx, d, off, n)
+	}
+	b, again, done, err := dst.bringInParts(t.Context(), &spec, nil, open)
+	require.NoError(t, err)
+	require.Nil(t, b)
+	body, err := again(t.Context(), spec.Index, 0, spec.IndexBytes)
+	require.NoError(t, err)
+	data, err := io.ReadAll(body)
+	require.NoError(t, err)
+	require.NoError(t, body.Close())
+	require.Equal(t, r.blobs[spec.Index], data)
+	require.Equal(t, 1, fetched)
+	done()
+	require.NoError(t, dst.Import(t.Context(), spec, open, nil))
+	require.Equal(t, 2, fetched)
+	requireSame(t, src, dst, one.ID)
+	requireEmptyDir(t, filepath.Join(dst.dir, "tmp"))
 }

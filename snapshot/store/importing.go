@@ -177,10 +177,11 @@ func (s *Store) topLocked(l *layer) *layer {
 }
 
 func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []ImportSpec, open OpenBlobFunc, m *view.Meter) error {
-	b, err := s.bringInParts(ctx, spec, below, open)
+	b, open, done, err := s.bringInParts(ctx, spec, below, open)
 	if err != nil {
 		return err
 	}
+	defer done()
 	if b != nil {
 		return s.importInParts(ctx, b, open, m)
 	}
