@@ -1,7 +1,7 @@
 // Package store keeps one host's snapshots: which layers there are, in what state
 // each one is, and what stands on what.
 //
-// A job's view is prepared on held snapshots, sealed by one durable row, and is
+// A job's view is prepared on held snapshots, sealed by one row, and is
 // then at once the base of the next job's view on this host. Behind it Run brings
 // the sealed layer to disk for good, scans it and packs it: from then on it is
 // known by digests and can be read by other hosts. Import is the other direction.
