@@ -17,6 +17,10 @@ import (
 	"github.com/roost-ci/roost/transfer/blob"
 )
 
+// databaseRoom is what uploads leave free for the database, which is on the same file
+// system: without a blob a job waits, without its database the coordinator does.
+const databaseRoom = 16 << 20
+
 type coordinatorOptions struct {
 	service
 	listen, stateDir, url string
@@ -132,7 +136,7 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, scrub *blobScrub, 
 	if err != nil {
 		return fail(err)
 	}
-	dir, err := blob.OpenDir(filepath.Join(cfg.StateDir, "blobs"), blob.DirOptions{})
+	dir, err := blob.OpenDir(filepath.Join(cfg.StateDir, "blobs"), blob.DirOptions{MinFree: databaseRoom})
 	if err != nil {
 		return fail(err)
 	}
