@@ -85,7 +85,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "what is fetched counts as synced at once", promise: "power cut",
-		file: "snapshot/store/importing.go",
+		file: "snapshot/store/import_keep.go",
 		old:  "Synced: !spec.Later,", new: "Synced: true,",
 		pkg: "./snapshot/store", run: "^TestLaterDoesNotOutliveTheBoot$",
 	},
@@ -124,7 +124,7 @@ var mutants = []mutant{
 	// A full or dying disk.
 	{
 		name: "an import that failed is in the way of the next", promise: "ENOSPC and EIO",
-		file: "snapshot/store/import_parts.go",
+		file: "snapshot/store/import_parts_unpack.go",
 		old:  "|| !s.abandoned(id) {", new: "|| true {",
 		pkg: promises, run: "^TestFaults$", env: append([]string{"ROOST_OPERATION=import"}, manyFaults...),
 	},
