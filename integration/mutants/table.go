@@ -48,7 +48,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "row before files", promise: "power cut",
-		file: "snapshot/store/packing.go",
+		file: "snapshot/store/packing_save.go",
 		old:  "if err := s.saveTree(ctx, l.info.ID, ix.Manifest, m); err != nil {\n\t\treturn err\n\t}",
 		new:  "defer s.saveTree(ctx, l.info.ID, ix.Manifest, m)",
 		pkg:  promises, run: "^TestOrder$", env: overlay,
