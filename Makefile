@@ -24,7 +24,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/roost
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/roost
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/roost
 
 test: build ## all tests, without the race detector; no C compiler needed
 	$(GO) test -timeout 40m ./...
@@ -77,7 +77,7 @@ cover: ## coverage of all packages, in coverage.out
 	$(GO) test -short -coverpkg=./... -coverprofile=coverage.out ./... && $(GO) tool cover -func=coverage.out | tail -1
 
 cross: ## what has to build besides this machine
-	GOOS=linux  GOARCH=arm64 $(GO) build -o /dev/null ./cmd/roost
+	GOOS=linux  GOARCH=arm64 $(GO) build -trimpath -o /dev/null ./cmd/roost
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/roost
 	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/roost
 
