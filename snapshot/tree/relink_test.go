@@ -51,7 +51,9 @@ func TestRelink(t *testing.T) {
 			}
 		}
 	})
-	require.Greater(t, changed, refused/10, "the lists say too little of what the test is about")
+	if !testing.Short() { // which draws too few for chance to be fair
+		require.Greater(t, changed, refused/10, "the lists say too little of what the test is about")
+	}
 }
 
 // TestRelinkLeavesDiffsAlone: lists of our own are right, and are not copied.
