@@ -9,6 +9,7 @@ FUZZTIME ?= 10s
 FUZZPKGS ?= ./...
 KILLS   ?= 50
 MUTANTS ?= 1/1
+DEMO ?= configs/examples/demo.yml
 LEVEL   ?= full
 PKG_ARCHES ?= amd64 arm64
 # A package needs a version that begins with a digit: 1.2.3 of a tag, else 0.0.0~git.COMMIT.
@@ -76,10 +77,10 @@ fmt: ## gofumpt and goimports
 cover: ## coverage of all packages, in coverage.out
 	$(GO) test -short -coverpkg=./... -coverprofile=coverage.out ./... && $(GO) tool cover -func=coverage.out | tail -1
 
-cross: ## what has to build besides this machine
+cross: ## what has to build besides this machine (as fast as can be: nobody runs it)
 	GOOS=linux  GOARCH=arm64 $(GO) build -trimpath -o /dev/null ./cmd/roost
-	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/roost
-	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/roost
+	GOOS=darwin GOARCH=arm64 $(GO) build -gcflags='all=-N -l' -o /dev/null ./cmd/roost
+	GOOS=windows GOARCH=amd64 $(GO) build -gcflags='all=-N -l' -o /dev/null ./cmd/roost
 
 cross-vet: ## the tests there, too
 	GOOS=darwin  $(GO) vet ./...
@@ -107,7 +108,7 @@ docs: build ## regenerate docs/configuration.md, the example file and the guide'
 
 demo: build ## a real pipeline on two hosts, with sticky workspaces; run it twice
 	@mkdir -p .demo
-	$(BIN) run configs/examples/demo.yml --hosts 2 --state .demo --report .demo/report.json \
+	$(BIN) run $(DEMO) --hosts 2 --state .demo --report .demo/report.json \
 	  --var GOPROXY="$$($(GO) env GOPROXY)" --var GOSUMDB="$$($(GO) env GOSUMDB)"
 
 demo-clean: build ## forget what the demo kept
