@@ -227,14 +227,7 @@ func (s *Store) treeAt(ctx context.Context, l *layer) (t view.Tree, n int, err e
 		m, err := s.Tree(ctx, l.info.ID)
 		return view.TreeOf(m), n, err
 	}
-	return func(fn func(e *snapshot.Entry) error) error {
-		t, err := s.openTree(ctx, l)
-		if err != nil {
-			return err
-		}
-		defer t.close()
-		return t.each(ctx)(fn)
-	}, n, nil
+	return s.readTree(ctx, l), n, nil
 }
 
 var errNoGain = errors.New("the driver has no use for a bundle here")

@@ -172,14 +172,18 @@ func (s *Store) draw(ctx context.Context, l *layer, place *view.Layer, m *snapsh
 	if !ok {
 		return place, nil
 	}
+	return im.Image(ctx, place, s.placeBelow(l), m)
+}
+
+// placeBelow is the place of l's base, nil if it has none.
+func (s *Store) placeBelow(l *layer) *view.Layer {
 	s.mu.Lock()
-	b := s.layers[l.info.Base]
+	base := s.layers[l.info.Base]
 	s.mu.Unlock()
-	var base *view.Layer
-	if b != nil {
-		base = b.place()
+	if base == nil {
+		return nil
 	}
-	return im.Image(ctx, place, base, m)
+	return base.place()
 }
 
 // beginImage keeps l from being removed, and waits for whoever makes an image of it

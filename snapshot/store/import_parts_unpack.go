@@ -23,19 +23,7 @@ func (s *Store) importInParts(ctx context.Context, b *brought, open OpenBlobFunc
 		place, err = s.unpackInParts(ctx, b, open, m)
 		return err
 	})
-	if err == nil {
-		fail.Point("store.import.unpacked")
-		err = s.keepInParts(ctx, l, b, place)
-	}
-	if err != nil {
-		s.removeFiles(l)
-		if place != nil {
-			err = errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
-		}
-		return err
-	}
-	s.tell()
-	return nil
+	return s.endImport(ctx, l, place, err, func() error { return s.keepInParts(ctx, l, b, place) })
 }
 
 // unpackInParts fetches content and has the driver store and show it.

@@ -196,9 +196,15 @@ func (s *Store) importLayer(ctx context.Context, spec *ImportSpec, below []Impor
 	err = errors.Join(err, <-aside)
 	l := s.importedLayer(b)
 	l.standFor(b)
+	return s.endImport(ctx, l, place, err, func() error { return s.keepImported(ctx, l, b, place, t) })
+}
+
+// endImport keeps what was unpacked, if err is nil; else, and if that fails, nothing of
+// it is left.
+func (s *Store) endImport(ctx context.Context, l *layer, place *view.Layer, err error, keep func() error) error {
 	if err == nil {
 		fail.Point("store.import.unpacked")
-		err = s.keepImported(ctx, l, b, place, t)
+		err = keep()
 	}
 	if err != nil {
 		s.removeFiles(l)

@@ -213,14 +213,7 @@ func (s *Store) drawLong(ctx context.Context, d view.Lister, l *layer) error {
 		return fmt.Errorf("tree of %s: %w", l.info.ID, err)
 	}
 	defer lean(int(sum.entries))()
-	s.mu.Lock()
-	b := s.layers[l.info.Base]
-	s.mu.Unlock()
-	var base *view.Layer
-	if b != nil {
-		base = b.place()
-	}
-	place, err := d.ImageTree(ctx, l.place(), base, t)
+	place, err := d.ImageTree(ctx, l.place(), s.placeBelow(l), t)
 	if err != nil {
 		return err
 	}
