@@ -361,13 +361,7 @@ func (c *cutting) look() {
 			s.Close() // the first failure is the one to tell
 		}
 	}()
-	for _, v := range s.Views() {
-		if v.Sealed {
-			require.NoError(t, s.Reported(ctx, v.ID))
-		} else {
-			require.NoError(t, s.Discard(ctx, v.ID))
-		}
-	}
+	endViews(t, s)
 	held := map[snapshot.ID]bool{}
 	for _, in := range s.List() {
 		if !in.State.Usable() {

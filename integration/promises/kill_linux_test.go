@@ -233,13 +233,7 @@ func (k *killing) look() {
 		}
 	}()
 	require.Empty(t, leftovers(t, k.dir))
-	for _, v := range s.Views() {
-		if v.Sealed {
-			require.NoError(t, s.Reported(ctx, v.ID))
-		} else {
-			require.NoError(t, s.Discard(ctx, v.ID))
-		}
-	}
+	endViews(t, s)
 	held := map[snapshot.ID]bool{}
 	for _, in := range s.List() {
 		held[in.ID] = true
@@ -270,6 +264,18 @@ func (k *killing) look() {
 	closed = true
 	require.NoError(t, s.Close())
 	k.clean(filepath.Join(k.dir, "store"), held)
+}
+
+// endViews ends what an earlier process had open, as an agent does.
+func endViews(t *testing.T, s *store.Store) {
+	t.Helper()
+	for _, v := range s.Views() {
+		if v.Sealed {
+			require.NoError(t, s.Reported(context.Background(), v.ID))
+		} else {
+			require.NoError(t, s.Discard(context.Background(), v.ID))
+		}
+	}
 }
 
 // shows mounts a layer and compares it with what its job did.

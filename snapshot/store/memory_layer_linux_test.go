@@ -60,16 +60,24 @@ func cpuSeconds(t *testing.T) float64 {
 	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }
 
-// What an agent needs of memory behind a job that made very many files, at full size:
-// TEST_MEMORY_ENTRIES=2000000. It says how much, as the system sees it.
-func TestMemoryOfLargeLayer(t *testing.T) {
+// veryLarge is a store for a tree of TEST_MEMORY_ENTRIES files, of which nothing is
+// gathered by itself.
+func veryLarge(t *testing.T) (b *bench, entries int) {
+	t.Helper()
 	n, err := strconv.Atoi(os.Getenv("TEST_MEMORY_ENTRIES"))
 	if err != nil {
 		t.Skip("TEST_MEMORY_ENTRIES says how many files; it takes minutes")
 	}
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
-	b := newBench(t, view.NameErofs)
+	b = newBench(t, view.NameErofs)
 	b.gathering.least = 1 << 40
+	return b, n
+}
+
+// What an agent needs of memory behind a job that made very many files, at full size:
+// TEST_MEMORY_ENTRIES=2000000. It says how much, as the system sees it.
+func TestMemoryOfLargeLayer(t *testing.T) {
+	b, n := veryLarge(t)
 	last := cpuSeconds(t)
 	said := func(what string) {
 		now := cpuSeconds(t)

@@ -2,9 +2,7 @@ package store
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -90,13 +88,7 @@ func TestMemoryPerEntryUnpacked(t *testing.T) {
 // What gathering and merging need of memory at full size, TEST_MEMORY_ENTRIES=2000000. It
 // says how much, as the system sees it.
 func TestMemoryOfLargeUnpacked(t *testing.T) {
-	n, err := strconv.Atoi(os.Getenv("TEST_MEMORY_ENTRIES"))
-	if err != nil {
-		t.Skip("TEST_MEMORY_ENTRIES says how many files; it takes minutes")
-	}
-	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
-	b := newBench(t, view.NameErofs)
-	b.gathering.least = 1 << 40
+	b, n := veryLarge(t)
 	said := func(what string) { t.Logf("%d: %s: %d MB resident at most", n, what, residentPeak(t)>>20) }
 	one := b.job(func(dir string) { bushes(t, dir, n) })
 	b.behindSeal(one.ID)
