@@ -14,10 +14,7 @@ import (
 // list of entries is in memory.
 func (s *Store) verifyInParts(ctx context.Context, l *layer, in *Info) error {
 	defer lean(int(in.Entries))()
-	if err := fileDigest(s.indexPath(in.Index), "index", in.Index); err != nil {
-		return err
-	}
-	if err := fileDigest(s.manifestPath(in.Manifest), "manifest", in.Manifest); err != nil {
+	if err := s.verifyLists(in); err != nil {
 		return err
 	}
 	if err := s.verifyShown(ctx, l); err != nil {

@@ -16,10 +16,7 @@ import (
 // that were read already. What it stands on is not looked at.
 func (s *Store) verifyStored(ctx context.Context, l *layer, in *Info, checked map[snapshot.Digest]bool) error {
 	defer lean(int(in.Entries))()
-	if err := fileDigest(s.indexPath(in.Index), "index", in.Index); err != nil {
-		return err
-	}
-	if err := fileDigest(s.manifestPath(in.Manifest), "manifest", in.Manifest); err != nil {
+	if err := s.verifyLists(in); err != nil {
 		return err
 	}
 	for _, p := range l.packs {
@@ -38,6 +35,14 @@ func (s *Store) verifyStored(ctx context.Context, l *layer, in *Info, checked ma
 		return err
 	}
 	return s.verifyChunks(ctx, l, in)
+}
+
+// verifyLists reads back index and manifest.
+func (s *Store) verifyLists(in *Info) error {
+	if err := fileDigest(s.indexPath(in.Index), "index", in.Index); err != nil {
+		return err
+	}
+	return fileDigest(s.manifestPath(in.Manifest), "manifest", in.Manifest)
 }
 
 // verifyMakes checks that index and base make the manifest.
