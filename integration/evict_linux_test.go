@@ -59,6 +59,11 @@ use: {stage: use, script: ["sha256sum --check sum", "date >> big.log"]}
 	require.Equal(t, api.StateFull, m.Workspace.State)
 	require.Equal(t, api.SourceStore, m.Workspace.Source)
 	require.Greater(t, m.Workspace.BytesMoved, int64(8<<20))
+	// A stop that comes in the middle of a removal leaves its rest to the next start.
+	f.agents["host-a"].stop()
+	f.agentArgs = []string{"--config", conf, "--room-every", "1h"}
+	f.startAgent("host-a", nil)
+	f.agents["host-a"].waitReady()
 	f.stop()
 	requireNothingLeft(t, f.dir)
 	views, err := os.ReadDir(filepath.Join(host, "views"))
