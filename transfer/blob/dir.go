@@ -162,14 +162,7 @@ func (s *Dir) path(d snapshot.Digest) string {
 // A file that is there with another size than announced is not believed: the bytes
 // decide, and if they are d's, they replace it.
 func (s *Dir) Put(ctx context.Context, d snapshot.Digest, size int64, open func() (io.ReadCloser, error)) error {
-	if d.IsZero() || size < 0 {
-		return corrupt(d, fmt.Sprintf("can't put %d bytes under this name", size))
-	}
-	have, err := s.Stat(ctx, d)
-	if err == nil && have == size {
-		return nil
-	}
-	if err != nil && !errors.Is(err, snapshot.ErrNotFound) {
+	if there, err := holds(ctx, s, d, size); there || err != nil {
 		return err
 	}
 	f, err := s.receive(ctx, d, size, open)
@@ -178,6 +171,24 @@ func (s *Dir) Put(ctx context.Context, d snapshot.Digest, size int64, open func(
 	}
 	defer f.Abort()
 	return mapFull(s.commit(f, d, size))
+}
+
+// sizer is the part of a Store that tells what it has.
+type sizer interface {
+	Stat(ctx context.Context, d snapshot.Digest) (int64, error)
+}
+
+// holds reports whether s has d already, in that size. No store takes what can't be
+// under that name.
+func holds(ctx context.Context, s sizer, d snapshot.Digest, size int64) (bool, error) {
+	if d.IsZero() || size < 0 {
+		return false, corrupt(d, fmt.Sprintf("can't put %d bytes under this name", size))
+	}
+	have, err := s.Stat(ctx, d)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && have == size, err
 }
 
 // receive writes what open gives to a temporary file and syncs it.

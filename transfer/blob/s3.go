@@ -63,14 +63,7 @@ func (s *S3) key(d snapshot.Digest) string { return s.prefix + "blobs/" + d.Stri
 
 // Put implements Store. One request sends it all: S3 has the object whole or not.
 func (s *S3) Put(ctx context.Context, d snapshot.Digest, size int64, open func() (io.ReadCloser, error)) error {
-	if d.IsZero() || size < 0 {
-		return corrupt(d, fmt.Sprintf("can't put %d bytes under this name", size))
-	}
-	have, err := s.Stat(ctx, d)
-	if err == nil && have == size {
-		return nil
-	}
-	if err != nil && !errors.Is(err, snapshot.ErrNotFound) {
+	if there, err := holds(ctx, s, d, size); there || err != nil {
 		return err
 	}
 	body, err := open()
