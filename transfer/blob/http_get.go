@@ -2,7 +2,6 @@ package blob
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,29 +17,18 @@ func (h *HTTP) Get(ctx context.Context, d snapshot.Digest, off, n int64) (io.Rea
 		return nil, corrupt(d, fmt.Sprintf("asked for offset %d", off))
 	}
 	if n == 0 {
-		return h.getNothing(ctx, d, off)
+		return emptyRange(ctx, h, d, off)
 	}
 	r, err := h.request(ctx, http.MethodGet, d, nil)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case n > 0:
-		r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
-	case off > 0:
-		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", off))
+	if v := rangeHeader(off, n); v != "" {
+		r.Header.Set("Range", v)
 	}
 	resp, err := h.do(r, d)
 	if err != nil {
-		var e *StatusError
-		if errors.As(err, &e) && e.Status == http.StatusRequestedRangeNotSatisfiable {
-			// Right at the end is no error if all from there was asked for.
-			if n < 0 {
-				return h.getNothing(ctx, d, off)
-			}
-			return nil, corrupt(d, fmt.Sprintf("asked for %d bytes at %d: %.100s", n, off, e.Text))
-		}
-		return nil, err
+		return rangeRefused(ctx, h, d, off, n, err)
 	}
 	got, err := checkAnswer(resp, d, off, n)
 	if err != nil {
@@ -48,18 +36,6 @@ func (h *HTTP) Get(ctx context.Context, d snapshot.Digest, off, n int64) (io.Rea
 		return nil, err
 	}
 	return &exactReader{r: resp.Body, c: resp.Body, left: got}, nil
-}
-
-// getNothing is a range without bytes, which HTTP has no words for.
-func (h *HTTP) getNothing(ctx context.Context, d snapshot.Digest, off int64) (io.ReadCloser, error) {
-	size, err := h.Stat(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := checkRange(d, off, 0, size); err != nil {
-		return nil, err
-	}
-	return http.NoBody, nil
 }
 
 // checkAnswer returns how many bytes of the body are the ones asked for.

@@ -155,26 +155,15 @@ func (s *S3) Get(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadC
 		return nil, corrupt(d, fmt.Sprintf("asked for offset %d", off))
 	}
 	if n == 0 {
-		return s.nothing(ctx, d, off)
+		return emptyRange(ctx, s, d, off)
 	}
 	var o minio.GetObjectOptions
-	switch {
-	case n > 0:
-		o.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
-	case off > 0:
-		o.Set("Range", fmt.Sprintf("bytes=%d-", off))
+	if h := rangeHeader(off, n); h != "" {
+		o.Set("Range", h)
 	}
 	body, info, _, err := s.c.GetObject(ctx, s.bucket, s.key(d), o)
 	if err != nil {
-		err = s.wrap(ctx, "blob "+d.String(), err)
-		var e *StatusError
-		if errors.As(err, &e) && e.Status == http.StatusRequestedRangeNotSatisfiable {
-			if n < 0 { // right at the end is no error if all from there was asked for
-				return s.nothing(ctx, d, off)
-			}
-			return nil, corrupt(d, fmt.Sprintf("asked for %d bytes at %d: %.100s", n, off, e.Text))
-		}
-		return nil, err
+		return rangeRefused(ctx, s, d, off, n, s.wrap(ctx, "blob "+d.String(), err))
 	}
 	left := info.Size // of what was asked for
 	if n > 0 && left != n {
@@ -182,18 +171,6 @@ func (s *S3) Get(ctx context.Context, d snapshot.Digest, off, n int64) (io.ReadC
 		return nil, corrupt(d, fmt.Sprintf("asked for %d bytes at %d, there are %d", n, off, left))
 	}
 	return &exactReader{r: body, c: body, left: left}, nil
-}
-
-// nothing is a range without bytes.
-func (s *S3) nothing(ctx context.Context, d snapshot.Digest, off int64) (io.ReadCloser, error) {
-	size, err := s.Stat(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := checkRange(d, off, 0, size); err != nil {
-		return nil, err
-	}
-	return http.NoBody, nil
 }
 
 // Stat implements Store.
