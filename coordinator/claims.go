@@ -18,54 +18,51 @@ const (
 	redeliver = 250 * time.Millisecond
 )
 
+// claiming is a host that asks for work.
+type claiming struct {
+	agent   snapshot.ID
+	request api.ClaimRequest
+	host    string
+	base    string // under which address it reached us
+}
+
 // claims waits until there is a job for a host, or the time is over.
 func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimRequest, base string) (api.Claims, error) {
 	out := api.Claims{Claims: []api.Claim{}}
-	host := ""
+	c := claiming{agent: agent, request: r, base: base}
 	// Not cut off: a poll that began must be known to end.
 	if err := s.do(context.WithoutCancel(ctx), func(t *txn) (err error) {
-		host, err = t.poll(agent, r)
+		c.host, err = t.poll(agent, r)
 		return err
 	}); err != nil {
 		return out, err
 	}
 	defer s.do(context.WithoutCancel(ctx), func(t *txn) error { //nolint:errcheck // it can't fail
-		t.pollEnds(host, ctx.Err() == nil)
+		t.pollEnds(c.host, ctx.Err() == nil)
 		return nil
 	})
-	refused, err := s.takeOffered(ctx, host, r.Offers)
-	if err != nil {
+	var err error
+	if out.Refused, err = s.takeOffered(ctx, c.host, r.Offers); err != nil {
 		return out, err
 	}
-	out.Refused = refused
 	wait := min(time.Duration(r.WaitMS)*time.Millisecond, maxWait)
-	if len(refused) > 0 {
+	if len(out.Refused) > 0 {
 		wait = 0 // there is something to tell
 	}
+	out.Claims, err = s.await(ctx, &c, wait)
+	return out, err
+}
+
+// await looks for claims until there are some or the time is over, once at least.
+func (s *Server) await(ctx context.Context, c *claiming, wait time.Duration) ([]api.Claim, error) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for over := wait <= 0; ; {
-		var jobs []string
-		var again <-chan time.Time
-		changed, stop := s.hub.wait(claimsOf(host))
-		var got []api.Claim
-		var recent bool
-		err := s.do(ctx, func(t *txn) error {
-			if _, _, err := t.caller(agent, r.Session); err != nil {
-				return err
-			}
-			got, jobs, recent = t.deliver(host, base, r.FreeSlots)
-			return nil
-		})
-		if err == nil {
-			if recent {
-				again = time.After(redeliver)
-			}
-			out.Claims, err = s.addPayloads(ctx, got, jobs)
-		}
-		if err != nil || len(out.Claims) > 0 || over {
+		changed, stop := s.hub.wait(claimsOf(c.host))
+		got, again, err := s.deliver(ctx, c)
+		if err != nil || len(got) > 0 || over {
 			stop()
-			return out, err
+			return got, err
 		}
 		select {
 		case <-changed:
@@ -78,9 +75,31 @@ func (s *Server) claims(ctx context.Context, agent snapshot.ID, r api.ClaimReque
 		}
 		stop()
 		if ctx.Err() != nil {
-			return out, ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
+}
+
+// deliver gives what there is for a host now. again, if it is not nil, tells when a claim
+// that was told just now may be told once more.
+func (s *Server) deliver(ctx context.Context, c *claiming) (got []api.Claim, again <-chan time.Time, err error) {
+	var told []api.Claim
+	var jobs []string
+	recent := false
+	if err := s.do(ctx, func(t *txn) error {
+		if _, _, err := t.caller(c.agent, c.request.Session); err != nil {
+			return err
+		}
+		told, jobs, recent = t.deliver(c.host, c.base, c.request.FreeSlots)
+		return nil
+	}); err != nil {
+		return nil, nil, err
+	}
+	if recent {
+		again = time.After(redeliver)
+	}
+	got, err = s.addPayloads(ctx, told, jobs)
+	return got, again, err
 }
 
 // poll notes that a host asks for work.

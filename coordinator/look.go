@@ -52,9 +52,31 @@ type want struct {
 	free   int
 }
 
-// wants counts the slots that wait for a job in each pool. What is queued already will
-// take one. s.mu is held.
+// wants says for which runners GitLab may be asked for a job. s.mu is held.
 func (s *Server) wants() []gitlab.Want {
+	var out []gitlab.Want
+	seen := map[string]bool{}
+	pools := s.freeSlots()
+	for _, key := range slices.Sorted(maps.Keys(pools)) {
+		x := pools[key]
+		if x.free <= 0 || len(x.offers) == 0 {
+			continue
+		}
+		s.asked++
+		from := gitlab.Pool{Name: key, URL: x.pool.URL, Runner: x.offers[s.asked%len(x.offers)].Runner}
+		for _, t := range x.tokens {
+			if k := x.pool.URL + "\x00" + t; !seen[k] {
+				seen[k] = true
+				out = append(out, gitlab.Want{Pool: from, Token: gitlab.Secret(t), Free: x.free, Tokens: len(x.tokens)})
+			}
+		}
+	}
+	return out
+}
+
+// freeSlots counts the slots that wait for a job in each pool. What is queued already
+// will take one. s.mu is held.
+func (s *Server) freeSlots() map[string]*want {
 	w := s.world
 	pools := map[string]*want{}
 	now := s.now()
@@ -90,23 +112,7 @@ func (s *Server) wants() []gitlab.Want {
 			pools[e.Pool].free--
 		}
 	}
-	var out []gitlab.Want
-	seen := map[string]bool{}
-	for _, key := range slices.Sorted(maps.Keys(pools)) {
-		x := pools[key]
-		if x.free <= 0 || len(x.offers) == 0 {
-			continue
-		}
-		s.asked++
-		from := gitlab.Pool{Name: key, URL: x.pool.URL, Runner: x.offers[s.asked%len(x.offers)].Runner}
-		for _, t := range x.tokens {
-			if k := x.pool.URL + "\x00" + t; !seen[k] {
-				seen[k] = true
-				out = append(out, gitlab.Want{Pool: from, Token: gitlab.Secret(t), Free: x.free, Tokens: len(x.tokens)})
-			}
-		}
-	}
-	return out
+	return pools
 }
 
 // kept lists the jobs that no host has accepted, and those that GitLab has to be told

@@ -115,46 +115,63 @@ func (s *Server) reopen(ctx context.Context, key string) (func(*txn) error, erro
 	if err != nil {
 		return nil, err
 	}
-	p, jobs, err := s.state.Pipeline(ctx, p.ID)
+	c, err := s.readClosed(ctx, p.ID)
 	if err != nil {
 		return nil, err
 	}
-	var attempts []*state.Attempt
+	return func(t *txn) error {
+		if t.pipelines.get(p.ID) == nil && t.w.byKey[key] == "" {
+			c.adopt(t)
+			t.w.byKey[key] = p.ID
+		}
+		return nil
+	}, nil
+}
+
+// closed is a pipeline that is not in the picture.
+type closed struct {
+	pipeline  *state.Pipeline
+	jobs      []*state.Job
+	attempts  []*state.Attempt
+	snapshots []*state.Snapshot
+}
+
+// readClosed reads one with all that its jobs may refer to.
+func (s *Server) readClosed(ctx context.Context, id string) (c *closed, err error) {
+	c = &closed{}
+	if c.pipeline, c.jobs, err = s.state.Pipeline(ctx, id); err != nil {
+		return nil, err
+	}
 	var ids []snapshot.ID
-	for _, j := range jobs {
+	for _, j := range c.jobs {
 		_, as, err := s.state.Job(ctx, j.ID)
 		if err != nil {
 			return nil, err
 		}
-		attempts = append(attempts, as...)
+		c.attempts = append(c.attempts, as...)
 		ids = append(ids, j.Output)
 		for _, in := range j.Inputs {
 			ids = append(ids, in.Snapshot)
 		}
 	}
-	snapshots, err := s.ancestry(ctx, ids)
-	if err != nil {
-		return nil, err
+	c.snapshots, err = s.ancestry(ctx, ids)
+	return c, err
+}
+
+// adopt puts it into the picture.
+func (c *closed) adopt(t *txn) {
+	t.w.putPipeline(c.pipeline)
+	for _, j := range c.jobs {
+		t.w.putJob(j)
 	}
-	return func(t *txn) error {
-		if t.pipelines.get(p.ID) != nil || t.w.byKey[key] != "" {
-			return nil
+	for _, a := range c.attempts {
+		t.w.putAttempt(a)
+	}
+	for _, x := range c.snapshots {
+		if t.snapshots.get(x.ID) == nil {
+			t.w.snapshots[x.ID] = x
 		}
-		t.w.putPipeline(p)
-		t.w.byKey[key] = p.ID
-		for _, j := range jobs {
-			t.w.putJob(j)
-		}
-		for _, a := range attempts {
-			t.w.putAttempt(a)
-		}
-		for _, x := range snapshots {
-			if t.snapshots.get(x.ID) == nil {
-				t.w.snapshots[x.ID] = x
-			}
-		}
-		return nil
-	}, nil
+	}
 }
 
 // ancestry reads snapshots and all that they stand on.
