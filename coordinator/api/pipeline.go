@@ -127,7 +127,6 @@ const (
 	OriginNone   = "none"
 
 	SourceLocal = "local"
-	SourcePeer  = "peer"
 	SourceStore = "store"
 	SourceMixed = "mixed"
 	SourceNone  = "none"

@@ -72,7 +72,6 @@ const (
 	CodeInvalid      Code = "INVALID"          // 400, 405, 413 or 416: the call makes no sense
 	CodePipeline     Code = "PIPELINE_INVALID" // 422: Problems says where
 	CodeConflict     Code = "CONFLICT"         // 409: the key or snapshot is known, as another
-	CodeDigest       Code = "DIGEST_MISMATCH"  // 422: the bytes are not the blob's
 	CodeFull         Code = "STORE_FULL"       // 507: no room; it may pass
 	CodeInternal     Code = "INTERNAL"         // 500 or 503: may be repeated
 )
