@@ -29,7 +29,7 @@ func handlers() map[string]handler {
 		api.RouteGetRef: (*call).blob, api.RoutePutRef: (*call).blob,
 		api.RouteGitGet: (*call).gitRefs, api.RouteGitPost: (*call).gitPack,
 		api.RouteHealth: (*call).health, api.RoutePage: (*call).page, api.RoutePagePipeline: (*call).pagePipeline,
-		api.RoutePageLog: (*call).pageLog, api.RoutePageStyle: (*call).pageStyle,
+		api.RoutePageLog: (*call).pageLog, api.RoutePageStyle: (*call).pageStyle, api.RouteMetrics: (*call).metrics,
 	}
 }
 

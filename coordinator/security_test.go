@@ -33,6 +33,7 @@ func samples(p *api.Pipeline, c api.Claim, agent snapshot.ID) map[string]string 
 		api.RouteGitGet:  "/v1/git/" + attempt + "/info/refs?service=git-upload-pack",
 		api.RouteGitPost: "/v1/git/" + attempt + "/git-upload-pack", api.RouteHealth: "/healthz",
 		api.RoutePage: "/", api.RoutePagePipeline: "/pipelines/" + p.ID, api.RoutePageLog: "/logs/" + attempt, api.RoutePageStyle: "/style.css",
+		api.RouteMetrics: "/metrics",
 	}
 }
 

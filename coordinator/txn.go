@@ -223,6 +223,9 @@ func (t *txn) install() {
 		w.putPipeline(p)
 	}
 	for _, j := range t.jobs.dirty {
+		if old := w.jobs[j.ID]; j.Status.Ended() && (old == nil || !old.Status.Ended()) {
+			w.ended.add(j)
+		}
 		w.putJob(j)
 	}
 	for _, a := range t.attempts.dirty {

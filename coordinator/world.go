@@ -51,6 +51,8 @@ type world struct {
 	// when that was looked at.
 	unused map[snapshot.ID]int64
 	forgot time.Time
+	// ended is what a monitoring system is told.
+	ended tally
 }
 
 type domainKey struct{ project, zone string }
@@ -135,6 +137,7 @@ func newWorld(l *state.Live) *world {
 		waits: map[string]*waiting{}, keys: map[string]keyed{}, urgent: map[snapshot.ID]time.Time{},
 		unused: map[snapshot.ID]int64{},
 		byKey:  map[string]string{}, byOutside: map[string]string{}, kept: map[string]bool{},
+		ended: tally{jobs: map[api.Status]int64{}, starts: map[start]int64{}},
 	}
 	for _, p := range l.Pipelines {
 		w.putPipeline(p)

@@ -74,6 +74,7 @@ const (
 	RoutePagePipeline   = "page-pipeline"
 	RoutePageLog        = "page-log"
 	RoutePageStyle      = "page-style"
+	RouteMetrics        = "metrics"
 )
 
 // Routes is the whole interface. What is not in it does not exist, and a role
@@ -98,6 +99,7 @@ func Routes() []Route {
 		Route{Name: RoutePage, Method: "GET", Pattern: "/", Page: true},
 		Route{Name: RoutePagePipeline, Method: "GET", Pattern: "/pipelines/{id}", Page: true},
 		Route{Name: RoutePageLog, Method: "GET", Pattern: "/logs/{attempt}", Page: true},
+		Route{Name: RouteMetrics, Method: "GET", Pattern: "/metrics", Page: true},
 	)
 	add(RoleAgent,
 		Route{Name: RouteRegister, Method: "POST", Pattern: "/v1/agents:register"},
