@@ -164,7 +164,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.o.Ready != nil {
 		a.o.Ready()
 	}
-	return a.serve(ctx, out, kept, quit, stop, left, todo, over)
+	return a.serve(ctx, &begun{out: out, stop: stop, leaving: quit, broken: kept, left: left, todo: todo, over: over})
+}
+
+// begun is what Run has begun or found when it comes to serve.
+type begun struct {
+	out           context.Context //nolint:containedctx // Agent.out, which stop ends
+	stop, leaving func()          // leaving ends Agent.quitting
+	broken        <-chan error    // why an adapter can't be kept running
+	left          []leftover      // ended by an earlier process, not reported
+	todo          []func()        // resume the guests
+	over          map[snapshot.ID]bool
 }
 
 // keep runs the process of an adapter that has one, until out ends. The channel gives
@@ -184,51 +194,38 @@ func (a *Agent) keep(out context.Context, own *sync.WaitGroup) <-chan error {
 }
 
 // serve does everything between registration and good-bye.
-func (a *Agent) serve(ctx, out context.Context, broken <-chan error, leaving, stop func(), left []leftover, todo []func(), over map[snapshot.ID]bool) error {
+func (a *Agent) serve(ctx context.Context, b *begun) error {
 	ctx, quit := context.WithCancelCause(ctx)
 	defer quit(nil)
-	beats, stopBeats := context.WithCancel(out)
+	beats, stopBeats := context.WithCancel(b.out)
 	defer stopBeats()
 	var keep sync.WaitGroup
 	keep.Go(func() { a.heartbeats(beats, quit) })
 	keep.Go(func() { a.guard(beats) })
 	keep.Go(func() { a.watchRoom(beats) })
 	keep.Go(func() { a.scrubs(beats) })
-	a.reportLeftovers(out, left, over)
-	a.resumeGuests(todo, over)
-	a.resumePacking(out)
+	a.reportLeftovers(b.out, b.left, b.over)
+	a.resumeGuests(b.todo, b.over)
+	a.resumePacking(b.out)
 
 	hosted := a.host(ctx, quit)
 	keep.Go(func() {
 		select {
-		case err := <-broken:
+		case err := <-b.broken:
 			quit(&pluginError{err})
 		case <-beats.Done():
 		}
 	})
 
-	a.claims(ctx, out)
+	a.claims(ctx, b.out)
 	fatal := context.Cause(ctx)
-	a.mu.Lock()
-	a.draining = true
-	a.mu.Unlock()
-	leaving()
-	a.cancelAll(errShutdown)
-	<-hosted
-	a.mu.Lock()
-	a.closing = true
-	a.mu.Unlock()
-	// A job may use its grace twice: for the script, and for after_script.
-	last := time.AfterFunc(2*a.o.Grace+a.o.DrainTimeout, stop)
-	defer last.Stop()
-	a.jobs.Wait()
-	a.drain(out)
+	a.endJobs(b, hosted)
 	stopBeats()
 	keep.Wait()
 	if !a.hasGuests() { // they go on without us
-		a.leave(out)
+		a.leave(b.out)
 	}
-	stop()
+	b.stop()
 	a.behind.Wait()
 	var taken *nameTakenError
 	var unkept *pluginError
@@ -236,6 +233,24 @@ func (a *Agent) serve(ctx, out context.Context, broken <-chan error, leaving, st
 		return fmt.Errorf("agent %s: %w", a.o.Name, fatal)
 	}
 	return nil
+}
+
+// endJobs takes no more work, stops what runs, and uploads what it can in time.
+func (a *Agent) endJobs(b *begun, hosted <-chan struct{}) {
+	a.mu.Lock()
+	a.draining = true
+	a.mu.Unlock()
+	b.leaving()
+	a.cancelAll(errShutdown)
+	<-hosted
+	a.mu.Lock()
+	a.closing = true
+	a.mu.Unlock()
+	// A job may use its grace twice: for the script, and for after_script.
+	last := time.AfterFunc(2*a.o.Grace+a.o.DrainTimeout, b.stop)
+	defer last.Stop()
+	a.jobs.Wait()
+	a.drain(b.out)
 }
 
 // drain waits for what is being packed and uploaded, within DrainTimeout. What is

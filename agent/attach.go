@@ -63,11 +63,11 @@ type attaching struct {
 	progress func(line string)
 }
 
-// attach makes the job's view. A job starts from exactly its inputs or from
-// nothing: what may do without its workspace gets
-// an empty view when there is any fault, what needs it gets the fault. A seed is
-// never needed. A merge conflict is nobody's fault but the pipeline's: it is a
-// *snapshot.ConflictError for either, unless the job would have run without us.
+// attach makes the job's view. A job starts from exactly its inputs or from nothing:
+// what may do without its workspace gets an empty view when there is any fault, what
+// needs it gets the fault. A seed is never needed. A merge conflict is nobody's fault but
+// the pipeline's: it is a *snapshot.ConflictError for either, unless the job would have
+// run without us.
 func (a *Agent) attach(ctx context.Context, c *api.Claim, slot int, begin time.Duration, log sayer) (*place, error) {
 	return a.newAttaching(c, slot, begin, log).run(ctx)
 }

@@ -11,8 +11,8 @@
 // keep the tree of a failed job for a person to look at, and fetch from other
 // hosts.
 //
-// A host has either an adapter, which runs jobs in this process, or a plugin whose
-// runners ask for them (guest.go). Both go the same way through attach, commit and
+// A host has either an adapter, which runs jobs as it is told (mostly in a process of its
+// own, which a job outlives), or a plugin whose runners ask for them (guest.go). Both go the same way through attach, commit and
 // report. A runner's job is a guest: the agent lends it a workspace and does not
 // decide about its life. It goes on when the coordinator can't be reached, when the
 // plugin dies, and when the agent does; the next process finds it in its view.

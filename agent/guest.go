@@ -57,8 +57,7 @@ type guest struct {
 
 // place is the view that the note tells of.
 func (n *guestNote) place() *place {
-	p := &place{note: n.Place.Note, view: n.Place.View, path: n.Place.View, ws: n.Place.Workspace}
-	return p
+	return &place{note: n.Place.Note, view: n.Place.View, path: n.Place.View, ws: n.Place.Workspace}
 }
 
 // served is what a plugin may call.

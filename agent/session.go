@@ -129,6 +129,14 @@ func (a *Agent) heartbeat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.answered(sent, told)
+	a.obey(ctx, reply)
+	return nil
+}
+
+// answered notes that a heartbeat was answered, which told of the first holdings that
+// the coordinator had not heard of.
+func (a *Agent) answered(sent time.Duration, told int) {
 	a.mu.Lock()
 	back := a.lostLocked()
 	a.renewed = max(a.renewed, sent)
@@ -139,6 +147,10 @@ func (a *Agent) heartbeat(ctx context.Context) error {
 	if back {
 		a.wake()
 	}
+}
+
+// obey does what the coordinator asks for.
+func (a *Agent) obey(ctx context.Context, reply *api.HeartbeatReply) {
 	for _, id := range reply.Cancel {
 		a.cancel(id, errCanceled)
 	}
@@ -150,7 +162,6 @@ func (a *Agent) heartbeat(ctx context.Context) error {
 		a.o.Store.First(reply.Urgent...)
 		a.up.Urgent(reply.Urgent...)
 	}
-	return nil
 }
 
 // again registers anew, with a coordinator that has forgotten this agent, or has to
