@@ -107,8 +107,8 @@ func (h *Host) Run(ctx context.Context) error {
 		return err
 	}
 	defer h.removeSockets()
-	again := pause.Backoff{First: h.o.Restart.First, Most: h.o.Restart.Most}
-	for ends := 1; ; ends++ {
+	ends := pause.Tries{Backoff: pause.Backoff{First: h.o.Restart.First, Most: h.o.Restart.Most}}
+	for {
 		began := h.o.Now()
 		err := h.once(ctx)
 		if ctx.Err() != nil {
@@ -118,9 +118,9 @@ func (h *Host) Run(ctx context.Context) error {
 			return err
 		}
 		if h.o.Now().Sub(began) >= h.o.Restart.Steady {
-			ends = 1
+			ends.Reset()
 		}
-		wait := again.After(ends)
+		wait := ends.Next()
 		h.o.Log.Error("plugin ended, it is started again", "error", err, "in", wait)
 		if pause.For(ctx, wait) != nil {
 			return nil

@@ -44,8 +44,8 @@ const restartPause = 100 * time.Millisecond
 // run keeps the child alive until ctx ends. first gets one value: nil when the
 // child serves for the first time, or why it can't.
 func (c *child) run(ctx context.Context, first chan<- error) {
-	again := pause.Backoff{First: restartPause, Most: 5 * time.Second}
-	for deaths := 1; ; deaths++ {
+	deaths := pause.Tries{Backoff: pause.Backoff{First: restartPause, Most: 5 * time.Second}}
+	for {
 		began := time.Now()
 		err := c.once(ctx, first)
 		if ctx.Err() != nil {
@@ -58,9 +58,9 @@ func (c *child) run(ctx context.Context, first chan<- error) {
 		first = nil
 		c.note.Warn(c.name+" died; starting it again", "how", howDied(err), "log", c.log)
 		if time.Since(began) > time.Minute {
-			deaths = 1
+			deaths.Reset()
 		}
-		if pause.For(ctx, again.After(deaths)) != nil {
+		if deaths.Wait(ctx, 0) != nil {
 			return
 		}
 	}

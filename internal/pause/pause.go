@@ -41,6 +41,27 @@ func (b Backoff) After(n int) time.Duration {
 	return Jitter(d, b.Rand)
 }
 
+// Tries waits after each of several failures in a row.
+type Tries struct {
+	Backoff
+	failures int
+}
+
+// Next counts one more failure and returns the wait after it.
+func (t *Tries) Next() time.Duration {
+	t.failures++
+	return t.After(t.failures)
+}
+
+// Wait counts one more failure and waits, for least if that is longer. It returns nil, or
+// the cause of ctx as soon as that has ended.
+func (t *Tries) Wait(ctx context.Context, least time.Duration) error {
+	return For(ctx, max(least, t.Next()))
+}
+
+// Reset makes the next failure the first again.
+func (t *Tries) Reset() { t.failures = 0 }
+
 // Jitter is between half of d and all of it.
 func Jitter(d time.Duration, rand io.Reader) time.Duration {
 	return d/2 + time.Duration(Fraction(rand)*float64(d/2))

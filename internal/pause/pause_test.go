@@ -36,6 +36,22 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
+func TestTries(t *testing.T) {
+	tries := Tries{Backoff: Backoff{First: time.Millisecond, Most: 4 * time.Millisecond}}
+	for _, want := range []time.Duration{1, 2, 4, 4} {
+		require.Equal(t, want*time.Millisecond, tries.Next())
+	}
+	tries.Reset()
+	require.Equal(t, time.Millisecond, tries.Next())
+	require.NoError(t, tries.Wait(t.Context(), 0))
+
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	require.ErrorIs(t, tries.Wait(ctx, time.Hour), why, "it would wait that long")
+	require.Equal(t, 4*time.Millisecond, tries.Next(), "that counts, too")
+}
+
 func TestJitter(t *testing.T) {
 	require.Equal(t, 5*time.Second, Jitter(10*time.Second, bytes.NewReader(make([]byte, 8))), "the least")
 	require.Equal(t, 7500*time.Millisecond, Jitter(10*time.Second, bytes.NewReader(nil)), "without chance, the middle")

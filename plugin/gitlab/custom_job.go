@@ -56,7 +56,7 @@ func (c *customs) claim(ctx context.Context, slot int, payload []byte) (g *plugi
 	ctx, cancel := context.WithTimeout(ctx, ms(c.s.cfg.CustomMS))
 	defer cancel()
 	why = "nobody gave the job a workspace in time"
-	for r := c.s.retry(); ; {
+	for tries := c.s.tries(); ; {
 		g, err := c.s.agent.Claim(ctx, plugin.Offer{Slot: slot, Job: payload})
 		switch {
 		case g != nil && err == nil:
@@ -67,7 +67,7 @@ func (c *customs) claim(ctx context.Context, slot int, payload []byte) (g *plugi
 			c.s.log.Warn("the agent gave no answer; trying again", "slot", slot, "error", err)
 			why = err.Error()
 		}
-		if !r.wait(ctx, 0) {
+		if tries.Wait(ctx, 0) != nil {
 			return nil, why
 		}
 	}

@@ -191,10 +191,10 @@ func (h *hand) prepare() error {
 // attach asks for the workspace. An agent that can't say is asked again: what it
 // comes to is its word, or nobody's.
 func (h *hand) attach(progress func(string)) (work *plugin.Workspace, err error) {
-	for r := h.sl.s.retry(); ; {
+	for tries := h.sl.s.tries(); ; {
 		work, err = h.sl.s.agent.Attach(h.ctx, h.grant.Attempt, progress)
 		again := errors.Is(err, plugin.ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-		if !again || !r.wait(h.ctx, 0) {
+		if !again || tries.Wait(h.ctx, 0) != nil {
 			return work, err
 		}
 	}

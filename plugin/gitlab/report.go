@@ -15,7 +15,7 @@ import (
 func (f *finishing) report(ctx context.Context) *answer {
 	j := f.j
 	until := j.record().Deadline.Add(giveUpAfter)
-	for r := j.s.retry(); ; {
+	for tries := j.s.tries(); ; {
 		a, err := f.once(j.ctx)
 		if j.ctx.Err() != nil {
 			return nil
@@ -29,7 +29,7 @@ func (f *finishing) report(ctx context.Context) *answer {
 			return a
 		case a.status == http.StatusAccepted || a.status == http.StatusPreconditionFailed:
 			if f.again(ctx, a) {
-				r = j.s.retry()
+				tries.Reset()
 				continue
 			}
 		case a.waits() && j.acknowledge(j.ctx) == nil:
@@ -44,7 +44,7 @@ func (f *finishing) report(ctx context.Context) *answer {
 			f.answered(a)
 			return a
 		}
-		if !r.wait(ctx, hint) {
+		if tries.Wait(ctx, hint) != nil {
 			return nil
 		}
 	}

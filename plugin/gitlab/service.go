@@ -146,26 +146,15 @@ func (s *service) spawn(f func(ctx context.Context)) {
 // now is the service's clock.
 func (s *service) now() time.Time { return s.o.Now() }
 
-// retry is a growing pause between tries.
-type retry struct {
-	pause.Backoff
-	failures int
-}
-
-func (s *service) retry() *retry {
-	return &retry{Backoff: pause.Backoff{First: ms(s.cfg.RetryMS), Most: time.Minute, Rand: s.o.Rand}}
-}
-
-// wait pauses, at least for hint, and reports whether ctx still lives.
-func (r *retry) wait(ctx context.Context, hint time.Duration) bool {
-	r.failures++
-	return pause.For(ctx, max(hint, r.After(r.failures))) == nil
+// tries begins to count failures of a call to the agent or GitLab.
+func (s *service) tries() *pause.Tries {
+	return &pause.Tries{Backoff: pause.Backoff{First: ms(s.cfg.RetryMS), Most: time.Minute, Rand: s.o.Rand}}
 }
 
 // tell calls the agent until it answers. Every such call may be repeated. It reports
 // whether it was answered before ctx ended.
 func (s *service) tell(ctx context.Context, what string, call func(ctx context.Context) error) bool {
-	for r := s.retry(); ; {
+	for tries := s.tries(); ; {
 		err := call(ctx)
 		if err == nil {
 			return true
@@ -174,7 +163,7 @@ func (s *service) tell(ctx context.Context, what string, call func(ctx context.C
 			return false
 		}
 		s.log.Warn("the agent did not answer; trying again", "call", what, "error", err)
-		if !r.wait(ctx, 0) {
+		if tries.Wait(ctx, 0) != nil {
 			return false
 		}
 	}

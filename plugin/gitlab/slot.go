@@ -130,8 +130,8 @@ func (sl *slot) claim(ctx context.Context, w *waiter, offer plugin.Offer) *hand 
 	if h != nil {
 		return h
 	}
-	r := sl.s.retry()
-	r.Most = 5 * time.Second // a runner waits
+	tries := sl.s.tries()
+	tries.Most = 5 * time.Second // a runner waits
 	for ctx.Err() == nil {
 		grant, err := sl.s.agent.Claim(ctx, offer)
 		switch {
@@ -143,7 +143,7 @@ func (sl *slot) claim(ctx context.Context, w *waiter, offer plugin.Offer) *hand 
 			return nil
 		}
 		sl.s.log.Warn("the agent gave no answer; trying again", "slot", sl.cfg.Number, "error", err)
-		if !r.wait(ctx, 0) {
+		if tries.Wait(ctx, 0) != nil {
 			return nil
 		}
 	}
