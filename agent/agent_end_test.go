@@ -13,6 +13,7 @@ import (
 )
 
 func TestCancelAndFence(t *testing.T) {
+	t.Parallel()
 	f := newFake(t)
 	h := newHost(t, f, "a").start()
 	at := f.give("a", job("long", "echo up", "sleep 100"))
@@ -53,6 +54,7 @@ func TestFencedOutput(t *testing.T) {
 // TestLeaseLost: a host that the coordinator does not hear stops its jobs before
 // they can be given to others.
 func TestLeaseLost(t *testing.T) {
+	t.Parallel()
 	f := newFake(t)
 	f.lease = 4 * time.Second // long enough to be renewed on a busy machine
 	newHost(t, f, "a").start()

@@ -15,6 +15,7 @@ import (
 // TestChain runs build, then a fan-out and a fan-in on the same host, then a job
 // on another host that has to fetch everything.
 func TestChain(t *testing.T) {
+	t.Parallel()
 	drivers(t, func(t *testing.T, driver string) {
 		f := newFake(t)
 		a, b := newHost(t, f, "a"), newHost(t, f, "b")

@@ -95,6 +95,7 @@ func kill(t *testing.T, cmd *osexec.Cmd) {
 // TestKilled kills the agent's process at the points of attempt's list of crash
 // states, and has another one pick up what is left.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	drivers(t, func(t *testing.T, driver string) {
 		testenv.Require(t, testenv.Linux) // elsewhere nobody ends the job
 		setup := func(t *testing.T) (*fake, *host, *osexec.Cmd) {

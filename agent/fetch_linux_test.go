@@ -25,6 +25,7 @@ func (neverSynced) Sync(ctx context.Context, _ *view.Layer) error {
 // is there of it: it is as if it had never been fetched. Nothing that stands on it was
 // acknowledged for good before it was.
 func TestFetchedBeforeAPowerCut(t *testing.T) {
+	t.Parallel()
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
 	f := newFake(t)
 	made := line(t, f, 3)

@@ -44,6 +44,7 @@ func runs(pid string) bool {
 // TestGuestLeftovers: what a job leaves running is ended before its view is sealed, or
 // discarded, and what has nothing of the view is let alone.
 func TestGuestLeftovers(t *testing.T) {
+	t.Parallel()
 	testenv.Require(t, testenv.Linux)
 	drivers(t, func(t *testing.T, driver string) {
 		f := newFake(t)
@@ -216,6 +217,7 @@ func TestGuestSlotIsEmptied(t *testing.T) {
 // TestGuestDurableOverRestart: an agent that ends while a job's durability is waited for
 // decides nothing; the next process waits on, and fails the job only when it may.
 func TestGuestDurableOverRestart(t *testing.T) {
+	t.Parallel()
 	for _, works := range []bool{true, false} {
 		t.Run(fmt.Sprint(works), func(t *testing.T) {
 			f := newFake(t)

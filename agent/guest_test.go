@@ -226,6 +226,7 @@ func TestGuestUndelivered(t *testing.T) {
 // TestGuestLost: a lease that is not renewed stops no job of a system that refuses a
 // second report; a word that it is not ours does.
 func TestGuestLost(t *testing.T) {
+	t.Parallel()
 	f := newFake(t)
 	f.lease = time.Second
 	h := guestHost(t, f)
@@ -264,6 +265,7 @@ func TestGuestLost(t *testing.T) {
 // TestGuestUnreachable: a seal answers though the coordinator does not, and it hears of
 // it later, also by the next process.
 func TestGuestUnreachable(t *testing.T) {
+	t.Parallel()
 	f := newFake(t)
 	f.lease = 30 * time.Second
 	h := guestHost(t, f)

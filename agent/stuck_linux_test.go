@@ -18,6 +18,7 @@ import (
 // TestHeldView: who holds a file of a job's view open, which two jobs can arrange
 // between them, keeps neither the slot from its next job nor the view for ever.
 func TestHeldView(t *testing.T) {
+	t.Parallel()
 	testenv.Require(t, testenv.Root, testenv.Overlay)
 	f := newFake(t)
 	h := newHost(t, f, "h")

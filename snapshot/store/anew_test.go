@@ -84,6 +84,7 @@ func requireSame(t testing.TB, a, b *bench, id snapshot.ID) {
 // The chain of a line never gets longer than the bound, over restarts; what begins
 // anew stores nothing again; and it is all that another host needs.
 func TestLineBeginsAnew(t *testing.T) {
+	t.Parallel()
 	drivers(t, func(t *testing.T, driver string) {
 		b := newBench(t, driver)
 		ids := grow(t, b, "", 0, 20)

@@ -70,6 +70,7 @@ func TestCreateOfAnUnchangedTree(t *testing.T) {
 
 // Whatever is changed is noticed, and what is not read again is as it was.
 func TestCreateNoticesEveryChange(t *testing.T) {
+	t.Parallel()
 	testenv.Require(t, testenv.Linux, testenv.Root)
 	for name, change := range map[string]func(dir string) error{
 		"mode":      func(d string) error { return os.Chmod(d+"/a", 0o700) },

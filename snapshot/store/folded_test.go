@@ -51,6 +51,7 @@ func TestFoldedIsHadElsewhere(t *testing.T) {
 
 // Its index is made again from those, or can't be.
 func TestFoldedIndexIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	for name, harm := range map[string]func(path string){
 		"a bit":   func(path string) { flipFile(t, path, 99) },
 		"is gone": func(path string) { require.NoError(t, os.Remove(path)) },

@@ -152,7 +152,10 @@ func (b *bench) requireWhole(ids ...snapshot.ID) {
 
 // A view that stands on the files keeps seeing them; the next one has them from the
 // bundle; when the first is gone so are the files.
-func TestGather(t *testing.T) { wholeOrParts(t, testGather) }
+func TestGather(t *testing.T) {
+	t.Parallel()
+	wholeOrParts(t, testGather)
+}
 
 func testGather(t *testing.T, few int) {
 	b := gatherBenchOf(t, few)
@@ -217,7 +220,10 @@ func requireShows(t *testing.T, b *bench, id snapshot.ID, path, want string) {
 
 // Layers whose images and lists lead to files of others are led on, also through
 // merges, and then nothing keeps the files.
-func TestGatherChain(t *testing.T) { wholeOrParts(t, testGatherChain) }
+func TestGatherChain(t *testing.T) {
+	t.Parallel()
+	wholeOrParts(t, testGatherChain)
+}
 
 func testGatherChain(t *testing.T, few int) {
 	b := gatherBenchOf(t, few)
@@ -259,6 +265,7 @@ func testGatherChain(t *testing.T, few int) {
 
 // The process dies between two steps: the next one finishes.
 func TestDeathInGathering(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	steps := []struct {
 		name string

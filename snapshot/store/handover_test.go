@@ -264,6 +264,7 @@ func TestWaitsForTheDisk(t *testing.T) {
 // Wherever the log ends when the power goes, what is left stands on what is left, and
 // the store goes on from there.
 func TestPowerCutAtAnyRecord(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, view.NameCopy)
 	b.reopen() // all so far is in the database itself
 	disk, err := os.ReadFile(filepath.Join(b.dir, "store.db"))

@@ -19,6 +19,7 @@ import (
 // What is imported in parts is, to the byte, what is imported as one: alone and as a
 // chain, on nothing, on what is held, and beside what is alike.
 func TestImportInParts(t *testing.T) {
+	t.Parallel()
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
 	src := newBench(t, view.NameErofs)
 	src.Store.o.MaxChain = 5

@@ -15,6 +15,7 @@ import (
 // TestLongLine: jobs that start right behind one another never wait for an image, as
 // long as images of earlier ones are made behind them, and see what they must.
 func TestLongLine(t *testing.T) {
+	t.Parallel()
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
 	b := newBench(t, view.NameErofs)
 	b.run()

@@ -67,6 +67,7 @@ func (b *bench) states() []State {
 // A flipped bit in every kind of file is found, and repaired from whatever copy there
 // is; afterwards everything is as before.
 func TestScrubRepairs(t *testing.T) {
+	t.Parallel()
 	cases := []struct {
 		damage  func(b *bench, in Info)
 		what    string

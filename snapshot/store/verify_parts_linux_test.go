@@ -14,6 +14,7 @@ import (
 
 // What is damaged of a large unpacked layer is found as that of a small one is.
 func TestVerifyInParts(t *testing.T) {
+	t.Parallel()
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
 	for what, damage := range map[string]func(b *bench, in Info) string{
 		"nothing": func(*bench, Info) string { return "" },
