@@ -1,8 +1,6 @@
 package promises
 
 import (
-	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -17,12 +15,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
-	"github.com/roost-ci/roost/integration/treecheck"
 	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot"
-	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -138,110 +133,6 @@ func (c *cutting) fresh() {
 	clear(c.restored)
 }
 
-// power is a disk that has it, and the file system on it, mounted.
-type power struct {
-	t    testing.TB
-	dir  string
-	cmd  *exec.Cmd
-	in   io.Writer
-	said chan string
-	errs strings.Builder
-}
-
-// on gives the disk its power, and mounts it.
-func (c *cutting) on() *power {
-	t := c.t
-	c.boots++
-	p := &power{t: t, dir: c.dir, said: make(chan string, 16), cmd: exec.Command("/proc/self/exe")}
-	p.cmd.Env = append(os.Environ(), childEnv+"=cutdisk", childDir+"="+c.dir)
-	if c.fs != testenv.XFS {
-		p.cmd.Env = append(p.cmd.Env, tornEnv+"=1")
-	}
-	p.cmd.Stderr = &p.errs
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var err error
-	p.in, err = p.cmd.StdinPipe()
-	require.NoError(t, err)
-	out, err := p.cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, p.cmd.Start())
-	go func() {
-		defer close(p.said)
-		for sc := bufio.NewScanner(out); sc.Scan(); {
-			p.said <- sc.Text()
-		}
-	}()
-	t.Cleanup(func() { p.end(true) })
-	require.Equal(t, "ready", p.answer())
-	opts := "loop"
-	if c.fs == testenv.XFS {
-		opts += ",nouuid"
-	}
-	b, err := exec.Command("mount", "-t", c.fs, "-o", opts, filepath.Join(c.dir, "mnt", cutFile), c.disk()).CombinedOutput()
-	require.NoError(t, err, "%s", b)
-	return p
-}
-
-func (p *power) answer() string {
-	p.t.Helper()
-	s, ok := <-p.said
-	require.True(p.t, ok, "the disk is gone: %s", &p.errs)
-	return s
-}
-
-func (p *power) tell(format string, args ...any) {
-	p.t.Helper()
-	_, err := fmt.Fprintf(p.in, format+"\n", args...)
-	require.NoError(p.t, err)
-}
-
-// end unmounts all that is on the disk, and the disk. hurry is for a test that failed.
-func (p *power) end(hurry bool) {
-	if p.cmd == nil {
-		return
-	}
-	fs, mnt := filepath.Join(p.dir, "fs"), filepath.Join(p.dir, "mnt")
-	for _, m := range mountsBelow(p.dir) {
-		if at := strings.Fields(m)[4]; at != fs && at != mnt {
-			p.unmount(at, hurry)
-		}
-	}
-	p.unmount(fs, hurry)
-	if !hurry {
-		p.tell("off")
-		for p.answer() != "off" {
-		}
-	}
-	p.unmount(mnt, hurry)
-	if hurry {
-		p.cmd.Process.Kill()
-	}
-	cmd := p.cmd
-	p.cmd = nil
-	for range p.said { // until it ends
-	}
-	if err := cmd.Wait(); !hurry {
-		require.NoError(p.t, err, p.errs.String())
-	}
-}
-
-// unmount waits for who has just been killed, and for loop devices, which go a moment
-// later.
-func (p *power) unmount(at string, hurry bool) {
-	if hurry {
-		unix.Unmount(at, unix.MNT_DETACH)
-		return
-	}
-	var err error
-	for range 6000 { // a minute
-		if err = unix.Unmount(at, 0); err == nil {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	require.NoError(p.t, err, at)
-}
-
 // round starts a worker, cuts the power under it, and mostly looks at what is left.
 func (c *cutting) round() {
 	t := c.t
@@ -340,106 +231,6 @@ func (c *cutting) heed(said string) {
 			c.restored[id] = true
 		case "unrestoring":
 			delete(c.restored, id)
-		}
-	}
-}
-
-// look mounts the disk, opens the store, and checks everything.
-func (c *cutting) look() {
-	c.t.Helper()
-	t, ctx := c.t, context.Background()
-	p := c.on()
-	require.NoError(t, c.a.reload())
-	o := options(c.driver)
-	o.BootID = fmt.Sprint("boot-", c.boots)
-	root := filepath.Join(c.disk(), "store")
-	s, err := store.Open(ctx, root, o)
-	require.NoError(t, err, "the store does not open")
-	closed := false
-	defer func() {
-		if !closed {
-			s.Close() // the first failure is the one to tell
-		}
-	}()
-	endViews(t, s)
-	held := map[snapshot.ID]bool{}
-	for _, in := range s.List() {
-		if !in.State.Usable() {
-			require.False(t, c.acked[in.ID], "%s was promised and is %s after a power cut: %s", in.ID, in.State, in.Err)
-			c.refused(s, in.ID)
-			continue
-		}
-		held[in.ID] = true
-		c.maybe[in.ID] = false
-		if c.packed[in.ID] {
-			require.NotEqual(t, store.Sealed, in.State, "%s was packed", in.ID)
-		}
-		if !in.Index.IsZero() {
-			require.NoError(t, s.Verify(ctx, in.ID))
-		}
-		if c.a.jobs[in.ID] == nil {
-			c.restores(s, in.ID)
-		} else {
-			c.shows(s, in.ID)
-		}
-		c.looked++
-	}
-	for id, promised := range c.acked {
-		require.True(t, held[id] || !promised, "%s was promised and is gone after a power cut; the last process said\n%s", id, c.lately)
-	}
-	for id, gone := range c.maybe {
-		if gone {
-			c.doubtful[id] = true
-		}
-	}
-	for _, in := range slices.Backward(s.List()) {
-		if !in.State.Usable() {
-			require.NoError(t, s.Drop(ctx, in.ID))
-		}
-	}
-	c.backs()
-	c.acked, c.maybe = held, map[snapshot.ID]bool{}
-	clear(c.going)
-	closed = true
-	require.NoError(t, s.Close())
-	c.clean(root, held)
-	p.end(false)
-}
-
-// refused checks that what is in doubt is shown to nobody.
-func (c *cutting) refused(s *store.Store, id snapshot.ID) {
-	ctx, at := context.Background(), filepath.Join(c.dir, "seen")
-	require.NoError(c.t, os.MkdirAll(at, 0o755))
-	_, err := s.Mount(ctx, id, at)
-	require.ErrorIs(c.t, err, snapshot.ErrNotFound)
-	_, err = s.Prepare(ctx, store.PrepareSpec{
-		ID: newID(c.t), Target: filepath.Join(c.dir, "seen"), DomainKey: domainKey, Inputs: []store.Input{{Snapshot: id}},
-	})
-	require.ErrorIs(c.t, err, snapshot.ErrNotFound)
-	c.doubtful[id] = true
-}
-
-// backs checks the directories that were restored.
-func (c *cutting) backs() {
-	t, plain := c.t, filepath.Join(c.dir, "plain")
-	for id := range c.restored {
-		seed, known := c.created[id]
-		if !known {
-			continue
-		}
-		require.NoError(t, os.Mkdir(plain, 0o755))
-		require.NoError(t, garden(plain, seed, createSteps, true))
-		diff, err := treecheck.Compare(plain, filepath.Join(c.disk(), "back-"+string(id)))
-		require.NoError(t, err)
-		require.Empty(t, diff, "a restore that had ended before the power cut")
-		require.NoError(t, os.RemoveAll(plain))
-	}
-	clear(c.restored)
-	for _, pattern := range []string{"back-*", "gone-*"} {
-		found, err := filepath.Glob(filepath.Join(c.disk(), pattern))
-		require.NoError(t, err)
-		for _, d := range found {
-			require.NoError(t, os.RemoveAll(d))
 		}
 	}
 }
