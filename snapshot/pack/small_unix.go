@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/snapshot/longpath"
 )
 
 // smallReader reads many small files, one after the other, most of them beside each
@@ -112,7 +114,11 @@ func (r *smallReader) enter(dir string) bool {
 		return true
 	}
 	r.close()
-	fd, err := retry(func() (int, error) { return unix.Open(dir, openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
+	var fd int
+	err := longpath.Do(dir, func(path string) (err error) {
+		fd, err = retry(func() (int, error) { return unix.Open(path, openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
+		return err
+	})
 	if err != nil {
 		return false
 	}

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/roost-ci/roost/snapshot/longpath"
 )
 
 // source is a sealed file that is being read. It goes by descriptors: for small
@@ -26,8 +28,12 @@ type source struct {
 // openSource opens a regular file of size bytes, or that run of a bundle. It never
 // follows a link and never waits, whatever w has become.
 func openSource(w where, size int64) (*source, error) {
-	fd, err := retry(func() (int, error) {
-		return unix.Open(w.path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	var fd int
+	err := longpath.Do(w.path, func(path string) (err error) {
+		fd, err = retry(func() (int, error) {
+			return unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		})
+		return err
 	})
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: w.path, Err: err}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/longpath"
 	"github.com/roost-ci/roost/snapshot/pack"
 	"github.com/roost-ci/roost/snapshot/tree"
 	"github.com/roost-ci/roost/snapshot/view"
@@ -219,7 +220,11 @@ func inRuns(ctx context.Context, n int, fn func(i int) error) error {
 
 // asItWas reports whether the file at e's source is as it was when it was looked at.
 func asItWas(e *snapshot.Entry, was int64) bool {
-	fi, err := os.Lstat(e.Source)
+	var fi os.FileInfo
+	err := longpath.Do(e.Source, func(path string) (err error) {
+		fi, err = os.Lstat(path)
+		return err
+	})
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() != e.Size || fi.ModTime().UnixNano() != e.MTime {
 		return false
 	}

@@ -6,12 +6,17 @@ import (
 	"os"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/longpath"
 )
 
 // readSource returns the content of e from the regular file that has it. A fifo
 // does not hold it up, and a symlink is not followed.
 func readSource(e *snapshot.Entry) ([]byte, error) {
-	f, err := os.OpenFile(e.Source, os.O_RDONLY|openNoFollow, 0)
+	var f *os.File
+	err := longpath.Do(e.Source, func(path string) (err error) {
+		f, err = os.OpenFile(path, os.O_RDONLY|openNoFollow, 0)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

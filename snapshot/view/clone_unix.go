@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/longpath"
 )
 
 // copySource copies the content of e's Source into f, an empty file.
@@ -30,7 +31,11 @@ func copySource(ctx context.Context, f *os.File, e *snapshot.Entry, m *Meter) er
 // openRegular opens a regular file without following a link at its end, and
 // without being stopped by a fifo that stands there.
 func openRegular(name string) (*os.File, error) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	var fd int
+	err := longpath.Do(name, func(path string) (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}

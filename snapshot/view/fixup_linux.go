@@ -12,6 +12,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/longpath"
 )
 
 // baseMount mounts a base read-only below the view's own directory when it is
@@ -181,13 +182,19 @@ func setStub(f *os.File, redirect string) bool {
 
 func checkSource(e *snapshot.Entry) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(e.Source, &st); err != nil {
+	stub := false
+	err := longpath.Do(e.Source, func(path string) error {
+		_, err := unix.Lgetxattr(path, metaXattr, nil)
+		stub = err == nil
+		return unix.Lstat(path, &st)
+	})
+	if err != nil {
 		return &os.PathError{Op: "stat", Path: e.Source, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != e.Size {
 		return &snapshot.CorruptError{What: "file", Name: e.Source, Why: fmt.Sprintf("not a file of %d bytes any more", e.Size)}
 	}
-	if _, err := unix.Lgetxattr(e.Source, metaXattr, nil); err == nil {
+	if stub {
 		return &snapshot.CorruptError{What: "file", Name: e.Source, Why: "it is a stub without content"}
 	}
 	return nil
