@@ -71,8 +71,10 @@ func TestApplyOfAnything(t *testing.T) {
 		require.NoError(t, Validate(got), "%+v", ch)
 	})
 	t.Logf("%d applied, %d refused", applied, refused)
-	require.NotZero(t, applied)
-	require.NotZero(t, refused)
+	if !testing.Short() { // which draws too few for chance to be fair
+		require.NotZero(t, applied)
+		require.NotZero(t, refused)
+	}
 }
 
 // TestValidateOfAnything: no list of entries makes it panic, and one that passes
