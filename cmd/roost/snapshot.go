@@ -75,7 +75,7 @@ func (o *opened) open(cmd *cobra.Command, mayMake bool) (*store.Store, error) {
 	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: cmd.ErrOrStderr()})
 	s, err := store.Open(cmd.Context(), o.dir, store.Options{
 		Driver: func(dir string) (view.Driver, error) {
-			return view.Open(strings.TrimPrefix(o.driver, "auto"), dir, view.Options{Log: log.Named("view"), Owners: root, Keep: o.readShown()})
+			return view.Open(strings.TrimPrefix(o.driver, "auto"), dir, view.Options{Log: log.Named("view"), Owners: root, ToLook: true, Keep: o.readShown()})
 		},
 		Log: log.Named("store"), Owners: root,
 	})

@@ -12,7 +12,8 @@ import (
 )
 
 // A layer from elsewhere has its content in one bundle and in objects, which lie
-// beside it in u<id>. views/<id>/packed is an empty file that says so.
+// beside it in u<id>. views/<id>/packed is a file that says so: an empty one, or one
+// that says joinedMark of a bundle that has the large files too.
 //
 // Bundle, version 1. Numbers are little endian.
 //
@@ -27,6 +28,11 @@ const (
 	bundleVersion = 1
 	bundleBlock   = 512 // as the image's
 	bundleMost    = 1 << 20
+	joinedMark    = "joined\n"
+	// joinedBytes is how many bytes of large files, for each entry, are worth having an
+	// image that needs no overlay: reading an entry through one takes 3.7 µs of CPU more, and
+	// reading a bundle through an image 0.5 µs for 4 KiB, once, and as much memory.
+	joinedBytes = 4 << 10
 )
 
 // spot is where one change's content lies: in an object, in the bundle (at > 0),
@@ -43,6 +49,9 @@ type bundlePlan struct {
 	sizes   []int64 // of each change; -1: no file
 	bytes   int64   // of the bundle
 	objects int
+	large   int64 // bytes of the objects
+	sparse  bool  // an object has holes
+	joined  bool
 	groups  map[string]int32 // first names of files
 }
 
@@ -83,10 +92,36 @@ func (p *bundlePlan) add(gone bool, e *snapshot.Entry) {
 	if e.Size >= bundleMost || hasHoles(e) {
 		p.objects++
 		p.spots[i].object = int32(p.objects)
+		p.large += e.Size
+		p.sparse = p.sparse || hasHoles(e)
 		return
 	}
-	p.spots[i].at = p.bytes
-	p.bytes += (e.Size + bundleBlock - 1) / bundleBlock * bundleBlock
+	p.put(i)
+}
+
+// put gives the file of the i-th change the next place in the bundle.
+func (p *bundlePlan) put(i int32) {
+	p.spots[i] = spot{at: p.bytes}
+	p.bytes += (p.sizes[i] + bundleBlock - 1) / bundleBlock * bundleBlock
+}
+
+// canJoin reports whether the bundle can have, and is better off with, the large files.
+func (p *bundlePlan) canJoin() bool {
+	return p.objects > 0 && !p.sparse && p.large <= joinedBytes*int64(len(p.spots))
+}
+
+// join gives the large files places in the bundle, behind the others. Nothing can be
+// added then.
+func (p *bundlePlan) join() {
+	for i := range p.spots {
+		if p.first[i] == int32(i) && p.spots[i].object > 0 {
+			p.put(int32(i))
+		}
+	}
+	for i, first := range p.first {
+		p.spots[i] = p.spots[first]
+	}
+	p.objects, p.joined = 0, true
 }
 
 // hasHoles reports whether e's chunks leave something out.

@@ -122,5 +122,15 @@ func (d *Erofs) Locate(l *Layer, changes []snapshot.Change) {
 		d.Overlay.Locate(l, changes)
 		return
 	}
-	layBundle(changes).locate(d.abs(l.Dir), changes)
+	plan := layBundle(changes)
+	if d.isJoined(l.ID) {
+		plan.join()
+	}
+	plan.locate(d.abs(l.Dir), changes)
+}
+
+// isJoined reports whether the large files of a layer that isPacked are in its bundle.
+func (d *Erofs) isJoined(id snapshot.ID) bool {
+	b, err := os.ReadFile(filepath.Join(d.dir(id), packedName))
+	return err == nil && string(b) == joinedMark
 }

@@ -54,11 +54,19 @@ func (d *Erofs) unpackContent(ctx context.Context, l *Layer, spec *UnpackSpec, b
 	if err := checkImageable(spec.Changes); err != nil {
 		return err
 	}
-	plan := layBundle(spec.Changes)
+	plan := d.planned(layBundle(spec.Changes))
 	if beside != nil {
 		plan.locate(d.abs(l.Dir), spec.Changes)
 	}
 	return d.unpackPlanned(ctx, l, spec, plan, beside)
+}
+
+// planned is p as this driver wants it.
+func (d *Erofs) planned(p *bundlePlan) *bundlePlan {
+	if d.o.ToLook && d.images.method == erofs.FileBacked && p.canJoin() {
+		p.join()
+	}
+	return p
 }
 
 // unpackPlanned is unpackContent of what is planned. Of spec.Changes it knows nothing.
@@ -102,6 +110,7 @@ func (d *Erofs) UnpackTree(ctx context.Context, spec TreeSpec) (*Layer, Tree, er
 		if err != nil {
 			return err
 		}
+		plan = d.planned(plan)
 		located = plan.located(d.abs(l.Dir), spec.New)
 		var beside func(context.Context) error
 		if spec.Whole != nil {
@@ -215,7 +224,10 @@ func newBundleFiles(dir string, spec *UnpackSpec, plan *bundlePlan) (_ *bundleFi
 	if err != nil {
 		return nil, err
 	}
-	if err := mark.Close(); err != nil {
+	if plan.joined {
+		_, err = mark.WriteString(joinedMark)
+	}
+	if err := errors.Join(err, mark.Close()); err != nil {
 		return nil, err
 	}
 	if b.bundle, err = b.create(bundleName, b.plan.bytes); err != nil {

@@ -16,7 +16,7 @@ type mountEntry struct {
 	root   string // what of the file system is mounted: "/" unless it is a part
 	point  string
 	fstype string
-	dirs   []string // an overlay's upper, lowers and data directories
+	dirs   []string // an overlay's upper, lowers and data directories; an image's file
 }
 
 // readMounts lists the mounts of this process's namespace in the order in which
@@ -51,6 +51,9 @@ func parseMounts(b []byte) ([]mountEntry, error) {
 			if dir, ok := strings.CutPrefix(f[sep+2], mountSource+":"); ok {
 				m.dirs = append(m.dirs, mountinfo.Unescape(dir)) // by mountLegacy
 			}
+		}
+		if m.fstype == "erofs" && strings.HasPrefix(f[sep+2], "/") {
+			m.dirs = append(m.dirs, mountinfo.Unescape(f[sep+2]))
 		}
 		out = append(out, m)
 	}

@@ -39,6 +39,10 @@ type Options struct {
 	// ScratchFrom is how many bytes the inodes of an image have to take to wait in a file
 	// instead of in memory. Default 48 MiB: some 200,000 entries.
 	ScratchFrom int64
+	// ToLook says that what is unpacked is looked at more than it is worked on. Its large
+	// files may lie with the small ones then, so that it is shown without an overlay; a
+	// view that writes to one copies it, also where files can be cloned.
+	ToLook bool
 	// Keep names mount points that Reconcile leaves as they are: what a person
 	// wants to look at for longer than the process that mounted it lives.
 	Keep map[string]bool

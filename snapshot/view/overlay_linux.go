@@ -125,6 +125,9 @@ func (d *Overlay) stackOf(ctx context.Context, l *Layer) (s stack, done func(), 
 
 // show mounts a layer read-only at target, which must exist.
 func (d *Overlay) show(ctx context.Context, l *Layer, target string) error {
+	if d.images.alone(l) {
+		return d.images.show(ctx, l.Image, target)
+	}
 	s, done, err := d.stackOf(ctx, l)
 	if err != nil {
 		return err

@@ -35,8 +35,8 @@ func (d *Overlay) Reconcile(ctx context.Context, layers, views []snapshot.ID) ([
 }
 
 // reconcileMounts ends every mount below root, and every overlay with a directory
-// below root, and every bind mount of one, wherever it is mounted. It returns the directories views/<id> of
-// those that are still in use. Views that are kept stay.
+// below root, every image of one, and every bind mount of one, wherever it is mounted. It returns the directories
+// views/<id> of those that are still in use. Views that are kept stay.
 func (o Options) reconcileMounts(ctx context.Context, root string, keep kept, report *[]string) (map[string]bool, error) {
 	all, err := readMounts()
 	if err != nil {
@@ -75,7 +75,7 @@ func (o Options) reconcileMounts(ctx context.Context, root string, keep kept, re
 			continue
 		}
 		*report = append(*report, "unmounted "+m.point)
-		if ours {
+		if ours || m.fstype == "erofs" && !mountinfo.Inside(m.point, root) {
 			os.Remove(m.point) //nolint:errcheck // a mount point of use to nobody
 		}
 	}
