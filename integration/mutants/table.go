@@ -78,6 +78,12 @@ var mutants = []mutant{
 		pkg: "./snapshot/store", run: "^TestFailedSyncOfWhoLeft$",
 	},
 	{
+		name: "files of an earlier process are not asked", promise: "power cut",
+		file: "snapshot/view/frame.go",
+		old:  "err == nil && late {", new: "err == nil && late && false {",
+		pkg: "./snapshot/view", run: "^TestSyncOfAnEarlierProcess$",
+	},
+	{
 		name: "sealed while its parent falls", promise: "power cut",
 		file: "snapshot/store/seal.go",
 		old:  `on != "" && in.State.Usable() { // since inherit`, new: `false && on != "" { // since inherit`,

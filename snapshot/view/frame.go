@@ -55,7 +55,7 @@ func (f frame) prepare(ctx context.Context, spec Spec, discard func(context.Cont
 		}
 	}()
 	fail.Point("view.prepare.made")
-	if err := f.held.keep(spec.ID, f.dir(spec.ID)); err != nil {
+	if err := f.held.begin(spec.ID, f.dir(spec.ID)); err != nil {
 		return nil, err
 	}
 	if err := lay(v); err != nil {
@@ -93,7 +93,7 @@ func (f frame) unpack(ctx context.Context, id snapshot.ID, base *Layer, changes 
 		}
 	}()
 	fail.Point("view.unpack.made")
-	if err := f.held.keep(id, f.dir(id)); err != nil {
+	if err := f.held.begin(id, f.dir(id)); err != nil {
 		return nil, err
 	}
 	l := &Layer{ID: id, Dir: part(id, upperPrefix)}
@@ -138,9 +138,11 @@ func (f frame) sync(ctx context.Context, l *Layer) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	dir, err := f.held.take(l.ID, f.dir(l.ID))
+	dir, late, err := f.held.take(l.ID, f.dir(l.ID))
 	if err == nil {
-		err = syncAll(dir, f.dir(l.ID))
+		if err = syncAll(dir, f.dir(l.ID)); err == nil && late {
+			err = askFiles(ctx, dir)
+		}
 		dir.Close() //nolint:errcheck // only held for syncing
 	}
 	if err != nil {
