@@ -11,15 +11,12 @@ import (
 // is filled in the order of a manifest, then read from the front. Sources and Chunks
 // are not kept. The zero List is empty.
 type List struct {
-	pages  [][]byte // encoded; no entry lies in two
+	pages  pages
 	n      int
 	w      entryWriter
 	one    []byte
 	firsts []int
 }
-
-// listPage is the room of a page, but for an entry that takes more.
-const listPage = 64 << 10
 
 // Len is the number of entries.
 func (l *List) Len() int { return l.n }
@@ -35,12 +32,7 @@ func (l *List) Append(e *snapshot.Entry) (err error) {
 	if l.one, err = l.w.entry(l.one, &one); err != nil {
 		return fmt.Errorf("list: %w", err)
 	}
-	at := len(l.pages) - 1
-	if at < 0 || len(l.pages[at])+len(l.one) > cap(l.pages[at]) {
-		l.pages = append(l.pages, make([]byte, 0, max(listPage, len(l.one))))
-		at++
-	}
-	l.pages[at] = append(l.pages[at], l.one...)
+	l.pages.add(l.one)
 	l.n++
 	return nil
 }

@@ -5,17 +5,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
 	"github.com/roost-ci/roost/snapshot/tree"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // fanin is a merge that a view shows.
 type fanin struct {
-	changes []snapshot.Change // from the tree of the view's base
-	bytes   int64             // of the merged tree; -1 if a process before this one made it
-	written bool              // to manifests/<id>.fanin; guarded by Store.mu
+	changes view.Changes // from the tree of the view's base; nil of an earlier process
+	n       int          // of changes
+	bytes   int64        // of the merged tree; -1 if a process before this one made it
+	written bool         // to manifests/<id>.fanin; guarded by Store.mu
 }
 
 // maxCross bounds how often lines that crossed are followed up: a history of
@@ -46,35 +49,37 @@ func (s *Store) plan(ctx context.Context, p *PrepareSpec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.mergedAgain(ctx, pl, of, layers) {
-		return pl, nil
-	}
 	s.mu.Lock()
 	moves := s.gathering.moves
 	s.mu.Unlock()
-	merged, parents, err := s.merge(ctx, p, graph, ids)
+	if r, key := s.merges.find(of, layers, moves); r != nil {
+		pl.again = true
+		pl.show(r, key, moves)
+		return pl, nil
+	}
+	merged, err := s.merge(ctx, p, graph, ids)
 	if err != nil {
 		return nil, err
 	}
 	// The view stands on the parent that needs the fewest changes, so the fix-up
 	// and the layer stay small. The first in the order of needs wins a tie.
-	for i, t := range parents {
-		ch := tree.Diff(t.Tree, merged.Tree)
-		if pl.fanin == nil || len(ch) < len(pl.fanin.changes) {
-			pl.base = layers[i]
-			pl.fanin = &fanin{changes: ch}
-		}
+	n := slices.Min(merged.Changed)
+	k := slices.Index(merged.Changed, n)
+	r := &mergeResult{
+		of: of, inputs: layers, base: layers[k], diverged: merged.MTimeDivergence, bytes: merged.Bytes,
+		entries: merged.Entries, changes: merged.Changes(k), n: n, moves: moves,
 	}
-	pl.merged, pl.diverged = merged.Tree, merged.MTimeDivergence
-	pl.moves, pl.merge = moves, &mergeResult{
-		of: of, inputs: layers, base: pl.base, diverged: pl.diverged, bytes: pl.merged.Bytes(),
-		entries: len(pl.merged.Entries), changes: pl.fanin.changes, moves: moves,
-	}
-	s.merges.put(pl.merge)
-	if len(pl.fanin.changes) == 0 {
-		pl.fanin = nil // that parent is the merge
-	}
+	s.merges.put(r)
+	pl.show(r, "", moves)
 	return pl, nil
+}
+
+// show makes the view one of r, of which there may be an image with this key.
+func (pl *plan) show(r *mergeResult, key string, moves uint64) {
+	pl.base, pl.diverged, pl.merge, pl.key, pl.moves = r.base, r.diverged, r, key, moves
+	if r.n > 0 { // else the base is the merge
+		pl.fanin = &fanin{changes: r.changes, n: r.n, bytes: r.bytes}
+	}
 }
 
 // input checks that one input can be stood on.
@@ -99,29 +104,62 @@ func (s *Store) input(p *PrepareSpec, id snapshot.ID) (*layer, error) {
 	return l, nil
 }
 
-// merge computes the merged tree of several inputs.
-func (s *Store) merge(ctx context.Context, p *PrepareSpec, graph map[snapshot.ID][]snapshot.ID, ids []snapshot.ID,
-) (*tree.Merged, []tree.Parent, error) {
-	parents := make([]tree.Parent, len(ids))
-	for i, id := range ids {
-		m, err := s.Tree(ctx, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		parents[i] = tree.Parent{Job: jobOf(p, id), Tree: m}
+// merge merges several inputs. What is in memory of their trees is what differs.
+func (s *Store) merge(ctx context.Context, p *PrepareSpec, graph map[snapshot.ID][]snapshot.ID, ids []snapshot.ID) (*tree.Merged, error) {
+	defer lean(s.entriesIn(ids))()
+	parents, err := s.mergeParents(ctx, ids, func(id snapshot.ID) string { return jobOf(p, id) })
+	if err != nil {
+		return nil, err
 	}
 	o := tree.MergeOptions{
 		Order: p.Order, Prefer: p.Prefer, Atomic: p.Atomic, Caches: p.Caches, Same: sameContent(ctx, p.DomainKey),
 	}
 	base, err := s.mergeBase(ctx, graph, ids, o, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("what the inputs have in common: %w", err)
+		return nil, fmt.Errorf("what the inputs have in common: %w", err)
 	}
-	merged, err := tree.Merge(base, parents, o)
-	if err != nil {
-		return nil, nil, err
+	o.Notes = &pack.Notes{}
+	return tree.Merge(base, parents, o)
+}
+
+func (s *Store) mergeParents(ctx context.Context, ids []snapshot.ID, job func(snapshot.ID) string) ([]tree.Parent, error) {
+	parents := make([]tree.Parent, len(ids))
+	for i, id := range ids {
+		t, err := s.mergeTree(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		parents[i] = tree.Parent{Job: job(id), Tree: t}
 	}
-	return merged, parents, nil
+	return parents, nil
+}
+
+// mergeTree is a tree that is merged, in memory only if it is there anyhow or is small.
+func (s *Store) mergeTree(ctx context.Context, id snapshot.ID) (view.Tree, error) {
+	s.mu.Lock()
+	l, err := s.usableLocked(id)
+	packed := err == nil && !l.info.Index.IsZero()
+	s.mu.Unlock()
+	switch {
+	case err != nil:
+		return nil, err
+	case packed:
+		return s.readTree(ctx, l), nil
+	}
+	return s.treeBelow(ctx, l)
+}
+
+// entriesIn is how many entries there are in these trees, as far as it is known.
+func (s *Store) entriesIn(ids []snapshot.ID) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, id := range ids {
+		if l := s.layers[id]; l != nil {
+			n += int(l.info.Entries)
+		}
+	}
+	return n
 }
 
 // mergeBase returns what ids had in common: the tree of their nearest common
@@ -130,13 +168,13 @@ func (s *Store) merge(ctx context.Context, p *PrepareSpec, graph map[snapshot.ID
 // whoever settled such a path differently is in conflict.
 func (s *Store) mergeBase(ctx context.Context, graph map[snapshot.ID][]snapshot.ID, ids []snapshot.ID,
 	o tree.MergeOptions, crossed int,
-) (*snapshot.Manifest, error) {
+) (view.Tree, error) {
 	common := tree.MergeBases(graph, ids)
 	switch {
 	case len(common) == 0:
-		return nil, nil //nolint:nilnil // nil is the empty tree
+		return nil, nil
 	case len(common) == 1:
-		return s.Tree(ctx, common[0])
+		return s.mergeTree(ctx, common[0])
 	case crossed == maxCross:
 		return nil, errors.New("their histories cross too often")
 	}
@@ -144,42 +182,25 @@ func (s *Store) mergeBase(ctx context.Context, graph map[snapshot.ID][]snapshot.
 	if err != nil {
 		return nil, err
 	}
-	parents := make([]tree.Parent, len(common))
-	for i, id := range common {
-		if parents[i].Tree, err = s.Tree(ctx, id); err != nil {
-			return nil, err
-		}
-		parents[i].Job = string(id)
-	}
-	o.Order, o.Prefer = false, nil
-	merged, err := tree.Merge(base, parents, o)
-	var conflict *snapshot.ConflictError
-	if !errors.As(err, &conflict) {
-		if err != nil {
-			return nil, err
-		}
-		return merged.Tree, nil
-	}
-	o.Order = true
-	if merged, err = tree.Merge(base, parents, o); err != nil {
+	parents, err := s.mergeParents(ctx, common, func(id snapshot.ID) string { return string(id) })
+	if err != nil {
 		return nil, err
 	}
-	return without(merged.Tree, conflict.Conflicts)
-}
-
-// without removes the paths of conflicts, and what is below them.
-func without(m *snapshot.Manifest, conflicts []snapshot.Conflict) (*snapshot.Manifest, error) {
-	var del []snapshot.Change
-	for _, c := range conflicts { // sorted
-		if _, ok := m.Find(c.Path); !ok || c.Path == "" {
-			continue
+	o.Order, o.Prefer, o.Notes = false, nil, &pack.Notes{}
+	merged, err := tree.Merge(base, parents, o)
+	var disputed []string
+	var conflict *snapshot.ConflictError
+	if errors.As(err, &conflict) {
+		for _, c := range conflict.Conflicts { // sorted
+			disputed = append(disputed, c.Path)
 		}
-		if n := len(del); n > 0 && overlaps(del[n-1].Entry.Path, c.Path) {
-			continue
-		}
-		del = append(del, snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: c.Path}})
+		o.Order, o.Notes = true, &pack.Notes{}
+		merged, err = tree.Merge(base, parents, o)
 	}
-	return tree.Apply(m, del)
+	if err != nil {
+		return nil, err
+	}
+	return tree.Without(tree.Over(parents[0].Tree, merged.Changes(0)), disputed)
 }
 
 // sameContent compares two files by what is in them.

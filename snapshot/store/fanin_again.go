@@ -22,8 +22,7 @@ import (
 // jobs ended, so the same job asks the same every time.
 
 const (
-	// mostMerges and mostMergeChanges bound what is kept: some 40 MB of entries, whose
-	// names the trees in memory mostly have too.
+	// mostMerges and mostMergeChanges bound what is kept: some 20 MB (pack.Notes).
 	mostMerges       = 32
 	mostMergeChanges = 200_000
 )
@@ -31,7 +30,7 @@ const (
 // merges are results of merges, the last used at the end. They live as long as the
 // process; a view that is sealed has its own copy on disk.
 type merges struct {
-	mu      sync.Mutex // guards all below, and key, moves and changes of each
+	mu      sync.Mutex // guards all below, and key and moves of each
 	list    []*mergeResult
 	changes int
 }
@@ -44,10 +43,11 @@ type mergeResult struct {
 	diverged int
 	bytes    int64
 	entries  int
+	changes  view.Changes // from the tree of base, with the places that files had
+	n        int          // of changes
 
-	changes []snapshot.Change // from the tree of base; never written to
-	moves   uint64            // up to which changes have the places of files
-	key     string            // of the image; "" for none
+	key   string // of the image; "" for none
+	moves uint64 // up to which the image has the places of files
 }
 
 // mergeQuestion is all that a merge depends on.
@@ -76,8 +76,9 @@ func questionOf(p *PrepareSpec, graph map[snapshot.ID][]snapshot.ID, ids []snaps
 	return sha256.Sum256(b), err
 }
 
-// find returns what is known of a merge, nil if nothing. changes are those of now.
-func (c *merges) find(of snapshot.Digest, inputs []*layer) (r *mergeResult, changes []snapshot.Change, moves uint64, key string) {
+// find returns what is known of a merge, nil if nothing, and the key of an image of it
+// with files at the places of moves.
+func (c *merges) find(of snapshot.Digest, inputs []*layer, moves uint64) (r *mergeResult, key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, r := range c.list {
@@ -85,21 +86,24 @@ func (c *merges) find(of snapshot.Digest, inputs []*layer) (r *mergeResult, chan
 			continue
 		}
 		c.list = append(slices.Delete(c.list, i, i+1), r)
-		return r, r.changes, r.moves, r.key
+		if r.moves < moves {
+			r.moves, r.key = moves, ""
+		}
+		return r, r.key
 	}
-	return nil, nil, 0, ""
+	return nil, ""
 }
 
 func (c *merges) put(r *mergeResult) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dropLocked(func(o *mergeResult) bool { return o.of == r.of })
-	if len(r.changes) > mostMergeChanges {
+	if r.n > mostMergeChanges {
 		return
 	}
-	c.list, c.changes = append(c.list, r), c.changes+len(r.changes)
+	c.list, c.changes = append(c.list, r), c.changes+r.n
 	for len(c.list) > mostMerges || c.changes > mostMergeChanges {
-		c.changes -= len(c.list[0].changes)
+		c.changes -= c.list[0].n
 		c.list = slices.Delete(c.list, 0, 1)
 	}
 }
@@ -114,7 +118,7 @@ func (c *merges) forget(l *layer) {
 func (c *merges) dropLocked(which func(*mergeResult) bool) {
 	c.list = slices.DeleteFunc(c.list, func(o *mergeResult) bool {
 		if which(o) {
-			c.changes -= len(o.changes)
+			c.changes -= o.n
 			return true
 		}
 		return false
@@ -130,56 +134,32 @@ func (c *merges) imaged(r *mergeResult, moves uint64, key string) {
 	}
 }
 
-// moved notes that files of r have other places since moves.
-func (c *merges) moved(r *mergeResult, moves uint64, changes []snapshot.Change) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if moves > r.moves {
-		r.changes, r.moves, r.key = changes, moves, ""
+// shown is what a driver needs to know of the merge of pl.
+func (s *Store) shown(ctx context.Context, pl *plan) *view.Fanin {
+	changes := s.relocated(ctx, pl.fanin.changes)
+	return &view.Fanin{
+		Changes: changes, Entries: pl.merge.entries, Again: pl.again, Key: pl.key,
+		Tree: func(fn func(e *snapshot.Entry) error) error {
+			base, err := s.mergeTree(ctx, pl.base.info.ID)
+			if err != nil {
+				return err
+			}
+			return tree.Over(base, changes)(fn)
+		},
 	}
 }
 
-// mergedAgain fills in pl from what is known of the merge of, and reports whether it
-// could.
-func (s *Store) mergedAgain(ctx context.Context, pl *plan, of snapshot.Digest, inputs []*layer) bool {
-	r, changes, then, key := s.merges.find(of, inputs)
-	if r == nil {
-		return false
-	}
-	s.mu.Lock()
-	moves := s.gathering.moves
-	s.mu.Unlock()
-	if then != moves {
-		changes, key = s.relocateChanges(ctx, changes), ""
-		s.merges.moved(r, moves, changes)
-	}
-	pl.base, pl.diverged, pl.merge, pl.moves = r.base, r.diverged, r, moves
-	if len(changes) == 0 {
-		return true // the base is the merge
-	}
-	pl.fanin = &fanin{changes: changes}
-	pl.again = &view.Again{Key: key, Entries: r.entries, Tree: func(ctx context.Context) (*snapshot.Manifest, error) {
-		base, err := s.Tree(ctx, r.base.info.ID)
-		if err != nil {
-			return nil, err
+// relocated is changes with the places where files are when they are gone through.
+func (s *Store) relocated(ctx context.Context, changes view.Changes) view.Changes {
+	return func(fn func(c *snapshot.Change) error) error {
+		r := s.newRelocator(ctx, "")
+		if r == nil {
+			return changes(fn)
 		}
-		return tree.Apply(base, changes)
-	}}
-	return true
-}
-
-// relocateChanges returns changes with the places where files are now.
-func (s *Store) relocateChanges(ctx context.Context, changes []snapshot.Change) []snapshot.Change {
-	m := &snapshot.Manifest{Entries: make([]snapshot.Entry, len(changes))}
-	for i := range changes {
-		m.Entries[i] = changes[i].Entry
+		defer r.close()
+		return changes(func(c *snapshot.Change) error {
+			r.relocate(&c.Entry)
+			return fn(c)
+		})
 	}
-	if !s.relocateIn(ctx, "", m, func() {}) {
-		return changes
-	}
-	out := slices.Clone(changes)
-	for i := range out {
-		out[i].Entry = m.Entries[i]
-	}
-	return out
 }

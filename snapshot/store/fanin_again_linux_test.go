@@ -30,7 +30,9 @@ func TestFaninAgainAfterGathering(t *testing.T) {
 		require.Same(t, was, b.merges.list[0], "it was not merged again")
 	}
 	require.NotEmpty(t, b.merges.list[0].key)
-	for _, ch := range b.merges.list[0].changes {
+	changes, err := b.relocated(t.Context(), b.merges.list[0].changes).List()
+	require.NoError(t, err)
+	for _, ch := range changes {
 		if e := ch.Entry; e.Type == snapshot.TypeFile && e.Size > 0 {
 			require.Positive(t, e.SourceAt, e.Path)
 		}

@@ -63,9 +63,9 @@ func TestFaninAgain(t *testing.T) {
 		p = b.spec(left.ID, right.ID)
 		pl := b.planOf(p)
 		require.Same(t, b.merges.list[0], pl.merge)
-		require.Nil(t, pl.merged)
+		require.True(t, pl.again)
 		if driver == view.NameErofs {
-			require.NotEmpty(t, pl.again.Key)
+			require.NotEmpty(t, pl.key)
 		}
 		again, err := b.Prepare(t.Context(), p)
 		require.NoError(t, err)
@@ -116,8 +116,8 @@ func TestFaninAgainAsksTheSame(t *testing.T) {
 	} {
 		p := b.spec(one.ID, two.ID)
 		change(&p)
-		require.NotNil(t, b.planOf(p).merged, name)
-		require.Nil(t, b.planOf(p).merged, name)
+		require.False(t, b.planOf(p).again, name)
+		require.True(t, b.planOf(p).again, name)
 	}
 	require.Len(t, b.merges.list, 7)
 
@@ -148,7 +148,7 @@ func TestFaninAgainForgets(t *testing.T) {
 	_, err := b.Prepare(t.Context(), b.spec(left.ID, right.ID))
 	require.ErrorContains(t, err, "not held")
 	again := &layer{info: old.inputs[1].info}
-	r, _, _, _ := b.merges.find(old.of, []*layer{old.inputs[0], again}) //nolint:dogsled // whether there is one
+	r, _ := b.merges.find(old.of, []*layer{old.inputs[0], again}, 0)
 	require.Nil(t, r)
 }
 
@@ -156,13 +156,13 @@ func TestFaninAgainForgets(t *testing.T) {
 func TestFaninAgainIsBounded(t *testing.T) {
 	var c merges
 	for i := range 3 * mostMerges {
-		c.put(&mergeResult{of: snapshot.Digest{byte(i)}, changes: make([]snapshot.Change, 10)})
+		c.put(&mergeResult{of: snapshot.Digest{byte(i)}, n: 10})
 	}
 	require.Len(t, c.list, mostMerges)
 	require.Equal(t, 10*mostMerges, c.changes)
-	c.put(&mergeResult{of: snapshot.Digest{1, 1}, changes: make([]snapshot.Change, mostMergeChanges-15)})
+	c.put(&mergeResult{of: snapshot.Digest{1, 1}, n: mostMergeChanges - 15})
 	require.Len(t, c.list, 2)
-	c.put(&mergeResult{of: snapshot.Digest{1, 2}, changes: make([]snapshot.Change, mostMergeChanges+1)})
+	c.put(&mergeResult{of: snapshot.Digest{1, 2}, n: mostMergeChanges + 1})
 	require.Len(t, c.list, 2)
 	require.LessOrEqual(t, c.changes, mostMergeChanges)
 	c.put(&mergeResult{of: snapshot.Digest{1, 1}})

@@ -68,11 +68,8 @@ func (s *Store) entriesOf(ctx context.Context, l *layer) (int, bool) {
 	s.mu.Lock()
 	n, packed, base := int(l.info.Entries), !l.info.Index.IsZero(), s.layers[l.info.Base]
 	s.mu.Unlock()
-	switch {
-	case packed:
+	if packed {
 		return n, true
-	case l.fanin:
-		return 0, false
 	}
 	if n == 0 {
 		n = s.namesOf(ctx, l)
@@ -87,7 +84,8 @@ func (s *Store) entriesOf(ctx context.Context, l *layer) (int, bool) {
 	return n, base != nil || l.info.Base == ""
 }
 
-// namesOf counts the names that the job of l touched, as far as it matters.
+// namesOf counts the names that the job of l touched, as far as it matters, and those
+// that the merge did which it was shown.
 func (s *Store) namesOf(ctx context.Context, l *layer) int {
 	t := &s.longs
 	t.counting.Lock()
@@ -99,6 +97,10 @@ func (s *Store) namesOf(ctx context.Context, l *layer) int {
 		return n
 	}
 	n = tree.Count(ctx, filepath.Join(s.dir, filepath.FromSlash(l.place().Dir)), s.longFrom())
+	if l.fanin {
+		merged, _ := s.eachOfFanin(l.info.ID, nil) // an error is found when it is gone through
+		n += merged
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.names == nil {
@@ -143,6 +145,9 @@ func (s *Store) longTree(ctx context.Context, d view.Lister, l *layer) (view.Tre
 		var err error
 		if below, err = s.treeBelow(ctx, base); err != nil {
 			return nil, totals{}, err
+		}
+		if l.fanin {
+			below = tree.Over(below, s.relocated(ctx, s.readFanin(in.ID)))
 		}
 	}
 	touched, err := s.touchedBy(ctx, d, l)

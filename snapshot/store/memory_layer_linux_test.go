@@ -155,3 +155,40 @@ func TestMemoryPerEntryOfLayer(t *testing.T) {
 		assert.Less(t, per, most, what)
 	}
 }
+
+// What an agent needs of memory to merge, at full size: TEST_MEMORY_ENTRIES=1000000 are
+// the files of each parent, of which first few differ, then all.
+func TestMemoryOfLargeMerge(t *testing.T) {
+	b, n := veryLarge(t)
+	last := cpuSeconds(t)
+	said := func(what string) {
+		now := cpuSeconds(t)
+		t.Logf("%d: %s: %d MB resident at most, %.2f s of CPU time", n, what, residentPeak(t)>>20, now-last)
+		last = now
+	}
+	job := func(what string, f func(dir string), on ...snapshot.ID) snapshot.ID {
+		p := b.spec(on...)
+		a, err := b.Prepare(t.Context(), p)
+		require.NoError(t, err)
+		said(what + ", prepared")
+		f(a.Target)
+		in, err := b.Seal(t.Context(), p.ID, nil)
+		require.NoError(t, err)
+		said(what + ", sealed")
+		return in.ID
+	}
+	one := job("a job", func(dir string) { bushes(t, dir, n) })
+	b.behindSeal(one)
+	said("its image and pack")
+	left := job("left", func(dir string) { write(t, dir+"/left", "1") }, one)
+	right := job("right", func(dir string) { write(t, dir+"/right", "2") }, one)
+	both := job("a merge of them", func(dir string) { write(t, dir+"/both", "3") }, left, right)
+	b.behindSeal(both)
+	said("its image and pack")
+	other := job("another job on nothing", func(dir string) { bushes(t, dir+"/other", n) })
+	b.behindSeal(other)
+	said("its image and pack")
+	all := job("a merge with that", func(dir string) { write(t, dir+"/all", "4") }, both, other)
+	b.behindSeal(all)
+	said("its image and pack")
+}

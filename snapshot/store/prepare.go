@@ -84,11 +84,11 @@ type plan struct {
 	stands  []snapshot.ID
 	fanin   *fanin // nil if the base's tree is what the view shows
 
-	// merge is nil unless there were several inputs. Of its tree either merged is known,
-	// or again. moves is up to which gathering they have the places of files.
+	// merge is nil unless there were several inputs. key is that of an image that shows
+	// it with files at the places of moves, and again says that it was made before.
 	merge    *mergeResult
-	merged   *snapshot.Manifest
-	again    *view.Again
+	again    bool
+	key      string
 	moves    uint64
 	diverged int
 }
@@ -110,8 +110,8 @@ func (s *Store) attach(ctx context.Context, p *PrepareSpec, pl *plan) (*Attached
 		spec.Base = v.onto
 	}
 	if pl.fanin != nil {
-		pl.fanin.bytes = pl.merge.bytes
-		spec.Fanin = &view.Fanin{Changes: pl.fanin.changes, Tree: pl.merged, Again: pl.again}
+		defer lean(pl.merge.entries)()
+		spec.Fanin = s.shown(ctx, pl)
 	}
 	defer s.gate.Hold()() // from here on it waits for nothing that is done behind
 	if err := s.claim(v); err != nil {
@@ -222,12 +222,12 @@ func (s *Store) undo(ctx context.Context, v *openView) error {
 // into memory.
 func (s *Store) warm(v *openView, f *fanin, l *view.Layer) {
 	if f != nil {
-		if err := s.writeFanin(v.id, f.changes); err != nil {
+		if err := s.writeFanin(v.id, f.n, f.changes); err != nil {
 			s.log.Warn("can't write down a merge, its view can't be sealed yet", "view", v.id, "error", err)
 			return
 		}
 		s.mu.Lock()
-		f.written = true
+		f.written, f.changes = true, nil
 		s.mu.Unlock()
 		return
 	}

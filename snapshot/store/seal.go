@@ -175,7 +175,7 @@ func (s *Store) settle(ctx context.Context, v *openView) error {
 	if written {
 		return nil
 	}
-	return s.writeFanin(v.id, v.fanin.changes)
+	return s.writeFanin(v.id, v.fanin.n, v.fanin.changes)
 }
 
 func (s *Store) newLayer(v *openView) *layer {

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 func bareStore(t testing.TB) *Store {
@@ -98,8 +99,8 @@ func TestFaninFile(t *testing.T) {
 			Chunks: []snapshot.Chunk{{Off: 0, Len: 3, ID: snapshot.Digest{1}}},
 		}},
 	}
-	require.NoError(t, s.writeFanin(id, want))
-	got, err := s.readFanin(id)
+	require.NoError(t, s.writeFanin(id, len(want), view.ChangesOf(want)))
+	got, err := s.readFanin(id).List()
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	b, err := os.ReadFile(s.faninPath(id))
@@ -108,12 +109,12 @@ func TestFaninFile(t *testing.T) {
 		bad := append([]byte(nil), b...)
 		bad[i] ^= 1
 		require.NoError(t, os.WriteFile(s.faninPath(id), bad, 0o600))
-		_, err := s.readFanin(id)
+		_, err := s.readFanin(id).List()
 		require.Error(t, err, "byte %d", i)
 	}
-	b[len(faninMagic)-1] = 2
+	b[len(faninMagic)-1] = 3
 	require.NoError(t, os.WriteFile(s.faninPath(id), b, 0o600))
-	_, err = s.readFanin(id)
+	_, err = s.readFanin(id).List()
 	require.ErrorIs(t, err, snapshot.ErrNewerFormat)
 }
 

@@ -138,12 +138,16 @@ func (t *treeFile) locate(e *snapshot.Entry) error {
 // each goes through what is left, once, and checks what tree.InOrder can.
 func (t *treeFile) each(ctx context.Context) view.Tree {
 	return func(fn func(e *snapshot.Entry) error) error {
+		if t.m != nil {
+			return tree.Of(&snapshot.Manifest{Entries: t.m.Entries[t.at:]})(fn)
+		}
 		var in tree.InOrder
+		var e snapshot.Entry // one for all: fn has it until it returns
 		for n := 0; ; n++ {
 			if n%1024 == 0 && ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			var e snapshot.Entry
+			e = snapshot.Entry{}
 			if err := t.next(&e); errors.Is(err, io.EOF) {
 				return nil
 			} else if err != nil {

@@ -129,7 +129,7 @@ func (s *Store) startingTree(ctx context.Context, l *layer) (*snapshot.Manifest,
 	if err != nil || !l.fanin {
 		return base, err
 	}
-	fix, err := s.readFanin(l.info.ID)
+	fix, err := s.readFanin(l.info.ID).List()
 	if err != nil {
 		return nil, err
 	}

@@ -64,9 +64,9 @@ func foreign(m *snapshot.Manifest) *snapshot.Manifest {
 func BenchmarkMerge(b *testing.B) {
 	for _, c := range []struct{ files, parents int }{{100_000, 2}, {100_000, 8}, {1_000_000, 2}} {
 		base := bigTree(c.files)
-		var parents []Parent
+		var parents []party
 		for i := range c.parents {
-			parents = append(parents, Parent{Job: fmt.Sprint("job", i), Tree: edited(b, base, i, 300)})
+			parents = append(parents, party{Job: fmt.Sprint("job", i), Tree: edited(b, base, i, 300)})
 		}
 		for _, same := range []bool{true, false} {
 			name := fmt.Sprintf("files=%d/parents=%d/shared=%v", c.files, c.parents, same)
@@ -79,9 +79,9 @@ func BenchmarkMerge(b *testing.B) {
 			b.Run(name, func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					got, err := Merge(base, parents, o)
+					got, err := Merge(Of(base), partiesOf(parents), o)
 					require.NoError(b, err)
-					require.Len(b, got.Tree.Entries, len(base.Entries))
+					require.Len(b, base.Entries, got.Entries)
 				}
 				b.ReportMetric(float64(c.files)*float64(b.N)/b.Elapsed().Seconds(), "files/s")
 			})
@@ -100,7 +100,7 @@ func BenchmarkManifest(b *testing.B) {
 			"apply":    func() error { _, err := Apply(m, ch); return err },
 			"same":     func() error { _, err := Apply(m, Diff(m, m)); return err },
 			"validate": func() error { return Validate(m) },
-			"compose":  func() error { _ = Compose(ch, ch); return nil },
+			"over":     func() error { return Over(Of(m), ChangesOf(ch))(func(*snapshot.Entry) error { return nil }) },
 		} {
 			b.Run(fmt.Sprintf("%s/files=%d", name, n), func(b *testing.B) {
 				b.ReportAllocs()

@@ -1,8 +1,8 @@
 // Package tree turns directories into manifests and computes with manifests:
 // what changed from one to another (Diff), what a change makes of a tree (Apply),
-// two changes as one (Compose), which snapshots of a graph stand above the others
-// (Maximal, MergeBases), and the three-way merge of a job's several parents
-// (Merge).
+// which snapshots of a graph stand above the others (Maximal, MergeBases), and the
+// three-way merge of a job's several parents (Merge). What may be too long for memory is
+// a Tree or Changes, which are gone through.
 //
 // Only Scan, Walk and Lstat touch the disk, and they never open a file: they
 // read directories and ask for metadata. (Merge reads HEAD and its ref where
@@ -12,6 +12,5 @@
 // is what Validate and ValidateChanges are for, and callers must ask them before
 // they let such a manifest reach anything else.
 //
-// The package promises that Apply(b, Diff(b, t)) is t, and that
-// Apply(x, Compose(a, b)) is Apply(Apply(x, a), b).
+// The package promises that Apply(b, Diff(b, t)) is t, and Over the same.
 package tree

@@ -18,13 +18,13 @@ const (
 )
 
 // head is the commit that HEAD of the repository git names: an object id, or ""
-// for a branch without a commit. ok is false where that can't be told, as with
+// for a branch without a commit, in tree t. ok is false where that can't be told, as with
 // refs kept in a reftable.
-func (m *merger) head(t *snapshot.Manifest, git string) (commit string, ok bool) {
-	if _, reftable := t.Find(git + "/reftable"); reftable {
+func (m *merger) head(t int, git string) (commit string, ok bool) {
+	if _, reftable := m.find(t, git+"/reftable"); reftable {
 		return "", false
 	}
-	e, found := t.Find(git + "/HEAD")
+	e, found := m.find(t, git+"/HEAD")
 	if !found {
 		return "", false
 	}
@@ -42,7 +42,7 @@ func (m *merger) head(t *snapshot.Manifest, git string) (commit string, ok bool)
 		if !strings.HasPrefix(ref, "refs/") {
 			return "", false
 		}
-		e, found := t.Find(git + "/" + ref)
+		e, found := m.find(t, git+"/"+ref)
 		if !found {
 			return m.packedRef(t, git, ref)
 		}
@@ -70,8 +70,8 @@ func (m *merger) refFile(e *snapshot.Entry) (commit, ref string, ok bool) {
 }
 
 // packedRef looks ref up in packed-refs. A ref that is nowhere has no commit yet.
-func (m *merger) packedRef(t *snapshot.Manifest, git, ref string) (commit string, ok bool) {
-	e, found := t.Find(git + "/packed-refs")
+func (m *merger) packedRef(t int, git, ref string) (commit string, ok bool) {
+	e, found := m.find(t, git+"/packed-refs")
 	if !found {
 		return "", true
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,6 +132,81 @@ func text(e *snapshot.Entry) string {
 		return ""
 	}
 	return strings.TrimRight(string(e.Chunks[0].ID[:]), "\x00")
+}
+
+// party is a Parent whose tree is in memory.
+type party struct {
+	Job  string
+	Tree *snapshot.Manifest
+}
+
+func partiesOf(parents []party) (out []Parent) {
+	for _, p := range parents {
+		out = append(out, Parent{p.Job, Of(p.Tree)})
+	}
+	return out
+}
+
+// mergedTree is a Merged in memory.
+type mergedTree struct {
+	Tree            *snapshot.Manifest
+	MTimeDivergence int
+}
+
+// mergeTrees is Merge of trees in memory. It looks at the outcome from all sides.
+func mergeTrees(base *snapshot.Manifest, parents []party, o MergeOptions) (*mergedTree, error) {
+	return mergeTuned(base, parents, o, func(*merger) {})
+}
+
+func mergeTuned(base *snapshot.Manifest, parents []party, o MergeOptions, tune func(m *merger)) (*mergedTree, error) {
+	in := partiesOf(parents)
+	m, err := newMerger(in, o)
+	if err != nil {
+		return nil, err
+	}
+	tune(m)
+	got, err := m.merge(Of(base), in)
+	if err != nil {
+		return nil, err
+	}
+	out := &mergedTree{MTimeDivergence: got.MTimeDivergence}
+	for i, p := range parents {
+		changes, err := got.Changes(i).List()
+		if err != nil {
+			return nil, err
+		}
+		tree, err := Over(Of(p.Tree), ChangesOf(changes)).Manifest(0)
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			out.Tree = tree
+		}
+		same := slices.EqualFunc(tree.Entries, out.Tree.Entries, func(a, b snapshot.Entry) bool { return a.Equal(&b) })
+		diff := Diff(p.Tree, tree)
+		same = same && slices.EqualFunc(changes, diff, func(a, b snapshot.Change) bool { return a.Delete == b.Delete && a.Entry.Equal(&b.Entry) })
+		if !same || len(changes) != got.Changed[i] {
+			return nil, fmt.Errorf("changes of parent %d:\n%+v\nwant %+v", i, changes, diff)
+		}
+	}
+	if n := len(out.Tree.Entries); n != got.Entries || out.Tree.Bytes() != got.Bytes {
+		return nil, fmt.Errorf("%d entries of %d bytes, not %d of %d", n, out.Tree.Bytes(), got.Entries, got.Bytes)
+	}
+	return out, nil
+}
+
+// findMarks is what a merge of trees finds.
+func findMarks(trees ...*snapshot.Manifest) marks {
+	var in []Tree
+	for _, m := range trees {
+		in = append(in, Of(m))
+	}
+	k, s := marking{marks: newMarks(), seen: map[inTree]int{}}, newSieve(in)
+	defer s.stop()
+	if err := s.run(func(p string) { k.note(p, s.cur) }, math.MaxInt, nil); err != nil {
+		panic(err)
+	}
+	return k.marks
 }
 
 // show is what mk would be given to make m, parents and all, without defaults.

@@ -13,23 +13,39 @@ type marks struct {
 	caches map[string]bool // Go build caches
 }
 
-func findMarks(trees []*snapshot.Manifest) marks {
-	k := marks{atomic: map[string]bool{}, caches: map[string]bool{}}
-	for _, t := range trees {
-		es := entries(t)
-		for i := range es {
-			e := &es[i]
-			switch {
-			case isBuildDatabase(e.Path):
-				k.atomic[parentOf(e.Path)] = true
-			case e.Type == snapshot.TypeFile && isNamed(e.Path, "README"):
-				if d := parentOf(e.Path); !k.caches[d] && isGoCache(t, d) {
-					k.caches[d] = true
-				}
-			}
+func newMarks() marks { return marks{atomic: map[string]bool{}, caches: map[string]bool{}} }
+
+// marking finds marks while trees are gone through.
+type marking struct {
+	marks
+	seen map[inTree]int // of what makes a Go build cache
+}
+
+// inTree is a directory of one of the trees.
+type inTree struct {
+	tree int
+	dir  string
+}
+
+// note is told of each path, and what the trees have there.
+func (k *marking) note(p string, cur []*snapshot.Entry) {
+	if isBuildDatabase(p) {
+		k.atomic[parentOf(p)] = true
+		return
+	}
+	typ, weight := cacheSign(p)
+	if weight == 0 {
+		return
+	}
+	for i, e := range cur {
+		if e == nil || e.Type != typ {
+			continue
+		}
+		in := inTree{i, parentOf(p)}
+		if k.seen[in] += weight; k.seen[in] == wholeCache {
+			k.caches[in.dir] = true
 		}
 	}
-	return k
 }
 
 // isBuildDatabase reports whether path is a file in which a build system keeps
@@ -57,20 +73,28 @@ func isNamed(path, name string) bool {
 	return strings.HasSuffix(path, name) && (len(path) == len(name) || path[len(path)-len(name)-1] == '/')
 }
 
-// isGoCache recognises a GOCACHE by what every version of the go command makes in
-// it before anything else: a README, and the directories 00 to ff. Entries in it
-// are named by what they are made from, so two parents' caches are one cache.
-func isGoCache(t *snapshot.Manifest, dir string) bool {
-	const hex = "0123456789abcdef"
-	prefix := dir
-	if prefix != "" {
-		prefix += "/"
-	}
-	for i := range 256 {
-		e, ok := t.Find(prefix + string([]byte{hex[i>>4], hex[i&15]}))
-		if !ok || e.Type != snapshot.TypeDir {
-			return false
+// A GOCACHE is recognised by what every version of the go command makes in it before
+// anything else: a README, and the directories 00 to ff. Entries in it are named by what
+// they are made from, so two parents' caches are one cache.
+const (
+	cacheDirs  = 256
+	cacheText  = cacheDirs + 1 // outweighs them
+	wholeCache = cacheDirs + cacheText
+)
+
+// cacheSign says of what type path has to be to be a part of that, and its weight: 0 is
+// that it is none.
+func cacheSign(path string) (snapshot.Type, int) {
+	n := len(path)
+	switch {
+	case n == 2 || n > 2 && path[n-3] == '/':
+		if isHex(path[n-2]) && isHex(path[n-1]) {
+			return snapshot.TypeDir, 1
 		}
+	case isNamed(path, "README"):
+		return snapshot.TypeFile, cacheText
 	}
-	return true
+	return 0, 0
 }
+
+func isHex(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' }

@@ -22,7 +22,7 @@ func TestGoCache(t *testing.T) {
 	require.NoError(t, os.Mkdir(src, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(src, "go.mod"), []byte("module x\n"), 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(src, "x.go"), []byte("package x\n\nvar X = 1\n"), 0o644))
-	var parents []Parent
+	var parents []party
 	for _, job := range []string{"a", "b"} {
 		root := filepath.Join(dir, job)
 		require.NoError(t, os.Mkdir(root, 0o755))
@@ -33,11 +33,11 @@ func TestGoCache(t *testing.T) {
 		require.NoError(t, err, string(out))
 		m, err := Scan(t.Context(), root, ScanOptions{})
 		require.NoError(t, err)
-		require.True(t, findMarks([]*snapshot.Manifest{m}).caches["cache"])
-		parents = append(parents, Parent{job, m})
+		require.True(t, findMarks(m).caches["cache"])
+		parents = append(parents, party{job, m})
 	}
 	// Same is nil: every file of equal size is taken to differ.
-	got, err := Merge(nil, parents, MergeOptions{})
+	got, err := mergeTrees(nil, parents, MergeOptions{})
 	require.NoError(t, err)
 	for _, p := range parents {
 		for i := range p.Tree.Entries {
@@ -61,7 +61,7 @@ func TestNotAGoCache(t *testing.T) {
 	for i := range 256 {
 		lines = append(lines, fmt.Sprintf("d/%02x/", i), fmt.Sprintf("objects/%02x/", i))
 	}
-	caches := func(lines []string) int { return len(findMarks([]*snapshot.Manifest{nil, mk(t, lines...)}).caches) }
+	caches := func(lines []string) int { return len(findMarks(nil, mk(t, lines...)).caches) }
 	require.Equal(t, 1, caches(lines))
 	require.Zero(t, caches(lines[1:]), "no README")
 	require.Zero(t, caches(lines[:len(lines)-2]), "no ff")
@@ -108,7 +108,7 @@ func TestGlob(t *testing.T) {
 	for _, bad := range []string{"", "[", "a/{b"} {
 		_, err := newGlob(bad)
 		require.Error(t, err, bad)
-		_, err = Merge(nil, []Parent{{"a", mk(t)}, {"b", mk(t)}}, MergeOptions{Atomic: []string{bad}})
+		_, err = mergeTrees(nil, []party{{"a", mk(t)}, {"b", mk(t)}}, MergeOptions{Atomic: []string{bad}})
 		require.ErrorContains(t, err, "atomic")
 	}
 }

@@ -10,7 +10,7 @@ import (
 // Parent is one job whose tree is merged.
 type Parent struct {
 	Job  string // its name, for prefer and for conflicts
-	Tree *snapshot.Manifest
+	Tree Tree
 }
 
 // Prefer says which job wins a conflict at a path that Glob covers.
@@ -44,22 +44,31 @@ type MergeOptions struct {
 	// Read returns the content of a small file (of .git: HEAD, a ref, packed-refs)
 	// whose Source can't be read. Nil: a .git that depends on it is a conflict.
 	Read func(e *snapshot.Entry) ([]byte, error)
+	// Notes is empty, and has room for what differs. Nil: for little.
+	Notes Notes
 }
 
-// Merged is the outcome of a merge.
+// Merged is the outcome of a merge: how the merged tree differs from those of the
+// parents.
 type Merged struct {
-	Tree *snapshot.Manifest
+	Entries int
+	Bytes   int64 // as Manifest.Bytes
+	// Changed counts the changes of each parent's tree.
+	Changed []int
 	// MTimeDivergence counts the files that several parents made alike but for
 	// their times; the first parent's time was taken. Directories and caches are
 	// not counted.
 	MTimeDivergence int
+
+	out outcome
 }
 
 // Merge merges parents, in the order of the job's needs, against base, the tree
 // that all of them started from (nil: nothing). A fan-in that the policy does not
 // decide is a *snapshot.ConflictError with all its conflicts, sorted by path.
-// Trees are valid manifests and are left as they are; the result shares their
-// chunks and attributes. One parent alone is the result.
+// Trees are valid; they are read once, or, where much differs, twice. What is in memory is
+// what differs below an atomic directory, a .git or a directory that is none everywhere,
+// and little of hard links and of what else differs. One parent alone is the result.
 //
 // The rules, for each path and against base:
 //
@@ -75,22 +84,12 @@ type Merged struct {
 //     have the same commit checked out. No parent's own config and hooks, and no
 //     *.lock, are carried over.
 //   - Hard links that a parent made or cut are made or cut in the result.
-func Merge(base *snapshot.Manifest, parents []Parent, o MergeOptions) (*Merged, error) {
-	m, err := newMerger(base, parents, o)
-	if err == nil && len(parents) == 1 {
-		return &Merged{Tree: parents[0].Tree}, nil
-	}
+func Merge(base Tree, parents []Parent, o MergeOptions) (*Merged, error) {
+	m, err := newMerger(parents, o)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.run(); err != nil {
-		return nil, fmt.Errorf("merge: %w", err)
-	}
-	if len(m.conflicts) > 0 {
-		return nil, &snapshot.ConflictError{Conflicts: m.conflicts}
-	}
-	m.links.settle(m.out)
-	return &Merged{Tree: &snapshot.Manifest{Entries: m.out}, MTimeDivergence: m.diverged}, nil
+	return m.merge(base, parents)
 }
 
 // merger is a Merge under way: one sweep over all trees at once, in the order of
@@ -104,15 +103,25 @@ type merger struct {
 	caches []glob
 	marks  marks
 
-	trees []*snapshot.Manifest
-	rest  [][]snapshot.Entry // what is still to come of each tree
+	batch [][]snapshot.Entry // of each tree what may be looked at
+	rest  [][]snapshot.Entry // what is still to come of that
 	cur   []*snapshot.Entry  // each tree's entry at the current path, or nil
 	stack []frame
 
-	out       []snapshot.Entry
-	links     mergedLinks
+	out     *snapshot.Entry // what the result has at the current path, or nil
+	made    snapshot.Entry
+	linked  bool // out may have a Link in the end
+	links   mergedLinks
+	entries int
+	bytes   int64 // all names of hard links counted
+
+	outcome   outcome
+	room      []byte // for a note
 	conflicts []snapshot.Conflict
 	diverged  int
+
+	keep, most int  // keepItems, batchItems
+	all        bool // also what is the same everywhere takes part, for tests
 }
 
 // rule is a Prefer whose job is a parent.
@@ -121,20 +130,28 @@ type rule struct {
 	parent int
 }
 
-func newMerger(base *snapshot.Manifest, parents []Parent, o MergeOptions) (*merger, error) {
+func newMerger(parents []Parent, o MergeOptions) (*merger, error) {
 	if len(parents) == 0 {
 		return nil, errors.New("merge of no trees")
 	}
-	m := &merger{o: o, jobs: []string{""}, trees: []*snapshot.Manifest{base}}
-	most := 0
-	for _, p := range parents {
-		if p.Tree == nil || len(p.Tree.Entries) == 0 {
-			return nil, fmt.Errorf("merge: the tree of job %q has no root", p.Job)
+	n := len(parents)
+	m := &merger{
+		o: o, jobs: []string{""}, keep: keepItems, most: batchItems,
+		rest: make([][]snapshot.Entry, n+1), cur: make([]*snapshot.Entry, n+1),
+		outcome: outcome{notes: o.Notes, parents: n, later: map[int]verdict{}},
+	}
+	if o.Notes == nil {
+		m.outcome.notes = &noteList{}
+	}
+	all := frame{how: merging}
+	for i, p := range parents {
+		if p.Tree == nil {
+			return nil, fmt.Errorf("merge: %w", noRoot(p.Job))
 		}
 		m.jobs = append(m.jobs, p.Job)
-		m.trees = append(m.trees, p.Tree)
-		most = max(most, len(p.Tree.Entries))
+		all.live = append(all.live, i+1)
 	}
+	m.stack = []frame{all}
 	var err error
 	if m.atomic, err = newGlobs("atomic", o.Atomic); err != nil {
 		return nil, err
@@ -153,11 +170,79 @@ func newMerger(base *snapshot.Manifest, parents []Parent, o MergeOptions) (*merg
 			}
 		}
 	}
-	m.marks = findMarks(m.trees)
-	for _, t := range m.trees {
-		m.rest = append(m.rest, entries(t))
-	}
-	m.cur = make([]*snapshot.Entry, len(m.trees))
-	m.out = make([]snapshot.Entry, 0, most+most/8)
 	return m, nil
+}
+
+func noRoot(job string) error { return fmt.Errorf("the tree of job %q has no root", job) }
+
+func (m *merger) merge(base Tree, parents []Parent) (*Merged, error) {
+	if base == nil {
+		base = Of(nil)
+	}
+	trees := []Tree{base}
+	for _, p := range parents {
+		trees = append(trees, p.Tree)
+	}
+	if err := m.readAll(trees); err != nil {
+		return nil, fmt.Errorf("merge: %w", err)
+	}
+	if len(m.conflicts) > 0 {
+		return nil, &snapshot.ConflictError{Conflicts: m.conflicts}
+	}
+	m.links.settle()
+	m.links.verdicts(&m.outcome)
+	out := &Merged{Entries: m.entries, Bytes: m.bytes - m.links.again(), MTimeDivergence: m.diverged, out: m.outcome}
+	return out, out.count()
+}
+
+// readAll reads the trees and merges them. The first time that they are read it is found
+// out what lies in them, and what differs is kept if it is not much.
+func (m *merger) readAll(trees []Tree) error {
+	k := marking{marks: newMarks(), seen: map[inTree]int{}}
+	all := true
+	first := newSieve(trees)
+	first.all = m.all
+	defer first.stop()
+	err := first.run(func(p string) { k.note(p, first.cur) }, m.keep, func() error { all = false; return nil })
+	if err != nil {
+		return err
+	}
+	for i, job := range m.jobs {
+		if i > 0 && (first.rooted == nil || !first.rooted[i]) {
+			return noRoot(job)
+		}
+	}
+	m.marks = k.marks
+	if len(trees) == 2 {
+		return m.alone(trees[1])
+	}
+	if all {
+		return m.end(first)
+	}
+	first.stop()
+	second := newSieve(trees)
+	second.all = m.all
+	defer second.stop()
+	second.atomic = func(dir string) bool { return m.marks.atomic[dir] || anyMatch(m.atomic, dir) }
+	if err := second.run(nil, m.most, func() error { return m.run(second.batch) }); err != nil {
+		return err
+	}
+	return m.end(second)
+}
+
+// end merges the last batch.
+func (m *merger) end(s *sieve) error {
+	m.entries, m.bytes = m.entries+s.entries, m.bytes+s.bytes
+	return m.run(s.batch)
+}
+
+// alone is the merge of one tree.
+func (m *merger) alone(t Tree) error {
+	return t(func(e *snapshot.Entry) error {
+		m.entries++
+		if e.FirstLink() {
+			m.bytes += e.Size
+		}
+		return nil
+	})
 }

@@ -10,9 +10,9 @@ import (
 // isRepository reports whether p, a .git, is a repository's directory in one of
 // the trees: it has a HEAD.
 func (m *merger) isRepository(p string, live []int) bool {
-	for i, t := range m.trees {
-		if (i == 0 || slices.Contains(live, i)) && t != nil && isDir(m.cur[i]) {
-			if _, ok := t.Find(p + "/HEAD"); ok {
+	for i := range m.cur {
+		if (i == 0 || slices.Contains(live, i)) && isDir(m.cur[i]) {
+			if _, ok := m.find(i, p+"/HEAD"); ok {
 				return true
 			}
 		}
@@ -102,14 +102,23 @@ func (m *merger) isPrivate(p, git string) bool {
 }
 
 func (m *merger) anyHas(path string) bool {
-	for _, t := range m.trees {
-		if t != nil {
-			if _, ok := t.Find(path); ok {
-				return true
-			}
+	for i := range m.cur {
+		if _, ok := m.find(i, path); ok {
+			return true
 		}
 	}
 	return false
+}
+
+// find returns the entry of a tree at path, which lies in the current batch if there is
+// one.
+func (m *merger) find(tree int, path string) (*snapshot.Entry, bool) {
+	es := m.batch[tree]
+	at, ok := find(es, path)
+	if !ok {
+		return nil, false
+	}
+	return &es[at], true
 }
 
 // sameHead reports whether trees a and b have the same commit checked out in the
@@ -121,10 +130,10 @@ func (m *merger) sameHead(p string, a, b int) bool {
 	if !isDir(m.cur[a]) || !isDir(m.cur[b]) {
 		return false
 	}
-	x, ok := m.head(m.trees[a], p)
+	x, ok := m.head(a, p)
 	if !ok {
 		return false
 	}
-	y, ok := m.head(m.trees[b], p)
+	y, ok := m.head(b, p)
 	return ok && x == y
 }

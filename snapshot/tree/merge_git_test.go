@@ -120,7 +120,7 @@ func (r *repos) merge() (map[string]string, []snapshot.Conflict) {
 	if r.hashed && r.o.Read == nil {
 		r.o.Read = func(e *snapshot.Entry) ([]byte, error) { return r.read(e), nil }
 	}
-	got, err := Merge(base, []Parent{{"a", a}, {"b", b}}, r.o)
+	got, err := mergeTrees(base, []party{{"a", a}, {"b", b}}, r.o)
 	var ce *snapshot.ConflictError
 	if errors.As(err, &ce) {
 		return nil, ce.Conflicts

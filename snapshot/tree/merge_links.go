@@ -10,9 +10,22 @@ import (
 // last said something of its links; it is one file with every other member of its
 // owner's group whose entry in the result is the owner's too.
 type mergedLinks struct {
+	files   []linkedFile // that may be linked, in order
 	members map[treeLink][]linkMember
 	keys    []treeLink // in order of appearance, so that the result is always the same
 }
+
+// linkedFile is a file of the result that is in a group of some tree.
+type linkedFile struct {
+	entry snapshot.Entry
+	at    int // in the outcome
+	// was is its Link in each parent's tree, if it is the same there but for that; else
+	// otherFile.
+	was []string
+}
+
+// otherFile is no path.
+const otherFile = "/"
 
 // treeLink is one group in one tree.
 type treeLink struct {
@@ -22,18 +35,15 @@ type treeLink struct {
 
 // linkMember is one file of the result that is in a group of a tree.
 type linkMember struct {
-	at    int // in the result
+	at    int // in files
 	owner bool
 }
 
-// note is told of the file that m has just put into the result, as emit is.
+// note is told of a file that m puts into the result, as emit is, and that anyLink
+// reports.
 func (l *mergedLinks) note(m *merger, from int, live []int, whole bool) {
-	if !m.anyLink(from, live) {
-		return
-	}
-	at := len(m.out) - 1
-	e := &m.out[at]
-	e.Link = ""
+	at, e := len(l.files), m.out
+	l.files = append(l.files, linkedFile{*e, m.outcome.n, m.linksOf(e)})
 	owner := from
 	if !whole && m.cur[0] != nil && quickSame(m.cur[from], m.cur[0]) {
 		// Nobody changed the file. Did somebody link or unlink it?
@@ -50,6 +60,17 @@ func (l *mergedLinks) note(m *merger, from int, live []int, whole bool) {
 			l.join(i, x.Link, at, false)
 		}
 	}
+}
+
+func (m *merger) linksOf(out *snapshot.Entry) []string {
+	was := make([]string, len(m.cur)-1)
+	for i, e := range m.cur[1:] {
+		was[i] = otherFile
+		if e != nil && quickSame(e, out) {
+			was[i] = e.Link
+		}
+	}
+	return was
 }
 
 // anyLink reports whether the current path is in a group of any of the trees.
@@ -79,8 +100,8 @@ func (l *mergedLinks) join(tree int, link string, at int, owner bool) {
 	l.members[k] = append(l.members[k], linkMember{at, owner})
 }
 
-// settle writes the Links of out.
-func (l *mergedLinks) settle(out []snapshot.Entry) {
+// settle finds out the Links.
+func (l *mergedLinks) settle() {
 	// A union-find: up[at] is another member of at's group, nearer to its first.
 	up := map[int]int{}
 	top := func(at int) int {
@@ -108,9 +129,44 @@ func (l *mergedLinks) settle(out []snapshot.Entry) {
 	}
 	for at := range up {
 		first := top(at)
-		if at != first && sameInode(&out[first], &out[at]) {
-			out[first].Link = out[first].Path
-			out[at].Link = out[first].Path
+		if a, b := &l.files[first].entry, &l.files[at].entry; at != first && sameInode(a, b) {
+			a.Link, b.Link = a.Path, a.Path
 		}
 	}
+}
+
+// verdicts says what the files are in the end. A group of which a parent has any name
+// otherwise is a change of that as a whole.
+func (l *mergedLinks) verdicts(o *outcome) {
+	groups := map[string][]byte{}
+	notes := make([][]byte, len(l.files))
+	for i := range l.files {
+		f := &l.files[i]
+		note := groups[f.entry.Link]
+		if note == nil || f.entry.Link == "" {
+			note = o.newNote()
+		}
+		if f.entry.Link != "" {
+			groups[f.entry.Link] = note
+		}
+		for parent, was := range f.was {
+			if was != f.entry.Link {
+				setBit(note, parent)
+			}
+		}
+		notes[i] = note
+	}
+	for i := range l.files {
+		o.later[l.files[i].at] = verdict{l.files[i].entry, notes[i]}
+	}
+}
+
+// again is how many bytes are those of files that were counted by another name.
+func (l *mergedLinks) again() (n int64) {
+	for i := range l.files {
+		if e := &l.files[i].entry; !e.FirstLink() {
+			n += e.Size
+		}
+	}
+	return n
 }

@@ -75,7 +75,8 @@ func (m *merger) place(p string, f frame, from int, changed []int) {
 		d.MTime = m.dirTime(e, changed)
 		m.emit(&d, from, nil, false)
 	} else {
-		sub.kept = m.fallback(f.live)
+		kept := *m.fallback(f.live)
+		sub.kept = &kept
 	}
 	m.push(sub)
 }

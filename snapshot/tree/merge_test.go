@@ -144,9 +144,9 @@ func TestMerge(t *testing.T) {
 			if c.base != nil {
 				base = mk(t, c.base...)
 			}
-			var parents []Parent
+			var parents []party
 			for i, p := range c.parents {
-				parents = append(parents, Parent{Job: string(rune('a' + i)), Tree: mk(t, p...)})
+				parents = append(parents, party{Job: string(rune('a' + i)), Tree: mk(t, p...)})
 			}
 			checkMerge(t, base, parents, c.o, c.want, c.conflicts, c.diverged)
 
@@ -177,9 +177,9 @@ func likeBase(base, m *snapshot.Manifest) *snapshot.Manifest {
 	return m
 }
 
-func checkMerge(t *testing.T, base *snapshot.Manifest, parents []Parent, o MergeOptions, want, conflicts list, diverged int) {
+func checkMerge(t *testing.T, base *snapshot.Manifest, parents []party, o MergeOptions, want, conflicts list, diverged int) {
 	t.Helper()
-	got, err := Merge(base, parents, o)
+	got, err := mergeTrees(base, parents, o)
 	if want == nil {
 		var ce *snapshot.ConflictError
 		require.ErrorAs(t, err, &ce)
@@ -211,21 +211,21 @@ func TestMergeAsksLittle(t *testing.T) {
 		asked = append(asked, p.Path)
 		return text(p) == text(q), nil
 	}}
-	_, err := Merge(base, []Parent{{"x", x}, {"y", y}}, o)
+	_, err := mergeTrees(base, []party{{"x", x}, {"y", y}}, o)
 	require.NoError(t, err)
 	require.Equal(t, list{"c", "c", "c", "d", "e", "e"}, asked)
 
 	broken := errors.New("broken disk")
 	o.Same = func(*snapshot.Entry, *snapshot.Entry) (bool, error) { return false, broken }
-	_, err = Merge(base, []Parent{{"x", x}, {"y", y}}, o)
+	_, err = mergeTrees(base, []party{{"x", x}, {"y", y}}, o)
 	require.ErrorIs(t, err, broken)
 }
 
 func TestMergeRefusesNonsense(t *testing.T) {
-	_, err := Merge(nil, nil, MergeOptions{})
+	_, err := mergeTrees(nil, nil, MergeOptions{})
 	require.Error(t, err)
-	_, err = Merge(nil, []Parent{{"a", nil}}, MergeOptions{})
+	_, err = mergeTrees(nil, []party{{"a", nil}}, MergeOptions{})
 	require.ErrorContains(t, err, `"a"`)
-	_, err = Merge(nil, []Parent{{"a", mk(t)}, {"b", &snapshot.Manifest{}}}, MergeOptions{})
+	_, err = mergeTrees(nil, []party{{"a", mk(t)}, {"b", &snapshot.Manifest{}}}, MergeOptions{})
 	require.ErrorContains(t, err, `"b"`)
 }

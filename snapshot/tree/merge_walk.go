@@ -20,8 +20,11 @@ type frame struct {
 	// cache: no conflicts below.
 	cache bool
 	// kept is the entry of a directory that is deleted unless something below it
-	// stays; nil when it is in the output already.
-	kept *snapshot.Entry
+	// stays; nil when something does. keptAt is its place in the outcome, and keptNote
+	// its note there if it stays.
+	kept     *snapshot.Entry
+	keptAt   int
+	keptNote []byte
 }
 
 // how is how the entries below a directory are decided.
@@ -34,15 +37,13 @@ const (
 	dropping
 )
 
-// run sweeps over all paths.
-func (m *merger) run() error {
-	live := make([]int, len(m.trees)-1)
-	for i := range live {
-		live[i] = i + 1
-	}
-	m.stack = []frame{{how: merging, live: live}}
+// run sweeps over all paths of a batch, which are behind those of the last one.
+func (m *merger) run(batch [][]snapshot.Entry) error {
+	m.batch = batch
+	copy(m.rest, batch)
 	for m.next() {
 		p := m.path()
+		m.out, m.linked = nil, false
 		for len(m.stack) > 1 && !below(p, m.stack[len(m.stack)-1].path) {
 			m.stack = m.stack[:len(m.stack)-1]
 		}
@@ -58,6 +59,9 @@ func (m *merger) run() error {
 			err = m.takeGit(p, *f)
 		case merging:
 			err = m.decide(p, *f)
+		}
+		if err == nil {
+			err = m.note(p)
 		}
 		if err != nil {
 			return err
@@ -122,15 +126,55 @@ func (m *merger) subtree(i int, p string) []snapshot.Entry {
 // links to it have a say; with whole, from alone says which it is in.
 func (m *merger) emit(e *snapshot.Entry, from int, live []int, whole bool) {
 	for i := range m.stack {
-		if d := m.stack[i].kept; d != nil {
-			m.out = append(m.out, *d)
-			m.stack[i].kept = nil
+		if f := &m.stack[i]; f.kept != nil {
+			m.outcome.later[f.keptAt] = verdict{*f.kept, f.keptNote}
+			m.entries++
+			f.kept = nil
 		}
 	}
-	m.out = append(m.out, *e)
-	if e.Type == snapshot.TypeFile {
+	m.entries++
+	m.bytes += e.Size
+	m.made = *e
+	m.out = &m.made
+	if e.Type == snapshot.TypeFile && m.anyLink(from, live) {
+		m.made.Link = ""
+		m.linked = true
 		m.links.note(m, from, live, whole)
 	}
+}
+
+// note notes what has become of the current path, if some parent has it otherwise.
+func (m *merger) note(p string) error {
+	m.room = m.noteOf(m.room, m.out)
+	note := m.room
+	top := &m.stack[len(m.stack)-1]
+	provisional := top.kept != nil && top.path == p && m.out == nil
+	if provisional {
+		top.keptAt, top.keptNote = m.outcome.n, m.noteOf(nil, top.kept)
+	}
+	switch {
+	case !provisional && !m.linked && !anyBit(note):
+		return nil
+	case m.out != nil:
+		return m.outcome.add(m.out, note)
+	}
+	note[0] = 1
+	return m.outcome.add(&snapshot.Entry{Path: p, Type: snapshot.TypeFifo}, note)
+}
+
+// noteOf says which parents have at the current path something else than out. The room
+// of note is used.
+func (m *merger) noteOf(note []byte, out *snapshot.Entry) []byte {
+	if note == nil {
+		note = m.outcome.newNote()
+	}
+	clear(note)
+	for i, e := range m.cur[1:] {
+		if (e == nil) != (out == nil) || e != nil && !e.Equal(out) {
+			setBit(note, i)
+		}
+	}
+	return note
 }
 
 // push enters the directory p. Nothing is pushed where no tree has anything below.

@@ -131,82 +131,82 @@ func TestDiffAndApplyAreInverse(t *testing.T) {
 	})
 }
 
-func TestComposeIsOneAfterTheOther(t *testing.T) {
+func TestOverIsApply(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := genTree(nil, true).Draw(t, "a")
 		b := genTree(a, true).Draw(t, "b")
-		c := genTree(b, true).Draw(t, "c")
-		both := Compose(Diff(a, b), Diff(b, c))
-		require.NoError(t, ValidateChanges(both))
-		got, err := Apply(a, both)
+		got, err := Over(Of(a), ChangesOf(Diff(a, b))).Manifest(0)
 		require.NoError(t, err)
-		require.Equal(t, c, got)
+		require.Equal(t, b, got)
+		fresh, err := Over(nil, ChangesOf(Diff(nil, b))).Manifest(0)
+		require.NoError(t, err)
+		require.Equal(t, b, fresh)
 	})
 }
 
-// TestComposeOfDriversLists is the same for lists as drivers make them: with
-// Replace, with deletions of what is not there and with entries that did not
-// change.
-func TestComposeOfDriversLists(t *testing.T) {
+func TestWithoutIsApply(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		a := genTree(nil, false).Draw(t, "a")
-		one := loose(t, a, genTree(a, false).Draw(t, "b"))
-		b, err := Apply(a, one)
+		a := genTree(nil, true).Draw(t, "a")
+		var gone []string
+		var del []snapshot.Change
+		var last topmost
+		for i := range a.Entries {
+			if p := a.Entries[i].Path; rapid.IntRange(0, 4).Draw(t, "gone") == 0 {
+				gone = append(gone, p)
+				if p != "" && !last.covers(p) {
+					last.add(p)
+					del = append(del, snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: p}})
+				}
+			}
+		}
+		want, err := Apply(a, del)
 		require.NoError(t, err)
-		two := loose(t, b, genTree(b, false).Draw(t, "c"))
-		c, err := Apply(b, two)
+		less, err := Without(Of(a), gone)
 		require.NoError(t, err)
-		both := Compose(one, two)
-		require.NoError(t, ValidateChanges(both))
-		got, err := Apply(a, both)
+		got, err := less.Manifest(0)
 		require.NoError(t, err)
-		require.Equal(t, c, got)
+		require.Equal(t, want, got)
 	})
 }
 
-// loose makes a list that turns base into something like m.
-func loose(t *rapid.T, base, m *snapshot.Manifest) []snapshot.Change {
-	var out []snapshot.Change
-	var anew topmost
-	ch := Diff(base, m)
-	for i := range m.Entries {
-		e := m.Entries[i]
-		for len(ch) > 0 && comparePaths(ch[0].Entry.Path, e.Path) < 0 {
-			out = append(out, ch[0])
-			ch = ch[1:]
+// TestMergeInPieces: what is the same everywhere takes no part, and what is left goes
+// through in pieces; the outcome is that of merging everything at once.
+func TestMergeInPieces(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := genTree(nil, true).Draw(t, "base")
+		var parents []party
+		for i := range rapid.IntRange(2, 4).Draw(t, "parents") {
+			parents = append(parents, party{Job: fmt.Sprint(i), Tree: genTree(base, true).Draw(t, "parent")})
 		}
-		listed := len(ch) > 0 && ch[0].Entry.Path == e.Path
-		if listed {
-			ch = ch[1:]
+		if rapid.IntRange(0, 4).Draw(t, "no base") == 0 {
+			base = nil
 		}
-		if !listed && !anew.covers(e.Path) && rapid.IntRange(0, 4).Draw(t, "list") > 0 {
-			continue
-		}
-		c := snapshot.Change{Entry: e}
-		if e.Type == snapshot.TypeDir && e.Path != "" && rapid.IntRange(0, 4).Draw(t, "replace") == 0 {
-			c.Replace = true
-			anew.add(e.Path)
-		}
-		out = append(out, c)
-		if e.Type == snapshot.TypeDir && rapid.IntRange(0, 4).Draw(t, "absent") == 0 {
-			p := e.Path + "/!" // sorts before every name of genTree
-			if e.Path == "" {
-				p = "!"
+		for _, o := range []MergeOptions{
+			{},
+			{Order: true},
+			{Order: true, Atomic: []string{"a", "c/a"}},
+			{Order: true, Atomic: []string{"**"}},
+			{Atomic: []string{"b"}, Caches: []string{"a/**"}},
+			{Order: true, Prefer: []Prefer{{Glob: "*/b", Job: "0"}}},
+		} {
+			want, failed := mergeTuned(base, parents, o, func(m *merger) { m.all = true })
+			for _, keep := range []int{0, keepItems} {
+				got, err := mergeTuned(base, parents, o, func(m *merger) { m.keep, m.most = keep, 1 })
+				require.Equal(t, failed, err)
+				require.Equal(t, want, got)
 			}
-			out = append(out, snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: p}})
 		}
-	}
-	return append(out, ch...)
+	})
 }
 
 func TestMergeIsWhatTheRulesSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := genTree(nil, false).Draw(t, "base")
-		var parents []Parent
+		var parents []party
 		for i := range rapid.IntRange(2, 4).Draw(t, "parents") {
-			parents = append(parents, Parent{Job: fmt.Sprint(i), Tree: genTree(base, false).Draw(t, "parent")})
+			parents = append(parents, party{Job: fmt.Sprint(i), Tree: genTree(base, false).Draw(t, "parent")})
 		}
-		got, err := Merge(base, parents, MergeOptions{})
+		got, err := mergeTrees(base, parents, MergeOptions{})
 		want, conflicts := slowMerge(base, parents)
 		if len(conflicts) > 0 {
 			var ce *snapshot.ConflictError
@@ -222,9 +222,9 @@ func TestMergeIsWhatTheRulesSay(t *testing.T) {
 
 // slowMerge is the rules once more, written to be read: by looking paths up, one
 // at a time, without options, links or the time of directories.
-func slowMerge(base *snapshot.Manifest, parents []Parent) (*snapshot.Manifest, []snapshot.Conflict) {
+func slowMerge(base *snapshot.Manifest, parents []party) (*snapshot.Manifest, []snapshot.Conflict) {
 	all := map[string]bool{}
-	for _, p := range append([]Parent{{Tree: base}}, parents...) {
+	for _, p := range append([]party{{Tree: base}}, parents...) {
 		for i := range p.Tree.Entries {
 			all[p.Tree.Entries[i].Path] = true
 		}
@@ -280,7 +280,7 @@ func slowMerge(base *snapshot.Manifest, parents []Parent) (*snapshot.Manifest, [
 			conflicts = append(conflicts, snapshot.Conflict{Path: p, Kind: kind, Jobs: [2]string{parents[min(i, j)].Job, parents[max(i, j)].Job}})
 		}
 		if deleters && adders {
-			d := slices.IndexFunc(parents, func(q Parent) bool { return get(q.Tree, parentOf(p)) == nil })
+			d := slices.IndexFunc(parents, func(q party) bool { return get(q.Tree, parentOf(p)) == nil })
 			conflict(snapshot.ConflictAddDeleted, who[0], d)
 			skip.add(p)
 			continue
@@ -338,9 +338,9 @@ func slowMerge(base *snapshot.Manifest, parents []Parent) (*snapshot.Manifest, [
 func TestMergeWithAPolicyDecides(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := genTree(nil, true).Draw(t, "base")
-		var parents []Parent
+		var parents []party
 		for i := range rapid.IntRange(2, 4).Draw(t, "parents") {
-			parents = append(parents, Parent{Job: fmt.Sprint(i), Tree: genTree(base, true).Draw(t, "parent")})
+			parents = append(parents, party{Job: fmt.Sprint(i), Tree: genTree(base, true).Draw(t, "parent")})
 		}
 		for _, o := range []MergeOptions{
 			{Order: true},
@@ -349,10 +349,10 @@ func TestMergeWithAPolicyDecides(t *testing.T) {
 			{Prefer: []Prefer{{Glob: "**", Job: "1"}}},
 			{Prefer: []Prefer{{Glob: "a", Job: "1"}, {Glob: "*/b", Job: "0"}}, Order: true},
 		} {
-			got, err := Merge(base, parents, o)
+			got, err := mergeTrees(base, parents, o)
 			require.NoError(t, err)
 			require.NoError(t, Validate(got.Tree))
-			again, err := Merge(base, parents, o)
+			again, err := mergeTrees(base, parents, o)
 			require.NoError(t, err)
 			require.Equal(t, got, again)
 		}
@@ -368,11 +368,11 @@ func TestMergeOfOneChangeIsTheChange(t *testing.T) {
 			Same: func(_, _ *snapshot.Entry) (bool, error) { return false, fmt.Errorf("content was asked for") },
 		}
 		for _, trees := range [][]*snapshot.Manifest{{base, p}, {p, base}, {p, p}, {base, p, base}} {
-			var parents []Parent
+			var parents []party
 			for i, m := range trees {
-				parents = append(parents, Parent{Job: fmt.Sprint(i), Tree: unhashed(m, "same")})
+				parents = append(parents, party{Job: fmt.Sprint(i), Tree: unhashed(m, "same")})
 			}
-			got, err := Merge(unhashed(base, "same"), parents, o)
+			got, err := mergeTrees(unhashed(base, "same"), parents, o)
 			require.NoError(t, err)
 			require.Equal(t, unhashed(p, "same"), got.Tree)
 			require.Zero(t, got.MTimeDivergence)
@@ -386,8 +386,8 @@ func TestMergeOrderOfParents(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := genTree(nil, true).Draw(t, "base")
 		x, y := genTree(base, true).Draw(t, "x"), genTree(base, true).Draw(t, "y")
-		one, err1 := Merge(base, []Parent{{"x", x}, {"y", y}}, MergeOptions{})
-		two, err2 := Merge(base, []Parent{{"y", y}, {"x", x}}, MergeOptions{})
+		one, err1 := mergeTrees(base, []party{{"x", x}, {"y", y}}, MergeOptions{})
+		two, err2 := mergeTrees(base, []party{{"y", y}, {"x", x}}, MergeOptions{})
 		require.Equal(t, err1 == nil, err2 == nil)
 		if err1 != nil {
 			var a, b *snapshot.ConflictError
@@ -422,15 +422,15 @@ func TestMergeOfDisjointChangesIsTheirUnion(t *testing.T) {
 			base.Entries = append(base.Entries, trees[i].Entries...)
 		}
 		want := &snapshot.Manifest{Entries: []snapshot.Entry{root}}
-		var parents []Parent
+		var parents []party
 		for i := range trees {
 			want.Entries = append(want.Entries, changed[i].Entries...)
 			lists[i] = Diff(trees[i], changed[i])
 			tree, err := Apply(base, lists[i])
 			require.NoError(t, err)
-			parents = append(parents, Parent{Job: fmt.Sprint(i), Tree: tree})
+			parents = append(parents, party{Job: fmt.Sprint(i), Tree: tree})
 		}
-		got, err := Merge(base, parents, MergeOptions{})
+		got, err := mergeTrees(base, parents, MergeOptions{})
 		require.NoError(t, err)
 		require.Equal(t, want, got.Tree)
 	})

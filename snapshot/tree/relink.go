@@ -58,3 +58,12 @@ func Relink(t *snapshot.Manifest, changes []snapshot.Change) []snapshot.Change {
 	}
 	return wholeGroups(slices.Clip(out), t, linked)
 }
+
+// findChange returns the change of path in a sorted list, or nil.
+func findChange(ch []snapshot.Change, path string) *snapshot.Change {
+	i, ok := slices.BinarySearchFunc(ch, path, func(c snapshot.Change, p string) int { return comparePaths(c.Entry.Path, p) })
+	if !ok {
+		return nil
+	}
+	return &ch[i]
+}

@@ -63,7 +63,7 @@ func BenchmarkFanin(b *testing.B) {
 			a, am := h.job(nil, nil, func(dir string) { h.files(dir, "d", 1000) })
 			p, _ := h.job(a, am, func(dir string) { h.put(dir, "p", "p") })
 			_, cm := h.job(a, am, func(dir string) { h.files(dir, "new", n) })
-			f := &Fanin{Changes: tree.Diff(am, cm)}
+			f := &Fanin{Changes: ChangesOf(tree.Diff(am, cm))}
 			for b.Loop() {
 				v := h.prepare(p, f)
 				b.StopTimer()

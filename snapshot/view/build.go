@@ -183,7 +183,8 @@ func (g linkGroups) first(e *snapshot.Entry) (string, error) {
 	}
 	f, ok := g[e.Link]
 	if !ok {
-		g[e.Link] = e
+		kept := *e
+		g[e.Link] = &kept
 		return "", nil
 	}
 	if f.Size != e.Size || (f.Chunks != nil && e.Chunks != nil && !f.SameContent(e)) {

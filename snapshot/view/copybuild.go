@@ -27,7 +27,11 @@ func (d *Copy) build(ctx context.Context, spec Spec, dir, target string) error {
 		return err
 	}
 	if spec.Fanin != nil {
-		err := b.apply(ctx, d.layout, spec.Fanin.Changes, func(_ int, e *snapshot.Entry) error {
+		changes, err := spec.Fanin.Changes.List() // its trees are in memory anyhow
+		if err != nil {
+			return err
+		}
+		err = b.apply(ctx, d.layout, changes, func(_ int, e *snapshot.Entry) error {
 			return b.place(e, func(f *os.File) error {
 				if e.Size == 0 {
 					return nil

@@ -117,8 +117,9 @@ func TestCrashChild(t *testing.T) {
 		require.NoError(t, d.Seal(t.Context(), v))
 		write(line{Sealed: &v.Layer, Shows: name})
 		if f != nil {
-			from, err = tree.Apply(from, f.Changes)
+			ch, err := f.Changes.List()
 			require.NoError(t, err)
+			from = apply(t, from, ch)
 		}
 		ch, err := d.Changes(t.Context(), &v.Layer, from)
 		require.NoError(t, err)
@@ -129,7 +130,7 @@ func TestCrashChild(t *testing.T) {
 	a, am := job(nil, nil, nil, true)
 	b, bm := job(a, am, nil, true)
 	_, cm := job(a, am, nil, true)
-	m, mm := job(b, bm, &view.Fanin{Changes: tree.Diff(am, cm)[1:]}, true)
+	m, mm := job(b, bm, &view.Fanin{Changes: view.ChangesOf(tree.Diff(am, cm)[1:])}, true)
 	job(m, mm, nil, false)
 	m, mm = job(m, mm, nil, true) // grows too high and is flattened
 
@@ -143,13 +144,13 @@ func TestCrashChild(t *testing.T) {
 		far, err := tree.Apply(am, ch)
 		require.NoError(t, err)
 		l = image(l, a, far, "sub1/far")
-		shown, shownTree := job(b, bm, &view.Fanin{Changes: ch, Tree: apply(t, bm, ch)}, true)
+		shown, shownTree := job(b, bm, &view.Fanin{Changes: view.ChangesOf(ch), Tree: view.TreeOf(apply(t, bm, ch))}, true)
 		key := merged
-		job(b, bm, &view.Fanin{Changes: ch}, true)
+		job(b, bm, &view.Fanin{Changes: view.ChangesOf(ch)}, true)
 		// Both have an image already: the same merge, and the tree of shown.
-		job(b, bm, &view.Fanin{Changes: ch, Again: &view.Again{Key: key, Tree: func(context.Context) (*snapshot.Manifest, error) {
-			return nil, errors.New("there is an image")
-		}}}, true)
+		job(b, bm, &view.Fanin{Changes: view.ChangesOf(ch), Again: true, Key: key, Tree: func(func(*snapshot.Entry) error) error {
+			return errors.New("there is an image")
+		}}, true)
 		image(shown, shown, shownTree, "sub1/far")
 	} else {
 		write(line{Sealed: l, Shows: "sub1/far"})

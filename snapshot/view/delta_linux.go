@@ -29,7 +29,7 @@ type delta struct {
 	// then has to look as in the base. nil: there is no base.
 	base  func() (string, error)
 	below *placer // the base, once it was asked for
-	// file makes a regular file, the first of its link group.
+	// file makes the i-th change, a regular file, the first of its link group.
 	file func(i int, e *snapshot.Entry) error
 
 	dirs   map[string]bool // directories of the layer
@@ -52,16 +52,18 @@ func newDelta(dir string, root snapshot.Entry, base func() (string, error)) (*de
 }
 
 // write makes all entries. finish must follow.
-func (w *delta) write(ctx context.Context, changes []snapshot.Change) error {
-	for i := range changes {
+func (w *delta) write(ctx context.Context, changes Changes) error {
+	i := 0
+	return changes(func(c *snapshot.Change) error {
 		if i%256 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := w.one(i, &changes[i]); err != nil {
-			return fmt.Errorf("%q: %w", changes[i].Entry.Path, err)
+		if err := w.one(i, c); err != nil {
+			return fmt.Errorf("%q: %w", c.Entry.Path, err)
 		}
-	}
-	return nil
+		i++
+		return nil
+	})
 }
 
 func (w *delta) one(i int, c *snapshot.Change) error {

@@ -48,25 +48,19 @@ type Layer struct {
 	Pruned   bool `json:"pruned,omitempty"`
 }
 
-// Fanin is a merge that a view must show: Changes turn the tree of the first
-// parent into the merged tree. Files carry a Source, which lies in a sealed layer
-// on this host.
+// Fanin is a merge that a view must show: Changes, of which there are some, turn the tree
+// of the first parent into the merged tree. Files carry a Source, which lies in a sealed
+// layer on this host.
 type Fanin struct {
-	Changes []snapshot.Change
-	// Tree is the merged tree itself, nil where the caller does not have it: an
-	// Imager may show it without making Changes. It is only read.
-	Tree *snapshot.Manifest
-	// Again says that the same merge was shown before, with every file where it is
-	// now. It stands for Tree. Nil where that is not known.
-	Again *Again
-}
-
-// Again is what is known of a merge that was shown before.
-type Again struct {
-	Key     string // View.MergeKey of it, "" for none
-	Entries int    // of the merged tree
-	// Tree makes the merged tree. It is asked if there is no image of it any more.
-	Tree func(ctx context.Context) (*snapshot.Manifest, error)
+	Changes Changes
+	// Tree is the merged tree itself, of Entries or so: an Imager may show it without
+	// making Changes. Nil where the caller does not have it.
+	Tree    Tree
+	Entries int
+	// Again says that the same merge was shown before, by the image with this key if every
+	// file is where it was then: View.MergeKey, "" for none.
+	Again bool
+	Key   string
 }
 
 // Spec says what a new view shows and where.
@@ -112,7 +106,7 @@ type View struct {
 	Layer  Layer       `json:"layer"` // what the view becomes when sealed
 }
 
-// MergeKey is what Again.Key of a later view of the same merge is to be: "" if this
+// MergeKey is what Fanin.Key of a later view of the same merge is to be: "" if this
 // one is not shown by an image of its own.
 func (v *View) MergeKey() string {
 	if v.Layer.Image == "" || v.Layer.Image != part(v.ID, startPrefix) {

@@ -154,7 +154,7 @@ func BenchmarkFaninWays(b *testing.B) {
 	a = h.image(a, nil, am)
 	_, cm := h.job(a, am, func(dir string) { h.files(dir, "new", 2_000) })
 	ch := tree.Diff(am, cm)
-	for name, f := range map[string]*Fanin{"image": {Changes: ch, Tree: cm}, "fix-up": {Changes: ch}} {
+	for name, f := range map[string]*Fanin{"image": {Changes: ChangesOf(ch), Tree: TreeOf(cm)}, "fix-up": {Changes: ChangesOf(ch)}} {
 		h.d.images.always = f.Tree != nil
 		b.Run(fmt.Sprintf("%s/entries=%d/changes=%d", name, len(cm.Entries), len(ch)), func(b *testing.B) {
 			for b.Loop() {

@@ -1,7 +1,6 @@
 package view
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -93,8 +92,8 @@ func inodeOf(t *testing.T, path string) uint64 {
 }
 
 // noTree fails when a merged tree is asked for.
-func noTree(context.Context) (*snapshot.Manifest, error) {
-	return nil, errors.New("the tree was asked for, though there is an image")
+func noTree(func(*snapshot.Entry) error) error {
+	return errors.New("the tree was asked for, though there is an image")
 }
 
 // A merge that was shown before is shown without its tree, also when its view is gone,
@@ -106,12 +105,12 @@ func TestErofsMergeAgain(t *testing.T) {
 	other, om := h.job(base, bm, func(dir string) { h.put(dir, "other", "o") })
 	ch := tree.Diff(bm, om)
 
-	first := h.prepare(base, &Fanin{Changes: ch, Tree: om})
+	first := h.prepare(base, &Fanin{Changes: ChangesOf(ch), Tree: TreeOf(om)})
 	key := first.MergeKey()
 	require.NoError(t, checkKey(key))
 	require.NoError(t, h.e.Discard(t.Context(), first)) // as before a retry
 
-	again := &Fanin{Changes: ch, Again: &Again{Key: key, Entries: len(om.Entries), Tree: noTree}}
+	again := &Fanin{Changes: ChangesOf(ch), Again: true, Key: key, Entries: len(om.Entries), Tree: noTree}
 	hot := h.mounted()
 	second := h.prepare(base, again)
 	third := h.prepare(base, again)
@@ -134,7 +133,7 @@ func TestErofsMergeAgain(t *testing.T) {
 	// On another base the same files would have other numbers.
 	still := h.prepare(base, nil)
 	require.NoError(t, h.e.Seal(t.Context(), still))
-	v := h.prepare(&still.Layer, &Fanin{Changes: ch, Tree: om})
+	v := h.prepare(&still.Layer, &Fanin{Changes: ChangesOf(ch), Tree: TreeOf(om)})
 	require.NotEqual(t, key, v.MergeKey())
 	require.NoError(t, h.e.Discard(t.Context(), v))
 

@@ -207,36 +207,34 @@ const (
 
 // imageFanin decides how the merge of spec is shown: by an image of the merged
 // tree, or by a fix-up layer on top of the first parent.
-func (d *Overlay) imageFanin(spec Spec) bool {
-	if d.images == nil || spec.Fanin == nil || len(spec.Fanin.Changes) == 0 {
-		return false
+func (d *Overlay) imageFanin(spec Spec) (bool, error) {
+	f := spec.Fanin
+	switch {
+	case d.images == nil || f == nil || f.Tree == nil:
+		return false, nil
+	case f.Key != "" || d.images.always || spec.Base != nil && d.tooHigh(spec.Base):
+		return true, nil
 	}
-	entries := 0
-	switch f := spec.Fanin; {
-	case f.Again != nil && f.Again.Key != "":
-		return true
-	case f.Again != nil:
-		entries = f.Again.Entries
-	case f.Tree != nil:
-		entries = len(f.Tree.Entries)
-	default:
-		return false
+	image := imageFixedCost + imageEntryCost*int64(f.Entries)
+	share := int64(1)
+	if f.Again {
+		share = againShare
 	}
-	if d.images.always || spec.Base != nil && d.tooHigh(spec.Base) {
-		return true
-	}
-	image := imageFixedCost + imageEntryCost*int64(entries)
 	fixup := int64(0)
-	for i := range spec.Fanin.Changes {
-		fixup += fixupChangeCost
-		if c := &spec.Fanin.Changes[i]; !c.Delete && hasContent(&c.Entry) && c.Entry.SourceAt > 0 {
-			fixup += fixupCopyCost + c.Entry.Size
+	err := f.Changes(func(c *snapshot.Change) error {
+		fixup += fixupChangeCost * share
+		if !c.Delete && hasContent(&c.Entry) && c.Entry.SourceAt > 0 {
+			fixup += (fixupCopyCost + c.Entry.Size) * share
 		}
+		if fixup > image {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		return true, nil
 	}
-	if spec.Fanin.Again != nil {
-		fixup *= againShare
-	}
-	return image < fixup
+	return false, err
 }
 
 // startImage makes the image of the tree that a view starts from. It is not
@@ -249,17 +247,10 @@ func (d *Overlay) imageFanin(spec Spec) bool {
 func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
 	rel := part(spec.ID, startPrefix)
 	on := numbersOf(nil, spec.Base)
-	m := spec.Fanin.Tree
-	if again := spec.Fanin.Again; again != nil {
-		if l := d.startAgain(spec, again, on); l != nil {
-			return l, nil
-		}
-		var err error
-		if m, err = again.Tree(ctx); err != nil {
-			return nil, err
-		}
+	if l := d.startAgain(spec, on); l != nil {
+		return l, nil
 	}
-	g := d.newImaging(spec.ID, TreeOf(m))
+	g := d.newImaging(spec.ID, spec.Fanin.Tree)
 	odd, err := g.odd(ctx, d.images.maxData, d.images.maxBundles)
 	if err != nil {
 		return nil, err
@@ -287,8 +278,8 @@ func (d *Overlay) startImage(ctx context.Context, spec Spec) (*Layer, error) {
 
 // startAgain is startImage with the image of an earlier view of the same merge. nil
 // is that there is none.
-func (d *Overlay) startAgain(spec Spec, again *Again, on *Layer) *Layer {
-	digits, _, ok := strings.Cut(again.Key, ".")
+func (d *Overlay) startAgain(spec Spec, on *Layer) *Layer {
+	digits, _, ok := strings.Cut(spec.Fanin.Key, ".")
 	if !ok {
 		return nil
 	}

@@ -175,7 +175,7 @@ func TestErofsFanin(t *testing.T) {
 	require.NoError(t, err)
 	want := map[string]string{"base": "base", "big": large, "one": "1", "two": "2", "more/two": large + "2"}
 	for name, f := range map[string]*Fanin{
-		"image": {Changes: ch, Tree: merged}, "fix-up, with copies": {Changes: ch},
+		"image": {Changes: ChangesOf(ch), Tree: TreeOf(merged)}, "fix-up, with copies": {Changes: ChangesOf(ch)},
 	} {
 		h.d.images.always = f.Tree != nil
 		for form, l := range map[string]*Layer{"upper": one, "image": h.image(one, base, om)} {
@@ -231,7 +231,7 @@ func TestErofsKeepsNumbers(t *testing.T) {
 	ch := tree.Diff(m, om)
 	merged, err := tree.Apply(jm, ch)
 	require.NoError(t, err)
-	both := h.prepare(j, &Fanin{Changes: ch, Tree: merged})
+	both := h.prepare(j, &Fanin{Changes: ChangesOf(ch), Tree: TreeOf(merged)})
 	saw := look(both)
 	h.put(both.Target, "d3/more", "y")
 	require.NoError(t, h.e.Seal(t.Context(), both))
@@ -263,7 +263,6 @@ func TestErofsFaninWay(t *testing.T) {
 		base          *Layer
 		want          bool
 	}{
-		{1000, 0, 0, nil, false},
 		{1000, 10, 0, nil, false},
 		{1000, 200, 0, nil, true},
 		{100_000, 1000, 0, nil, false},
@@ -272,12 +271,15 @@ func TestErofsFaninWay(t *testing.T) {
 		{1000, 40, 0, nil, false},
 		{1000, 40, 512, nil, true},
 		{100_000, 1, 0, tall, true},
-		{100_000, 0, 0, tall, false},
 	} {
-		f := &Fanin{Changes: entries(c.changes, c.at), Tree: &snapshot.Manifest{Entries: make([]snapshot.Entry, c.tree)}}
-		require.Equal(t, c.want, h.d.imageFanin(Spec{Base: c.base, Fanin: f}), "%+v", c)
+		f := &Fanin{Changes: ChangesOf(entries(c.changes, c.at)), Tree: noTree, Entries: c.tree}
+		image, err := h.d.imageFanin(Spec{Base: c.base, Fanin: f})
+		require.NoError(t, err)
+		require.Equal(t, c.want, image, "%+v", c)
 		f.Tree = nil
-		require.False(t, h.d.imageFanin(Spec{Base: c.base, Fanin: f}))
+		image, err = h.d.imageFanin(Spec{Base: c.base, Fanin: f})
+		require.NoError(t, err)
+		require.False(t, image)
 	}
 }
 

@@ -108,7 +108,7 @@ func TestErofsManyBundlesOnLoops(t *testing.T) {
 	// A merge has no place for copies: it gets a fix-up layer on the image before.
 	h.d.images.always = true
 	_, sm := h.job(l, m, func(dir string) { h.put(dir, "side", "s") })
-	v := h.prepare(l, &Fanin{Changes: tree.Diff(m, sm), Tree: sm})
+	v := h.prepare(l, &Fanin{Changes: ChangesOf(tree.Diff(m, sm)), Tree: TreeOf(sm)})
 	require.Equal(t, l.Image, v.Layer.Image)
 	require.Equal(t, "s", h.get(v.Target, "side"))
 	require.Equal(t, want["f007"], h.get(v.Target, "f007"))

@@ -106,7 +106,7 @@ func TestErofsManyLayers(t *testing.T) {
 	// for copies, so it gets a fix-up layer.
 	h.d.images.always = true
 	_, m2 := h.job(l, m, func(dir string) { h.put(dir, "other", "o") })
-	v := h.prepare(l, &Fanin{Changes: tree.Diff(m, m2), Tree: m2})
+	v := h.prepare(l, &Fanin{Changes: ChangesOf(tree.Diff(m, m2)), Tree: TreeOf(m2)})
 	require.NotEqual(t, part(v.ID, startPrefix), v.Layer.Image)
 	require.Equal(t, "o", h.get(v.Target, "other"))
 	require.NoError(t, h.e.Discard(t.Context(), v))
@@ -247,7 +247,7 @@ func TestErofsNameInTheWay(t *testing.T) {
 	merged, err := tree.Apply(em, ch)
 	require.NoError(t, err)
 	for form, l := range map[string]*Layer{"upper": evil, "image": h.image(evil, base, em)} {
-		for way, f := range map[string]*Fanin{"fix-up": {Changes: ch}, "image": {Changes: ch, Tree: merged}} {
+		for way, f := range map[string]*Fanin{"fix-up": {Changes: ChangesOf(ch)}, "image": {Changes: ChangesOf(ch), Tree: TreeOf(merged)}} {
 			h.d.images.always = f.Tree != nil
 			v := h.prepare(l, f)
 			require.Equal(t, "the real one", h.get(v.Target, "g"), "%s on %s", way, form)
@@ -269,7 +269,7 @@ func TestErofsMergeThenImage(t *testing.T) {
 	h.d.images.always = true
 	base, bm := h.unpack(nil, nil, map[string]string{"d/f": "f", "d/g": "g"})
 	_, om := h.job(base, bm, func(dir string) { h.put(dir, "other", "o") })
-	v := h.prepare(base, &Fanin{Changes: tree.Diff(bm, om), Tree: om})
+	v := h.prepare(base, &Fanin{Changes: ChangesOf(tree.Diff(bm, om)), Tree: TreeOf(om)})
 	require.NoError(t, unix.Rename(filepath.Join(v.Target, "d"), filepath.Join(v.Target, "e")))
 	require.NoError(t, os.Chmod(filepath.Join(v.Target, "e/f"), 0o600))
 	require.NoError(t, h.e.Seal(t.Context(), v))

@@ -85,7 +85,7 @@ func (d *Overlay) flatten(ctx context.Context, spec Spec) (*Layer, error) {
 // returns what the view stands on. It holds no content but what can't be reached
 // by reference: files are stubs that lead into the layers that have them.
 func (d *Overlay) fixup(ctx context.Context, spec Spec, base *Layer) (*Layer, error) {
-	if spec.Fanin == nil || len(spec.Fanin.Changes) == 0 {
+	if spec.Fanin == nil {
 		return base, nil
 	}
 	below, done, err := d.stackOf(ctx, base)

@@ -129,7 +129,7 @@ func (d *graphDriver) stand(ctx context.Context, spec Spec) (parent string, lowe
 		}
 		lowers = []string{part(spec.ID, flatPrefix)}
 	}
-	if spec.Fanin == nil || len(spec.Fanin.Changes) == 0 {
+	if spec.Fanin == nil {
 		return parent, lowers, nil
 	}
 	look, err := d.lookOf(spec.ID, parent, spec.UID, spec.GID)

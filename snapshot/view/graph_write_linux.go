@@ -29,7 +29,7 @@ func copyEntry(ctx context.Context, p *placer, e *snapshot.Entry, m *Meter) erro
 // write turns a new layer into what makes changes to the tree of parent. with may
 // change how, and returns what is to be done between the names and their looks.
 func (d *graphDriver) write(ctx context.Context, id snapshot.ID, parent, upper string, look snapshot.Entry,
-	changes []snapshot.Change, with func(*delta) func() error,
+	changes Changes, with func(*delta) func() error,
 ) error {
 	get, done := d.baseMount(ctx, id, parent)
 	w, err := newDelta(upper, look, get)
@@ -80,7 +80,7 @@ func (d *graphDriver) unpackTo(ctx context.Context, id snapshot.ID, base *Layer,
 	if err != nil {
 		return nil, err
 	}
-	err = d.write(ctx, id, parent, upper, look, changes, func(w *delta) func() error {
+	err = d.write(ctx, id, parent, upper, look, ChangesOf(changes), func(w *delta) func() error {
 		files := newFiller(w.p, changes, m)
 		w.file = files.make
 		return func() error {

@@ -44,7 +44,11 @@ func (d *Overlay) Prepare(ctx context.Context, spec Spec) (*View, error) {
 // standOn makes what the view of spec stands on: its base, changed as the fan-in
 // says. nil is nothing.
 func (d *Overlay) standOn(ctx context.Context, spec Spec) (*Layer, error) {
-	if d.imageFanin(spec) {
+	image, err := d.imageFanin(spec)
+	if err != nil {
+		return nil, fmt.Errorf("merged tree: %w", err)
+	}
+	if image {
 		l, err := d.startImage(ctx, spec)
 		var un *snapshot.UnsupportedError
 		if err == nil {

@@ -220,7 +220,7 @@ func TestFaninCopiesNothing(t *testing.T) {
 	})
 	meter := &Meter{}
 	v, err := h.d.Prepare(t.Context(), Spec{
-		ID: newID(t), Base: b, Fanin: &Fanin{Changes: tree.Diff(am, cm)},
+		ID: newID(t), Base: b, Fanin: &Fanin{Changes: ChangesOf(tree.Diff(am, cm))},
 		Target: filepath.Join(h.slot, "m"), Meter: meter,
 	})
 	require.NoError(t, err)
@@ -262,7 +262,7 @@ func TestDataOverLower(t *testing.T) {
 	}
 	meter := &Meter{}
 	v, err := h.d.Prepare(t.Context(), Spec{
-		ID: newID(t), Base: b, Fanin: &Fanin{Changes: ch},
+		ID: newID(t), Base: b, Fanin: &Fanin{Changes: ChangesOf(ch)},
 		Target: filepath.Join(h.slot, "m"), Meter: meter,
 	})
 	require.NoError(t, err)
@@ -291,7 +291,7 @@ func TestLongRedirects(t *testing.T) {
 	a, am := h.job(nil, nil, func(dir string) { h.put(dir, "f", "x") })
 	long := strings.Repeat(strings.Repeat("d", 200)+"/", 15) + "file"
 	_, cm := h.job(a, am, func(dir string) { h.put(dir, long, "deep") })
-	v := h.prepare(a, &Fanin{Changes: tree.Diff(am, cm)})
+	v := h.prepare(a, &Fanin{Changes: ChangesOf(tree.Diff(am, cm))})
 	require.Equal(t, "deep", h.get(v.Target, long))
 	require.NoError(t, h.d.Discard(t.Context(), v))
 }
@@ -303,7 +303,7 @@ func TestForgedDataName(t *testing.T) {
 	a, am := h.job(nil, nil, func(dir string) { h.put(dir, "f", "x") })
 	c, cm := h.job(a, am, func(dir string) { h.put(dir, "true", "true content") })
 	b, _ := h.job(a, am, func(dir string) { h.put(dir, "u"+string(c.ID)+"/true", "false!!!!!!!") })
-	v := h.prepare(b, &Fanin{Changes: tree.Diff(am, cm)})
+	v := h.prepare(b, &Fanin{Changes: ChangesOf(tree.Diff(am, cm))})
 	require.Equal(t, "true content", h.get(v.Target, "true"))
 	require.NoError(t, h.d.Discard(t.Context(), v))
 }
@@ -316,7 +316,7 @@ func TestStubsOfChangedSources(t *testing.T) {
 	c, cm := h.job(a, am, func(dir string) { h.put(dir, "new", "long enough") })
 	src := filepath.Join(h.d.abs(c.Dir), "new")
 	require.NoError(t, os.Truncate(src, 3))
-	_, err := h.d.Prepare(t.Context(), Spec{ID: newID(t), Base: a, Fanin: &Fanin{Changes: tree.Diff(am, cm)}, Target: filepath.Join(h.slot, "x")})
+	_, err := h.d.Prepare(t.Context(), Spec{ID: newID(t), Base: a, Fanin: &Fanin{Changes: ChangesOf(tree.Diff(am, cm))}, Target: filepath.Join(h.slot, "x")})
 	var corrupt *snapshot.CorruptError
 	require.ErrorAs(t, err, &corrupt)
 }
@@ -333,7 +333,7 @@ func TestNoStrayWhiteouts(t *testing.T) {
 		{Replace: true, Entry: dirEntry("was")},
 		{Delete: true, Entry: snapshot.Entry{Path: "was/x"}},
 	}
-	v := h.prepare(a, &Fanin{Changes: ch})
+	v := h.prepare(a, &Fanin{Changes: ChangesOf(ch)})
 	want, err := tree.Apply(am, ch)
 	require.NoError(t, err)
 	got, err := tree.Scan(t.Context(), v.Target, tree.ScanOptions{Owners: true})
@@ -490,7 +490,7 @@ func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("enough"))
 	id := newID(t)
-	_, err := h.d.Prepare(ctx, Spec{ID: id, Base: a, Fanin: &Fanin{Changes: tree.Diff(am, cm)}, Target: filepath.Join(h.slot, "x")})
+	_, err := h.d.Prepare(ctx, Spec{ID: id, Base: a, Fanin: &Fanin{Changes: ChangesOf(tree.Diff(am, cm))}, Target: filepath.Join(h.slot, "x")})
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoDirExists(t, h.d.dir(id))
 }

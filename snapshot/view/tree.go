@@ -4,35 +4,20 @@ import (
 	"context"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/tree"
 )
 
-// Tree calls fn for each entry of a tree, in the order of a manifest, and returns fn's
-// first error as it is. It can be called again, and says the same then. What fn is given
-// is fn's only until it returns; strings, chunks and attributes may be kept.
-type Tree func(fn func(e *snapshot.Entry) error) error
+// Tree is gone through, be it in memory or not.
+type Tree = tree.Tree
+
+// Changes are gone through like a Tree.
+type Changes = tree.Changes
 
 // TreeOf is a tree that is in memory.
-func TreeOf(m *snapshot.Manifest) Tree {
-	return func(fn func(e *snapshot.Entry) error) error {
-		var e snapshot.Entry // one for all: fn has it until it returns
-		for i := range m.Entries {
-			e = m.Entries[i]
-			if err := fn(&e); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
+func TreeOf(m *snapshot.Manifest) Tree { return tree.Of(m) }
 
-// Manifest has the tree in memory; n is about how many entries it has.
-func (t Tree) Manifest(n int) (*snapshot.Manifest, error) {
-	m := &snapshot.Manifest{Entries: make([]snapshot.Entry, 0, n)}
-	return m, t(func(e *snapshot.Entry) error {
-		m.Entries = append(m.Entries, *e)
-		return nil
-	})
-}
+// ChangesOf is a list that is in memory.
+func ChangesOf(list []snapshot.Change) Changes { return tree.ChangesOf(list) }
 
 // TreeSpec is what UnpackTree takes.
 type TreeSpec struct {

@@ -61,7 +61,7 @@ func (d *Overlay) unpackTo(ctx context.Context, l, base *Layer, changes []snapsh
 	defer w.p.close()
 	files := newFiller(w.p, changes, m)
 	w.file = files.make
-	err = w.write(ctx, changes)
+	err = w.write(ctx, ChangesOf(changes))
 	w.release()
 	if err := errors.Join(err, done()); err != nil {
 		return err

@@ -145,12 +145,12 @@ func (h *house) prepare(base *snap, changes []snapshot.Change) (*view.View, *sna
 	spec := view.Spec{ID: id, Base: layerOf(base), Target: h.target(id), Meter: m}
 	want := treeOf(base)
 	if changes != nil {
-		spec.Fanin = &view.Fanin{Changes: changes}
+		spec.Fanin = &view.Fanin{Changes: view.ChangesOf(changes)}
 		merged, err := tree.Apply(want, changes)
 		require.NoError(h.t, err)
 		want = merged
 		if h.images {
-			spec.Fanin.Tree = merged
+			spec.Fanin.Tree, spec.Fanin.Entries = view.TreeOf(merged), len(merged.Entries)
 		}
 	}
 	v, err := h.d.Prepare(h.ctx(), spec)
@@ -166,7 +166,7 @@ func (h *house) job(base *snap, f func(dir string)) *snap {
 	h.t.Helper()
 	v, from, _ := h.prepare(base, nil)
 	f(v.Target)
-	return h.seal(v, base, from, nil)
+	return h.seal(v, base, from)
 }
 
 // merge runs f on the merged tree of parents, the first of which is stood on.
@@ -175,13 +175,13 @@ func (h *house) merge(common *snap, f func(dir string), parents ...*snap) *snap 
 	changes := h.union(common, parents...)
 	v, from, _ := h.prepare(parents[0], changes)
 	f(v.Target)
-	return h.seal(v, parents[0], from, changes)
+	return h.seal(v, parents[0], from)
 }
 
 // union is a merge of parents that do not conflict: what the others changed
 // against common is done to the first. A directory's own look is the first's.
 func (h *house) union(common *snap, parents ...*snap) []snapshot.Change {
-	var all []snapshot.Change
+	all := parents[0].tree
 	for _, p := range parents[1:] {
 		var add []snapshot.Change
 		for _, c := range tree.Diff(treeOf(common), p.tree) {
@@ -190,13 +190,15 @@ func (h *house) union(common *snap, parents ...*snap) []snapshot.Change {
 			}
 			add = append(add, c)
 		}
-		all = tree.Compose(all, add)
+		var err error
+		all, err = tree.Apply(all, add)
+		require.NoError(h.t, err)
 	}
-	return all
+	return tree.Diff(parents[0].tree, all)
 }
 
 // seal ends a view and checks everything that can be known of the result.
-func (h *house) seal(v *view.View, base *snap, from *snapshot.Manifest, merged []snapshot.Change) *snap {
+func (h *house) seal(v *view.View, base *snap, from *snapshot.Manifest) *snap {
 	h.t.Helper()
 	h.jobs++
 	if !h.keepTimes {
@@ -211,7 +213,7 @@ func (h *house) seal(v *view.View, base *snap, from *snapshot.Manifest, merged [
 	require.NoError(h.t, err)
 	require.NoError(h.t, tree.Validate(got))
 	s := &snap{id: v.ID, layer: &v.Layer, tree: got, base: base}
-	s.delta = tree.Compose(merged, changes)
+	s.delta = tree.Diff(treeOf(base), got)
 	h.hash(got)
 	h.mounted(h.d, s.layer, got)
 	if h.images {

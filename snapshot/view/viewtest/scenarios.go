@@ -445,12 +445,12 @@ var scenarios = []scenario{
 		h.read(v1.Target, "b/four", "fourth")
 		_, err := os.Lstat(filepath.Join(v2.Target, "only1"))
 		require.ErrorIs(h.t, err, os.ErrNotExist)
-		s1 := h.seal(v1, a, from, nil)
+		s1 := h.seal(v1, a, from)
 		h.write(v2.Target, "late", "while one is a layer already")
 		v3, _, _ := h.prepare(s1, nil)
 		h.write(v3.Target, "a/one", "three's")
 		h.read(v2.Target, "a/one", "two's")
-		s2 := h.seal(v2, a, from, nil)
-		return []*snap{s1, s2, h.seal(v3, s1, s1.tree, nil)}
+		s2 := h.seal(v2, a, from)
+		return []*snap{s1, s2, h.seal(v3, s1, s1.tree)}
 	}},
 }

@@ -202,12 +202,12 @@ func testErrors(t *testing.T, s Suite) {
 		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: a.layer.Lowers, Data: []string{"views/.."}}},
 		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: a.layer.Lowers, Image: "views/../../x"}},
 		{ID: id, Target: h.target(id), Base: &view.Layer{ID: a.id, Dir: a.layer.Dir, Lowers: a.layer.Lowers, Devices: []string{a.layer.Dir}}},
-		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: []snapshot.Change{
+		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: view.ChangesOf([]snapshot.Change{
 			{Entry: snapshot.Entry{Path: "f", Type: snapshot.TypeFile, Size: 3, Source: filepath.Join(h.root, "gone")}},
-		}}},
-		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: []snapshot.Change{
+		})}},
+		{ID: id, Target: h.target(id), Base: a.layer, Fanin: &view.Fanin{Changes: view.ChangesOf([]snapshot.Change{
 			{Entry: snapshot.Entry{Path: "no/such/dir", Type: snapshot.TypeDir, Mode: 0o755}},
-		}}},
+		})}},
 	}
 	for _, s := range bad {
 		_, err := h.d.Prepare(h.ctx(), s)

@@ -73,7 +73,7 @@ func testTools(t *testing.T, s Suite) {
 	run("ninja")
 	require.Contains(t, run("go", "build", "-v", "./..."), "example.com/p/b")
 	nothingToDo("where it was built")
-	a := h.seal(v, nil, nil, nil)
+	a := h.seal(v, nil, nil)
 
 	for where, d := range map[string]struct {
 		view.Driver
