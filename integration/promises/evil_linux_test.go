@@ -234,8 +234,6 @@ func (e *evil) harmless(name string, id snapshot.ID, want *snapshot.Manifest) {
 		for i := range got.Entries {
 			g := &got.Entries[i]
 			if w, ok := want.Find(g.Path); ok && g.Type == snapshot.TypeFile && g.Size > 0 && g.Size < 1<<30 {
-				read := *g
-				require.NoError(t, pack.Hash(t.Context(), domainKey, &read))
 				same, err := pack.Same(t.Context(), domainKey, g, &snapshot.Entry{Type: w.Type, Size: w.Size, Chunks: w.Chunks})
 				require.NoError(t, err)
 				require.True(t, same, "%s: %q has other content", name, g.Path)

@@ -13,13 +13,11 @@ type cutter struct {
 	bufs *buffers
 	// flush takes what was cut so far. The buffer is the callee's from then on.
 	flush func(buf []byte, chunks []found) error
-	most  int64 // read no more than this; 0: all
 
 	buf    []byte // what lies before next is in chunks, or is zeros
 	at     int64  // of buf[0] in the file; without meaning before next
 	next   int64  // what follows, up to the end of buf, is a run not yet cut
 	used   int    // bytes in chunks
-	taken  int64
 	chunks []found
 }
 
@@ -31,9 +29,6 @@ func (c *cutter) region(ctx context.Context, from, to int64) error {
 	for pos := from; pos < to; {
 		if err := ctx.Err(); err != nil {
 			return err
-		}
-		if c.most > 0 && c.taken >= c.most {
-			break
 		}
 		data, ok, err := c.s.nextData(pos)
 		if err != nil {
@@ -94,7 +89,6 @@ func (c *cutter) block(pos int64, n int) error {
 	if err := c.s.readAt(c.buf[old:], pos); err != nil {
 		return err
 	}
-	c.taken += int64(n)
 	for end := pos + int64(n); pos < end; {
 		cell := min(cellBytes-pos%cellBytes, end-pos)
 		if isZero(c.buf[pos-c.at:][:cell]) {

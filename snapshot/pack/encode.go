@@ -171,7 +171,6 @@ type fileMore struct {
 	source where            // where entry does not say it
 	todo   []snapshot.Chunk // of a hashed file: what must be read
 	prev   *snapshot.Entry  // of a large file that is not hashed: what the base has
-	most   int64            // read no more than this; 0: all
 }
 
 // with returns f.more, which there is from then on.

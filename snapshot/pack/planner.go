@@ -99,7 +99,7 @@ func (l *planning) large(ctx context.Context, f *file) error {
 			return err
 		}
 	}
-	c := cutter{s: of.source, bufs: &l.e.bufs, most: more.most}
+	c := cutter{s: of.source, bufs: &l.e.bufs}
 	c.flush = func(buf []byte, chunks []found) error {
 		if len(chunks) == 0 {
 			l.e.bufs.put(buf)

@@ -95,17 +95,10 @@ func (r *smallReader) readFile(fd int, w where, p []byte) error {
 
 // open opens a file as openSource does.
 func (r *smallReader) open(path string) (int, error) {
-	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	at, name := unix.AT_FDCWD, path
 	if i := strings.LastIndexByte(path, '/'); i > 0 && i+1 < len(path) && r.enter(path[:i]) {
-		at, name = r.fd, path[i+1:]
+		return openAt(r.fd, path[i+1:])
 	}
-	for {
-		fd, err := unix.Openat(at, name, flags, 0)
-		if !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
-	}
+	return openAt(unix.AT_FDCWD, path)
 }
 
 // enter makes dir the directory that is open, if it can be.

@@ -29,15 +29,7 @@ func openSource(w where, size int64) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &source{path: w.path, f: f, at: w.at, size: size}
-	if s.whole, s.mtime, err = s.stat(); err == nil {
-		err = w.check(s.whole, size)
-	}
-	if err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+	return opened(&source{path: w.path, f: f, at: w.at, size: size}, w)
 }
 
 func (s *source) stat() (size, mtime int64, err error) {

@@ -30,23 +30,23 @@ type source struct {
 func openSource(w where, size int64) (*source, error) {
 	var fd int
 	err := longpath.Do(w.path, func(path string) (err error) {
-		fd, err = retry(func() (int, error) {
-			return unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		})
+		fd, err = openAt(unix.AT_FDCWD, path)
 		return err
 	})
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: w.path, Err: err}
 	}
-	s := &source{path: w.path, fd: fd, at: w.at, size: size, ctime: w.ctime}
-	if s.whole, s.mtime, err = s.stat(); err == nil {
-		err = w.check(s.whole, size)
+	return opened(&source{path: w.path, fd: fd, at: w.at, size: size, ctime: w.ctime}, w)
+}
+
+// openAt opens a name in a directory as openSource does.
+func openAt(dir int, name string) (int, error) {
+	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, flags|openQuiet, 0) })
+	if errors.Is(err, unix.EPERM) { // only its owner may ask for quiet
+		return retry(func() (int, error) { return unix.Openat(dir, name, flags, 0) })
 	}
-	if err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+	return fd, err
 }
 
 func (s *source) stat() (size, mtime int64, err error) {

@@ -28,3 +28,15 @@ func (w where) check(whole, size int64) error {
 	}
 	return nil
 }
+
+// opened looks at what was just opened at w, and closes it if it is something else.
+func opened(s *source, w where) (_ *source, err error) {
+	if s.whole, s.mtime, err = s.stat(); err == nil {
+		err = w.check(s.whole, s.size)
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}

@@ -220,24 +220,33 @@ func scanHashed(t testing.TB, dir string) *snapshot.Manifest {
 	t.Helper()
 	m, err := tree.Scan(ctxOf(t), dir, tree.ScanOptions{Owners: root()})
 	require.NoError(t, err)
+	hash(t, m)
+	return m
+}
+
+// hash fills in the chunks of what is not hashed.
+func hash(t testing.TB, m *snapshot.Manifest) {
+	t.Helper()
+	var changes []snapshot.Change
+	var at []int
 	for i := range m.Entries {
-		e := &m.Entries[i]
-		if !e.Hashed() {
-			require.NoError(t, pack.Hash(ctxOf(t), domainKey, e))
+		if e := &m.Entries[i]; !e.Hashed() {
+			changes, at = append(changes, snapshot.Change{Entry: *e}), append(at, i)
 		}
 	}
-	return m
+	dir := t.TempDir()
+	_, _, err := pack.Encode(ctxOf(t), pack.EncoderOptions{Dir: dir, Tmp: dir, Key: domainKey}, changes)
+	require.NoError(t, err)
+	for i := range changes {
+		m.Entries[at[i]].Chunks = changes[i].Entry.Chunks
+	}
 }
 
 // digestOf hashes what of m is not hashed, on a copy.
 func digestOf(t testing.TB, m *snapshot.Manifest) snapshot.Digest {
 	t.Helper()
 	c := &snapshot.Manifest{Entries: append([]snapshot.Entry(nil), m.Entries...)}
-	for i := range c.Entries {
-		if e := &c.Entries[i]; !e.Hashed() {
-			require.NoError(t, pack.Hash(ctxOf(t), domainKey, e))
-		}
-	}
+	hash(t, c)
 	d, err := pack.ManifestDigest(c)
 	require.NoError(t, err)
 	return d
