@@ -247,8 +247,10 @@ func (s *Store) record(r *redo, number uint64) error {
 	if err != nil {
 		r.err = err
 		s.dropRedo(r)
+		return err
 	}
-	return err
+	r.log.keep()
+	return nil
 }
 
 // recordAnew begins the log anew: all that there is goes into the database for good.
@@ -289,7 +291,7 @@ func (s *Store) dropRedo(r *redo) {
 	s.log.Error("the redo log can't be written; each commit waits for the file system from now on", "error", r.err)
 	s.committing.Lock()
 	defer s.committing.Unlock()
-	r.f.Close() //nolint:errcheck // it is of no use any more
+	r.close() //nolint:errcheck // it is of no use any more
 	s.redo = nil
 	if _, err := s.db.ExecContext(s.onward(), "PRAGMA synchronous=FULL"); err != nil {
 		s.log.Error("store.db is not synced with each commit", "error", err)

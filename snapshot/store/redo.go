@@ -79,6 +79,7 @@ type redo struct {
 	durable uint64 // the newest transaction that a power cut leaves
 	page    []byte // what is written at once, at an address that is a multiple of redoPage
 	err     error  // why the log was given up
+	log     keptLog
 
 	// mu guards what has no record yet. It is held for moments.
 	mu      sync.Mutex
@@ -101,7 +102,7 @@ func openRedo(ctx context.Context, dir string, db *sql.DB) (*redo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redo log: %w", err)
 	}
-	r := &redo{f: f, size: redoBytes}
+	r := &redo{f: f, size: redoBytes, log: keptLog{path: filepath.Join(dir, "store.db-wal")}}
 	if err := r.open(ctx, dir, db); err != nil {
 		f.Close() //nolint:errcheck // the first error is the one to tell
 		return nil, fmt.Errorf("redo log: %w", err)
@@ -110,7 +111,13 @@ func openRedo(ctx context.Context, dir string, db *sql.DB) (*redo, error) {
 		f.Close() //nolint:errcheck // nothing is left to write
 		r.f = past
 	}
+	r.log.keep()
 	return r, nil
+}
+
+func (r *redo) close() error {
+	r.log.close()
+	return r.f.Close()
 }
 
 func (r *redo) open(ctx context.Context, dir string, db *sql.DB) error {

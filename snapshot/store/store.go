@@ -224,7 +224,7 @@ func (s *Store) Close() error {
 		errs = append(errs, s.db.Close())
 	}
 	if s.redo != nil {
-		errs = append(errs, s.redo.f.Close())
+		errs = append(errs, s.redo.close())
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
 }
