@@ -52,22 +52,47 @@ func (a *Adapter) newAttempt(id snapshot.ID) (*attempt, error) {
 	if err := os.Mkdir(at.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if !a.o.RootMode {
-		t, err := os.MkdirTemp("", "roost-")
-		if err != nil {
-			at.remove()
-			return nil, err
-		}
-		at.Temp = t
-	}
+	err := at.makeTemp()
 	at.places()
-	err := errors.Join(at.save(), at.mkdir(at.hostHome), at.mkdir(at.hostTmp))
+	err = errors.Join(err, at.save(), at.mkdir(at.hostHome), at.mkdir(at.hostTmp))
 	if err != nil {
 		at.remove()
 		return nil, err
 	}
 	return at, nil
 }
+
+// tempDigits is how much of an attempt's id names its directory for temporary files:
+// not all of it, as jobs make sockets in there, whose paths must be short.
+const tempDigits = 16
+
+// temp is what home and tmp lie in where that is not the attempt's directory. Who comes
+// after knows it without a record.
+func (at *attempt) temp() string {
+	if at.a.o.RootMode {
+		return ""
+	}
+	return filepath.Join(os.TempDir(), "roost-"+string(at.id[:tempDigits]))
+}
+
+func (at *attempt) makeTemp() error {
+	at.Temp = at.temp()
+	if at.Temp == "" {
+		return nil
+	}
+	err := os.Mkdir(at.Temp, 0o700)
+	if err != nil {
+		at.Temp = "" // not ours
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("mkdir: %w", errTaken)
+	}
+	return err
+}
+
+// errTaken says that there is somebody else's file or directory at the one name that an
+// attempt's directory may have.
+var errTaken = errors.New("its directory for temporary files is there already")
 
 // places says where HOME and TMPDIR are.
 func (at *attempt) places() {
@@ -115,14 +140,16 @@ func (at *attempt) save() error {
 // remove deletes the directories. Nothing of the job runs any more; what can't be
 // deleted stays, and is said.
 func (at *attempt) remove() {
-	for _, d := range []string{at.Temp, at.dir} {
-		if d == "" {
-			continue
-		}
-		if err := removeTree(d); err != nil {
-			at.a.o.Log.Warn("leftovers of a job can't be deleted", "dir", d, "err", err)
-		}
+	if err := errors.Join(at.removeTemp(), removeTree(at.dir)); err != nil {
+		at.a.o.Log.Warn("leftovers of a job can't be deleted", "attempt", at.id, "err", err)
 	}
+}
+
+func (at *attempt) removeTemp() error {
+	if at.Temp == "" {
+		return nil
+	}
+	return removeTree(at.Temp)
 }
 
 // removeTree deletes a tree that a job wrote. Both ways go by descriptors of
@@ -160,9 +187,10 @@ var errTorn = errors.New("the record can't be read")
 
 // load reads the record. fs.ErrNotExist: none was written, and nothing was started.
 func (at *attempt) load() error {
+	at.Temp = at.temp()
 	b, err := os.ReadFile(filepath.Join(at.dir, "job.json"))
 	if err == nil && json.Unmarshal(b, &at.record) != nil {
-		at.record, err = record{Boot: bootid.Read()}, errTorn
+		at.record, err = record{Boot: bootid.Read(), Temp: at.temp()}, errTorn
 	}
 	if at.Temp != "" && filepath.Dir(at.Temp) != filepath.Clean(os.TempDir()) {
 		at.Temp = "" // not one of ours; or ours of another TMPDIR, which is not ours to judge
@@ -178,8 +206,8 @@ func (a *Adapter) Kill(ctx context.Context, id snapshot.ID) error {
 	}
 	at := a.attempt(id)
 	err := at.load()
-	if errors.Is(err, fs.ErrNotExist) {
-		return removeTree(at.dir) // died before anything was started
+	if errors.Is(err, fs.ErrNotExist) { // died before anything was started
+		return errors.Join(removeTree(at.dir), at.removeTemp())
 	}
 	if err != nil && !errors.Is(err, errTorn) { // of a torn one the mark is looked for
 		return fmt.Errorf("attempt %s: %w", id, err)

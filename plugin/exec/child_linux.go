@@ -34,7 +34,7 @@ func MaybeChild() {
 	f := os.NewFile(fdListen, "listener")
 	ln, err := net.FileListener(f)
 	if err == nil {
-		err = supervise(ln)
+		err = supervise(ln, os.Args[len(os.Args)-1])
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "roost: the job's supervisor: %v\n", err)
@@ -75,8 +75,9 @@ type supervisor struct {
 	quiet chan struct{} // closed when idle; a new one at each start
 }
 
-// supervise runs the job that it is given, and leaves no process behind.
-func supervise(ln net.Listener) error {
+// supervise runs the job that it is given, and leaves no process behind; of a job whose
+// agent has gone not even temp, as there may never be another agent. "" is none.
+func supervise(ln net.Listener, temp string) error {
 	// What forks must be the thread that gave up new privileges, so all of that is
 	// done by this one.
 	runtime.LockOSThread()
@@ -111,7 +112,10 @@ func supervise(ln net.Listener) error {
 			p.send(fromChild{Gone: err == nil}) //nolint:errcheck // it hears of our end
 			return err
 		case <-s.lost:
-			return s.clear()
+			if err := s.clear(); err != nil || temp == "" {
+				return err
+			}
+			return removeTree(temp)
 		}
 	}
 }

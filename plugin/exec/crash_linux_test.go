@@ -65,6 +65,9 @@ func TestAgentKilled(t *testing.T) {
 			for sc.Scan() && sc.Text() != "up" {
 			}
 			require.Equal(t, "up", sc.Text())
+			at := f.attempt(id)
+			require.NoError(t, at.load())
+			require.DirExists(t, at.Temp)
 			if strings.Contains(mode, "supervisor") {
 				stopSupervisor(t, cmd.Process.Pid)
 			}
@@ -76,8 +79,13 @@ func TestAgentKilled(t *testing.T) {
 					_, err := os.Stat(filepath.Join(f.cgroups, cgroupPrefix+string(id)))
 					return os.IsNotExist(err)
 				}, time.Minute, 10*time.Millisecond)
+				require.Eventually(t, func() bool {
+					_, err := os.Stat(at.Temp)
+					return os.IsNotExist(err)
+				}, time.Minute, 10*time.Millisecond)
 			}
 			require.NoError(t, f.Kill(t.Context(), id))
+			require.NoDirExists(t, at.Temp)
 			ticks := filepath.Join(view, "ticks")
 			a, err := os.ReadFile(ticks)
 			require.NoError(t, err)
@@ -101,6 +109,11 @@ func TestKilledWhileRecording(t *testing.T) {
 		for name, leave := range map[string]func(*testing.T, *fixture, *plugin.Job){
 			"nothing written": func(t *testing.T, f *fixture, job *plugin.Job) {
 				require.NoError(t, os.Mkdir(f.attempt(job.Attempt).dir, 0o700))
+			},
+			"a directory, and no record": func(t *testing.T, f *fixture, job *plugin.Job) {
+				at := f.attempt(job.Attempt)
+				require.NoError(t, os.Mkdir(at.dir, 0o700))
+				require.NoError(t, at.makeTemp())
 			},
 			"an empty record": func(t *testing.T, f *fixture, job *plugin.Job) {
 				at := f.attempt(job.Attempt)
@@ -126,6 +139,9 @@ func TestKilledWhileRecording(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, plugin.StatusSuccess, res.Status, res.Reason)
 				require.NoError(t, f.Kill(t.Context(), job.Attempt))
+				if temp := f.attempt(job.Attempt).temp(); temp != "" {
+					require.NoDirExists(t, temp)
+				}
 				require.Eventually(t, func() bool { return len(descendants(os.Getpid())) == 0 }, time.Minute, 5*time.Millisecond)
 			})
 		}
@@ -137,6 +153,7 @@ func TestRecordIsNeverTorn(t *testing.T) {
 	f := newFixture(t, Options{})
 	at, err := f.newAttempt(plugintest.NewID(t))
 	require.NoError(t, err)
+	t.Cleanup(at.remove)
 	at.PID = 1
 	require.NoError(t, at.save())
 	var saved atomic.Bool

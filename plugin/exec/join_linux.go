@@ -165,7 +165,7 @@ func (a *Adapter) launch(at *attempt, job *plugin.Job) (*peer, error) {
 func (a *Adapter) spawn(at *attempt, ln *os.File) error {
 	// Not CommandContext: it ends when it is told to, whatever the context.
 	cmd := &osexec.Cmd{
-		Path: "/proc/self/exe", Args: []string{childName, string(at.id)}, Dir: "/",
+		Path: "/proc/self/exe", Args: []string{childName, string(at.id), at.Temp}, Dir: "/",
 		Env:         []string{"GOMAXPROCS=1"},
 		ExtraFiles:  []*os.File{ln, a.agent},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
