@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -184,7 +183,7 @@ var rules = []rule{
 	},
 	{
 		rule: runner.InsideBuilds, setup: setup{entry: func(e *runner.Entry) { e.CustomBuildDir = yes() }},
-		vars: []gitlabtest.Variable{{Key: "GIT_CLONE_PATH", Value: filepath.Join(os.TempDir(), "roost-elsewhere")}},
+		vars: []gitlabtest.Variable{{Key: "GIT_CLONE_PATH", Value: "$CI_BUILDS_DIR/../elsewhere"}},
 		kept: func(t *testing.T, l *lab, pl *gitlabtest.Pipeline) bool {
 			return pl.Job("a").FailureReason == "script_failure" && has("has to be within")(t, l, pl)
 		},
