@@ -119,64 +119,70 @@ func (o *coordinatorOptions) run(cmd *cobra.Command) error {
 	return nil
 }
 
-// options wires tokens and the blob store.
-func (o *coordinatorOptions) options(cfg configs.Coordinator, scrub *blobScrub, log hclog.Logger) (coordinator.Options, func(), error) {
-	fail := func(err error) (coordinator.Options, func(), error) {
-		return coordinator.Options{}, nil, &exitError{code: exitUnreachable, err: err}
+// options wires tokens and the blob store. closeBlobs ends what was begun.
+func (o *coordinatorOptions) options(cfg configs.Coordinator, scrub *blobScrub, log hclog.Logger) (_ coordinator.Options, closeBlobs func(), err error) {
+	opts, err := o.translate(cfg)
+	if err == nil {
+		err = secrets(&opts, cfg)
 	}
-	agentToken, err := ensureToken(filepath.Join(cfg.StateDir, "agent.token"))
+	var every time.Duration
+	var rate int64
+	if err == nil {
+		every, rate, err = blobScrubOf(cfg)
+	}
+	var dir *blob.Dir
+	if err == nil {
+		dir, err = blob.OpenDir(filepath.Join(cfg.StateDir, "blobs"), blob.DirOptions{MinFree: databaseRoom})
+	}
 	if err != nil {
-		return fail(err)
-	}
-	userToken, err := ensureToken(filepath.Join(cfg.StateDir, "user.token"))
-	if err != nil {
-		return fail(err)
-	}
-	secure, err := serverTLS(cfg)
-	if err != nil {
-		return fail(err)
-	}
-	dir, err := blob.OpenDir(filepath.Join(cfg.StateDir, "blobs"), blob.DirOptions{MinFree: databaseRoom})
-	if err != nil {
-		return fail(err)
-	}
-	var ca []byte
-	if cfg.GitLabCAFile != "" {
-		if ca, err = os.ReadFile(cfg.GitLabCAFile); err != nil {
-			return fail(fmt.Errorf("coordinator.gitlab_ca_file: %w", err))
-		}
-	}
-	lease, err := time.ParseDuration(cfg.HostLease)
-	if err != nil {
-		return fail(err)
-	}
-	every, rate, err := blobScrubOf(cfg)
-	if err != nil {
-		return fail(err)
-	}
-	retries := cfg.InfraTries
-	if retries == 0 {
-		retries = -1 // none; zero means the default there
-	}
-	var heartbeat time.Duration // the default
-	if o.localSource {
-		heartbeat = time.Second // a few agents on this machine: Ctrl-C is heard soon
+		return opts, nil, &exitError{code: exitUnreachable, err: err}
 	}
 	scrub.set(every, rate)
 	stop := scrub.start(dir)
-	closeBlobs := func() {
+	opts.Missing, opts.Blobs = missingBlobs(dir, log), blob.Handler(dir, blob.HandlerOptions{Log: log})
+	opts.HostOf = newHostTokens(cfg.StateDir, log).hostOf
+	return opts, func() {
 		stop()
 		if err := dir.Close(); err != nil {
 			log.Warn("closing the blob store", "error", err)
 		}
+	}, nil
+}
+
+// translate takes over what the configuration says.
+func (o *coordinatorOptions) translate(cfg configs.Coordinator) (coordinator.Options, error) {
+	opts := coordinator.Options{
+		Dir: cfg.StateDir, Addr: cfg.Listen, GitLabURLs: cfg.GitLabURLs, HostTokensOnly: cfg.HostTokens == "required",
+		AllowLocalSource: o.localSource, MaxInfraRetries: cfg.InfraTries, Version: version,
 	}
-	return coordinator.Options{
-		Missing: missingBlobs(dir, log), TLS: secure, GitLabURLs: cfg.GitLabURLs, GitLabCA: ca,
-		Dir: cfg.StateDir, Addr: cfg.Listen, AgentToken: agentToken, UserToken: userToken,
-		HostOf: newHostTokens(cfg.StateDir, log).hostOf, HostTokensOnly: cfg.HostTokens == "required",
-		Blobs:            blob.Handler(dir, blob.HandlerOptions{Log: log}),
-		AllowLocalSource: o.localSource, HostLease: lease, Heartbeat: heartbeat, MaxInfraRetries: retries, Version: version,
-	}, closeBlobs, nil
+	if opts.MaxInfraRetries == 0 {
+		opts.MaxInfraRetries = -1 // none; zero means the default there
+	}
+	if o.localSource {
+		opts.Heartbeat = time.Second // a few agents on this machine: Ctrl-C is heard soon
+	}
+	var err error
+	if opts.HostLease, err = time.ParseDuration(cfg.HostLease); err != nil {
+		return opts, fmt.Errorf("coordinator.host_lease: %w", err)
+	}
+	if cfg.GitLabCAFile != "" {
+		if opts.GitLabCA, err = os.ReadFile(cfg.GitLabCAFile); err != nil {
+			return opts, fmt.Errorf("coordinator.gitlab_ca_file: %w", err)
+		}
+	}
+	return opts, nil
+}
+
+// secrets reads tokens and key, or makes them at the first start.
+func secrets(opts *coordinator.Options, cfg configs.Coordinator) (err error) {
+	if opts.AgentToken, err = ensureToken(filepath.Join(cfg.StateDir, "agent.token")); err != nil {
+		return err
+	}
+	if opts.UserToken, err = ensureToken(filepath.Join(cfg.StateDir, "user.token")); err != nil {
+		return err
+	}
+	opts.TLS, err = serverTLS(cfg)
+	return err
 }
 
 func coordinatorError(cfg configs.Coordinator, err error) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -45,42 +46,53 @@ func (o *opened) verify(ctx context.Context, cmd *cobra.Command, s *store.Store,
 			ids = append(ids, in.ID)
 		}
 	}
-	w := cmd.OutOrStdout()
-	good, bad := 0, 0
-	var unsaid error // standard output is gone
-	err := s.VerifyAll(ctx, ids, func(id snapshot.ID, err error) {
-		line := struct {
-			Snapshot snapshot.ID `json:"snapshot"`
-			OK       bool        `json:"ok"`
-			Error    string      `json:"error,omitempty"`
-		}{Snapshot: id, OK: err == nil}
-		if err == nil {
-			good++
-		} else {
-			bad++
-			line.Error = err.Error()
-		}
-		var werr error
-		switch {
-		case o.asJSON:
-			werr = printJSON(w, line)
-		case err == nil:
-			_, werr = fmt.Fprintf(w, "ok       %s\n", id)
-		default:
-			_, werr = fmt.Fprintf(w, "DAMAGED  %s  %v\n", id, err)
-		}
-		if unsaid == nil {
-			unsaid = werr
-		}
-	})
-	if err != nil {
+	v := verdicts{w: cmd.OutOrStdout(), asJSON: o.asJSON}
+	if err := s.VerifyAll(ctx, ids, v.tell); err != nil {
 		return err
 	}
-	if bad > 0 {
+	if v.bad > 0 {
 		return &exitError{
-			code: exitFailed, err: fmt.Errorf("%d of %d %s damaged", bad, good+bad, plural(good+bad, "snapshot")),
+			code: exitFailed, err: fmt.Errorf("%d of %d %s damaged", v.bad, v.good+v.bad, plural(v.good+v.bad, "snapshot")),
 			hint: "roost snapshot pull mends one from where it was pushed",
 		}
 	}
-	return unsaid
+	return v.unsaid
+}
+
+// verdicts prints a line for each snapshot that was verified, and counts.
+type verdicts struct {
+	w         io.Writer
+	asJSON    bool
+	good, bad int
+	unsaid    error // the first that said that standard output is gone
+}
+
+// verified is a line of verify with --json.
+type verified struct {
+	Snapshot snapshot.ID `json:"snapshot"`
+	OK       bool        `json:"ok"`
+	Error    string      `json:"error,omitempty"`
+}
+
+// tell prints what was found of one.
+func (v *verdicts) tell(id snapshot.ID, err error) {
+	line := verified{Snapshot: id, OK: err == nil}
+	if err == nil {
+		v.good++
+	} else {
+		v.bad++
+		line.Error = err.Error()
+	}
+	var werr error
+	switch {
+	case v.asJSON:
+		werr = printJSON(v.w, line)
+	case err == nil:
+		_, werr = fmt.Fprintf(v.w, "ok       %s\n", id)
+	default:
+		_, werr = fmt.Fprintf(v.w, "DAMAGED  %s  %v\n", id, err)
+	}
+	if v.unsaid == nil {
+		v.unsaid = werr
+	}
 }
