@@ -63,6 +63,23 @@ func Parse(text string, environ []string) (Config, error) {
 	return c, errors.Join(errs...)
 }
 
+// Problems takes an error of Load, Parse or CheckFiles apart: a text for each thing that
+// is wrong.
+func Problems(err error) []string {
+	var list interface{ Unwrap() []error }
+	if err == nil {
+		return nil
+	}
+	if !errors.As(err, &list) {
+		return []string{err.Error()}
+	}
+	var all []string
+	for _, e := range list.Unwrap() {
+		all = append(all, Problems(e)...)
+	}
+	return all
+}
+
 // wrongTypes says of each key that could not be decoded what it takes.
 func wrongTypes(err error) []error {
 	var (

@@ -28,6 +28,8 @@ func ensureBacking(ctx context.Context, dir string, s configs.Store, log hclog.L
 	switch {
 	case errors.Is(err, backing.ErrForeign):
 		return usageError(err, "nothing was changed")
+	case errors.Is(err, backing.ErrRoot):
+		return &exitError{code: exitUnreachable, err: err, hint: "run it as root, or set store.backing to none"}
 	case errors.Is(err, backing.ErrTool):
 		return usageError(err, "install xfsprogs, or set store.backing to none")
 	case err != nil:

@@ -33,8 +33,8 @@ type finding struct {
 }
 
 type doctorOptions struct {
-	dir, url, config string
-	asJSON           bool
+	dir, url, pin, config string
+	asJSON                bool
 }
 
 func newDoctor() *cobra.Command {
@@ -53,6 +53,7 @@ there is. Ends with status 1 if a job could not run.` + exitHelp,
 	f.StringVar(&o.dir, "store-dir", defaultState(), "where the store would be")
 	f.StringVar(&o.config, "config", "", "an agent's configuration file: its store, and how views are to be made there")
 	f.StringVar(&o.url, "coordinator", os.Getenv("ROOST_COORDINATOR"), "URL of a coordinator to try")
+	f.StringVar(&o.pin, "pin", os.Getenv("ROOST_PIN"), "pin of that coordinator's certificate")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON")
 	return c
 }
@@ -69,7 +70,7 @@ func (o *doctorOptions) run(cmd *cobra.Command) error {
 			o.dir = cfg.Agent.StoreDir
 		}
 	}
-	list := examine(cmd.Context(), o.dir, o.url, want)
+	list := o.examine(cmd.Context(), want)
 	if o.asJSON {
 		if err := printIndented(cmd.OutOrStdout(), list); err != nil {
 			return err
@@ -95,7 +96,8 @@ func printFindings(w io.Writer, list []finding) {
 	}
 }
 
-func examine(ctx context.Context, dir, url string, want configs.Store) []finding {
+func (o *doctorOptions) examine(ctx context.Context, want configs.Store) []finding {
+	dir := o.dir
 	list := []finding{{Check: "host", State: "ok", Text: hostLine()}, checkUser()}
 	store := checkWritable(dir)
 	list = append(list, store)
@@ -106,8 +108,8 @@ func examine(ctx context.Context, dir, url string, want configs.Store) []finding
 	}
 	list = append(list, checkDisk(dir), checkTool(ctx, "bash", "jobs' scripts run in it", "bad"),
 		checkTool(ctx, "git", "jobs' sources come through it", "warn"), checkProcesses())
-	if url != "" {
-		list = append(list, checkCoordinator(ctx, url))
+	if o.url != "" {
+		list = append(list, checkCoordinator(ctx, o.url, o.pin))
 	}
 	return list
 }
@@ -198,15 +200,15 @@ func checkProcesses() finding {
 	return finding{Check: "processes", State: "ok", Text: "no cgroup v2; a job's processes are found by their ancestors"}
 }
 
-func checkCoordinator(ctx context.Context, url string) finding {
-	c, err := api.NewClient(url, "", nil)
+func checkCoordinator(ctx context.Context, url, pin string) finding {
+	c, err := api.NewClient(url, "", coordinatorHTTP(pin))
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		err = c.Health(ctx)
 	}
 	if err != nil {
-		return finding{Check: "coordinator", State: "bad", Text: err.Error(), Fix: "is roost coordinator running, and can this host reach " + url + "?"}
+		return finding{Check: "coordinator", State: "bad", Text: url + ": " + err.Error(), Fix: reachHint(err)}
 	}
 	return finding{Check: "coordinator", State: "ok", Text: url + " answers"}
 }

@@ -59,7 +59,9 @@ func apiError(ctx context.Context, what string, err error) error {
 		return &exitError{code: exitUnreachable, err: err}
 	}
 	switch e.Code {
-	case api.CodeUnauthorized, api.CodeForbidden, api.CodeFenced, api.CodeNameTaken:
+	case api.CodeUnauthorized, api.CodeForbidden:
+		return &exitError{code: exitRefused, err: err, hint: "is it the token of this coordinator, and the one for people? " + userTokenHint}
+	case api.CodeFenced, api.CodeNameTaken:
 		return &exitError{code: exitRefused, err: err}
 	case api.CodeInternal, api.CodeFull:
 		return &exitError{code: exitUnreachable, err: err}

@@ -118,7 +118,7 @@ type gcReport struct {
 
 func (o *gcOptions) run(cmd *cobra.Command) error {
 	if o.dir == "" && o.config == "" {
-		return usageError(errors.New("which store?"), "name one with --store-dir, or its agent's --config; or --all for a state directory")
+		return usageError(errors.New("no store is named"), "--store-dir DIR, or --config FILE of its agent; or --all for the state directory of roost run and roost up")
 	}
 	target := int64(-1)
 	if o.target != "" {

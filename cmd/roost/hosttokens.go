@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -93,7 +92,7 @@ func makeHostToken(stateDir, host string) (string, error) {
 func revokeHostToken(stateDir, host string) error {
 	if err := os.Remove(hostTokenFile(stateDir, host)); err != nil {
 		if os.IsNotExist(err) {
-			return fmt.Errorf("host %q has no token of its own: %w", host, fs.ErrNotExist)
+			return usageError(fmt.Errorf("host %q has no token of its own in %s", host, hostTokenDir(stateDir)), "a token is that of the name given to --host when it was made")
 		}
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"os"
 	"path/filepath"
@@ -24,6 +25,32 @@ func (r *remote) flags(c *cobra.Command) {
 	c.Flags().StringVar(&r.state, "state", defaultState(), "directory of the embedded coordinator and agents")
 }
 
+// userTokenHint says where the token is that people come with.
+const userTokenHint = "the coordinator made one at its first start: STATE_DIR/user.token there; a copy of it has mode 0600"
+
+// reachError says what to do about a coordinator that can't be reached.
+func reachError(ctx context.Context, what string, err error) error {
+	out := apiError(ctx, what, err)
+	var e *exitError
+	if errors.As(out, &e) && e.code == exitUnreachable {
+		e.hint = reachHint(err)
+	}
+	return out
+}
+
+// reachHint is the cure of an error of a call that did not get through.
+func reachHint(err error) string {
+	var untrusted *tls.CertificateVerificationError
+	var other *pinError
+	switch {
+	case errors.As(err, &untrusted):
+		return "a coordinator with a certificate of its own is known by its pin: --pin, the second part of what roost coordinator join prints there"
+	case errors.As(err, &other):
+		return "if it has a new key, roost coordinator join prints the new pin there"
+	}
+	return "is it running, and can this machine reach it?"
+}
+
 // defaultState is $XDG_STATE_HOME/roost, as the XDG base directories have it.
 func defaultState() string {
 	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
@@ -42,18 +69,18 @@ func defaultState() string {
 func (r *remote) connect(ctx context.Context) (c *api.Client, ok bool, err error) {
 	if r.url != "" {
 		if r.tokenFile == "" {
-			return nil, false, usageError(errors.New("--coordinator needs --token-file"), "the coordinator made one: STATE_DIR/user.token")
+			return nil, false, usageError(errors.New("--coordinator needs --token-file"), userTokenHint)
 		}
 		token, err := readToken(r.tokenFile)
 		if err != nil {
-			return nil, false, usageError(err, "")
+			return nil, false, usageError(err, userTokenHint)
 		}
 		c, err := api.NewClient(r.url, token, coordinatorHTTP(r.pin))
 		if err != nil {
 			return nil, false, usageError(err, "")
 		}
 		if err := c.Health(ctx); err != nil {
-			return nil, false, apiError(ctx, "coordinator "+r.url, err)
+			return nil, false, reachError(ctx, "coordinator "+r.url, err)
 		}
 		return c, true, nil
 	}

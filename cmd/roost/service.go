@@ -72,7 +72,11 @@ func sayReady(w io.Writer, r ready) error { return json.NewEncoder(w).Encode(r) 
 func readToken(path string) (string, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
-		return "", fmt.Errorf("token: %w", err)
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err // which says the path again
+		}
+		return "", fmt.Errorf("token file %s: %w", path, err)
 	}
 	if fi.Mode().Perm()&0o077 != 0 && !ignoreModes {
 		return "", fmt.Errorf("token file %s can be read by others (mode %04o): chmod 600 it", path, fi.Mode().Perm())

@@ -50,7 +50,7 @@ func (e *elsewhere) connect(where string, push bool) (r depot, done func(), err 
 	}
 	u, err := url.Parse(where)
 	if err != nil {
-		return nil, nil, usageError(errors.New("that is no URL"), "")
+		return nil, nil, usageError(errors.New("the place to push to or pull from is no URL"), "want a directory, http(s)://HOST/… or s3://BUCKET/PREFIX")
 	}
 	if u.User != nil {
 		return nil, nil, usageError(errors.New("a URL must not hold a user or password: command lines are seen by others"), "use --token-file or the environment")

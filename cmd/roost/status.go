@@ -48,8 +48,8 @@ which each pipeline has all its jobs, for a monitoring system to look at.` + exi
 			}
 			if !ok {
 				return &exitError{
-					code: exitUnreachable, err: errors.New("no coordinator runs here"),
-					hint: "roost up starts one for --state; another one: --coordinator URL",
+					code: exitUnreachable, err: fmt.Errorf("no coordinator runs for the state directory %s", r.state),
+					hint: "roost up starts one; another directory: --state DIR; another coordinator: --coordinator URL",
 				}
 			}
 			st, err := readStatus(ctx, client, n)

@@ -51,7 +51,7 @@ For verify, 1 says that a damage is left.`,
 
 func (o *verifyOptions) run(cmd *cobra.Command, args []string) error {
 	if o.dir == "" && o.config == "" {
-		return usageError(errors.New("which store?"), "name one with --store-dir, or its agent's --config")
+		return usageError(errors.New("no store is named"), "--store-dir DIR, or --config FILE of its agent")
 	}
 	spec := store.ScrubOptions{NoRepair: o.noRepair}
 	for _, a := range args {

@@ -38,7 +38,7 @@ name (in the newest pipeline, or that of --pipeline) or its id.` + exitHelp,
 				return err
 			}
 			defer done()
-			j, err := findJob(ctx, client, number, args[0])
+			j, err := r.findJob(ctx, client, number, args[0])
 			if err != nil {
 				return err
 			}
@@ -63,7 +63,7 @@ func (r *remote) reader(ctx context.Context, errw io.Writer) (*api.Client, func(
 		return c, func() {}, err
 	}
 	if _, err := os.Stat(filepath.Join(r.state, "coordinator")); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, noPipeline()
+		return nil, nil, r.noPipeline()
 	}
 	log := hclog.New(&hclog.LoggerOptions{Name: "roost", Level: hclog.Warn, Output: errw})
 	cl, err := startCluster(ctx, clusterOptions{state: r.state, listen: "127.0.0.1:0", log: log})
@@ -73,12 +73,17 @@ func (r *remote) reader(ctx context.Context, errw io.Writer) (*api.Client, func(
 	return cl.client, cl.Close, nil
 }
 
-func noPipeline() error {
-	return usageError(errors.New("no pipeline has run here"), "another place: --state DIR or --coordinator URL")
+// noPipeline says that there is nothing to ask about.
+func (r *remote) noPipeline() error {
+	where := "in " + r.state
+	if r.url != "" {
+		where = "at " + r.url
+	}
+	return usageError(fmt.Errorf("no pipeline has run %s", where), "another place: --state DIR or --coordinator URL")
 }
 
 // findJob looks a job up by id, or by name in one pipeline.
-func findJob(ctx context.Context, c *api.Client, number, name string) (*api.JobDetail, error) {
+func (r *remote) findJob(ctx context.Context, c *api.Client, number, name string) (*api.JobDetail, error) {
 	if number == "" {
 		if j, err := c.Job(ctx, name); err == nil {
 			return j, nil
@@ -88,13 +93,13 @@ func findJob(ctx context.Context, c *api.Client, number, name string) (*api.JobD
 			return nil, apiError(ctx, "pipelines", err)
 		}
 		if len(newest) == 0 {
-			return nil, noPipeline()
+			return nil, r.noPipeline()
 		}
 		number = newest[0].ID
 	}
 	p, err := c.Pipeline(ctx, number)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
-		return nil, usageError(fmt.Errorf("there is no pipeline %s", number), "")
+		return nil, usageError(fmt.Errorf("there is no pipeline %s", number), "roost status --pipelines 50 lists the newest")
 	}
 	if err != nil {
 		return nil, apiError(ctx, "pipeline "+number, err)

@@ -50,6 +50,9 @@ var ErrForeign = errors.New("not our backing file")
 // ErrTool says that a program is missing; the message names it and its package.
 var ErrTool = errors.New("program is missing")
 
+// ErrRoot says that the process may not make loop devices.
+var ErrRoot = errors.New("only root can make loop devices and mount them")
+
 // ImageOf is where the image of a store at dir lies unless Options says otherwise.
 func ImageOf(dir string) string { return dir + ".xfs" }
 

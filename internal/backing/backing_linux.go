@@ -19,7 +19,7 @@ import (
 // Check tells why no backing could be made on this host, nil if it could.
 func Check() error {
 	if os.Geteuid() != 0 {
-		return errors.New("loop devices need root")
+		return ErrRoot
 	}
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
 		return fmt.Errorf("no loop devices: %w", err)
@@ -61,7 +61,7 @@ func Ensure(ctx context.Context, o Options) (Status, error) {
 
 func (o Options) ensure(ctx context.Context) (st Status, err error) {
 	if os.Geteuid() != 0 {
-		return st, errors.New("loop devices need root")
+		return st, ErrRoot
 	}
 	for _, dir := range []string{filepath.Dir(o.Image), o.Dir} {
 		if err := durable.MkdirAll(dir, 0o700); err != nil {

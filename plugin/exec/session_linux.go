@@ -159,7 +159,7 @@ func (s *supervisor) end(context.Context) error {
 // rootModeReady reports whether root mode can be had.
 func rootModeReady() error {
 	if os.Geteuid() != 0 {
-		return errors.New("root mode needs root")
+		return errors.New("a mount namespace and a user of its own for each job (root mode) need root: start the agent as root")
 	}
 	return nil
 }

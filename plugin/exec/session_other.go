@@ -21,7 +21,7 @@ func MaybeChild() {}
 
 func childReady() error { return nil }
 
-func rootModeReady() error { return errors.New("root mode needs Linux") }
+func rootModeReady() error { return errors.New("a mount namespace and a user of its own for each job (root mode) need Linux") }
 
 func growPipe(*os.File) {}
 
