@@ -50,8 +50,8 @@ type EvictSpec struct {
 	Useless bool
 	// Damaged also takes damaged layers of which there is no other copy, however new.
 	Damaged bool
-	// Confirm is asked before a durable layer goes whether the blob store has all of
-	// these blobs now. nil: the store's rows are believed.
+	// Confirm is asked before a layer goes of which the blob store is to have a good copy,
+	// whether it has all of these blobs now. nil: the store's rows are believed.
 	Confirm func(ctx context.Context, id snapshot.ID, blobs []Blob) error
 	// DryRun only says what would go.
 	DryRun bool
@@ -132,7 +132,7 @@ func (s *Store) Evict(ctx context.Context, spec EvictSpec) (EvictReport, error) 
 
 // evict removes one layer.
 func (s *Store) evict(ctx context.Context, c *candidate, spec *EvictSpec) (Reason, error) {
-	if c.reason == EvictDurable && spec.Confirm != nil {
+	if len(c.blobs) > 0 && spec.Confirm != nil {
 		if err := spec.Confirm(ctx, c.id, c.blobs); err != nil {
 			return KeptUnconfirmed, err
 		}

@@ -23,7 +23,7 @@ type candidate struct {
 	bytes  int64 // freed
 	age    int   // doublings of the minutes since its last use
 	used   time.Time
-	blobs  []Blob
+	blobs  []Blob       // that must be in the blob store before it goes
 	needs  []*candidate // what it stands on
 	above  int          // how many layers stand on it
 }
@@ -49,7 +49,7 @@ func (s *Store) planEviction(spec EvictSpec) *evictPlan {
 			age: bits.Len64(uint64(max(0, now.Sub(l.last())/time.Minute))),
 		}
 		c.reason, c.stays = s.mayGoLocked(l, &spec, now)
-		if c.reason == EvictDurable {
+		if c.reason == EvictDurable || c.reason == EvictDamaged && !givenUp(l, &spec, now) {
 			c.blobs = allBlobs(l)
 		}
 		p.all = append(p.all, c)
@@ -131,7 +131,7 @@ func (s *Store) mayGoLocked(l *layer, spec *EvictSpec, now time.Time) (goes, sta
 		goes = EvictBroken
 	case Suspect:
 		goes = EvictDamaged
-		if l.use.was != Durable && !spec.Damaged && now.Sub(l.last()) < doubtfulFor {
+		if l.use.was != Durable && !givenUp(l, spec, now) {
 			return "", KeptOnlyCopy
 		}
 	case Durable:
@@ -149,6 +149,11 @@ func (s *Store) mayGoLocked(l *layer, spec *EvictSpec, now time.Time) (goes, sta
 		return "", KeptRecent
 	}
 	return goes, ""
+}
+
+// givenUp reports whether a damaged layer may go although there is no other copy of it.
+func givenUp(l *layer, spec *EvictSpec, now time.Time) bool {
+	return spec.Damaged || now.Sub(l.last()) >= doubtfulFor
 }
 
 // chainDurableLocked reports whether a host without anything could fetch l.

@@ -117,7 +117,7 @@ func may(all []*made, spec EvictSpec, now time.Time, refused map[snapshot.ID]boo
 		case m.state == Broken:
 			ok[m.id] = true
 		case m.state == Suspect:
-			ok[m.id] = m.was == Durable || spec.Damaged || now.Sub(m.used) >= 7*24*time.Hour
+			ok[m.id] = m.was == Durable && !refused[m.id] || spec.Damaged || now.Sub(m.used) >= 7*24*time.Hour
 		}
 	}
 	for i := len(all) - 1; i >= 0; i-- { // what stands on others comes after them
@@ -344,4 +344,32 @@ func TestUseIsKept(t *testing.T) {
 	require.Len(t, r.Evicted, 1)
 	require.Equal(t, EvictDurable, r.Evicted[0].Reason)
 	require.Empty(t, b.List())
+}
+
+// A damaged layer goes when the blob store says that it has a good copy, and not because
+// a row once said so: what is good of it may be all that there is.
+func TestEvictDamagedAsks(t *testing.T) {
+	b := newBench(t, view.NameCopy)
+	in := b.job(func(dir string) { write(t, dir+"/f", "precious") })
+	b.packed(in.ID)
+	require.NoError(t, b.MarkDurable(t.Context(), in.ID))
+	require.NoError(t, b.Reported(t.Context(), in.ID))
+	b.fallen(t.Context(), b.layers[in.ID], errors.New("damaged: a file"))
+	has := false
+	spec := EvictSpec{Confirm: func(context.Context, snapshot.ID, []Blob) error {
+		if has {
+			return nil
+		}
+		return snapshot.ErrNotFound
+	}}
+	r, err := b.Evict(t.Context(), spec)
+	require.NoError(t, err)
+	require.Empty(t, r.Evicted)
+	require.Equal(t, []snapshot.ID{in.ID}, r.Unconfirmed)
+	require.Contains(t, b.layers, in.ID)
+	has = true
+	r, err = b.Evict(t.Context(), spec)
+	require.NoError(t, err)
+	require.Len(t, r.Evicted, 1)
+	require.NotContains(t, b.layers, in.ID)
 }
