@@ -98,147 +98,166 @@ func estimatePipeline(jobs ...string) string { return "stages: [all]\n" + string
 func TestEstimates(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay, testenv.Bash)
 	f := newFleet(t, roostBinary(t), 2)
-	const mib = 1 << 20
-	keep := func(script ...string) string { return "test -e base || { " + strings.Join(script, " && ") + "; }" }
-
-	t.Run("a line, again and again", func(t *testing.T) {
-		f := f.in(t)
-		// make starts from its seed, and so does all that follows it.
-		text := estimatePipeline(
-			onA("make", nil, keep(random("base", 16)), random("churn", 1)),
-			onA("more", []string{"make"}, random("more", 2)),
-			onB("see", []string{"more"}, random("seen", 1)),
-		)
-		f.requireEstimates(f.run("line", text), "see", 19*mib, 20*mib)
-		for range 3 {
-			f.requireEstimates(f.run("line", text), "see", 3*mib, 4*mib)
-		}
-	})
-	t.Run("what a line replaces", func(t *testing.T) {
-		f := f.in(t)
-		text := estimatePipeline(
-			onA("make", nil, random("big", 8)),
-			onA("change", []string{"make"}, random("big", 8)),
-			onA("again", []string{"change"}, random("big", 8)),
-			onB("see", []string{"again"}),
-		)
-		f.requireEstimates(f.run("replace", text), "see", 8*mib, 9*mib)
-		f.requireEstimates(f.run("replace", text), "see", 8*mib, 9*mib)
-	})
-	t.Run("what the last one of a line has not any more", func(t *testing.T) {
-		f := f.in(t)
-		text := estimatePipeline(
-			onA("make", nil, keep(random("base", 2)), random("a/x", 8), random("b/y", 4)),
-			onA("drop", []string{"make"}, "rm -r a", random("c/z", 4)),
-			onB("see", []string{"drop"}, "test ! -e a"),
-			onB("look", []string{"make", "see"}, "test ! -e a"), // the same line
-			onB("back", []string{"make"}, "test -e a/x"),
-		)
-		// back may be placed before see or after it.
-		f.requireEstimates(f.run("drop", text), "", 0, 0)
-		text = strings.Replace(text, "back:\n  stage: all\n  tags: [host-b]\n  needs: [make]", "back:\n  stage: last\n  tags: [host-b]\n  needs: [make]", 1)
-		text = strings.Replace(text, "stages: [all]", "stages: [all, last]", 1)
-		f.requireEstimates(f.run("drop", text), "", 0, 0)
-	})
-	t.Run("fan-in", func(t *testing.T) {
-		f := f.in(t)
-		text := estimatePipeline(
-			onA("make", nil, keep(random("base", 8))),
-			onA("l", []string{"make"}, random("l", 4)),
-			onA("r", []string{"make"}, random("r", 6)),
-			onB("here", []string{"l", "r"}, "test -e l && test -e r"),
-			onA("both", []string{"l", "r"}, random("both", 1)),
-			onB("there", []string{"both", "here"}),
-		)
-		for range 3 {
-			f.requireEstimates(f.run("fan-in", text), "", 0, 0)
-		}
-		// The merge alone, on a host that has nothing of this pipeline's.
-		text = estimatePipeline(
-			onA("make", nil, keep(random("base", 8))),
-			onA("l", []string{"make"}, random("l", 4)),
-			onA("r", []string{"make"}, random("r", 6)),
-			onA("both", []string{"l", "r"}, random("both", 1)),
-			onB("see", []string{"both"}),
-		)
-		f.requireEstimates(f.run("merge", text), "see", 19*mib, 20*mib)
-		f.requireEstimates(f.run("merge", text), "see", 11*mib, 12*mib)
-	})
-	t.Run("fan-out to a second host", func(t *testing.T) {
-		f := f.in(t)
-		jobs := []string{onA("make", nil, random("base", 16)), onA("more", []string{"make"}, random("more", 1))}
-		for i := range 6 {
-			jobs = append(jobs, onB(fmt.Sprint("out", i), []string{"more"}))
-		}
-		// Which of those that are placed together has it fetched is not said.
-		p := f.run("fan-out", estimatePipeline(jobs...))
-		f.requireSuccess(p)
-		var said, moved int64
-		for i := range p.Jobs {
-			said += estimated(t, &p.Jobs[i])
-			moved += p.Jobs[i].Workspace.BytesMoved
-		}
-		require.Greater(t, moved, int64(17*mib))
-		require.Less(t, moved, int64(18*mib), "it came once")
-		require.InEpsilon(t, moved, said, 0.1)
-	})
-	t.Run("names of files", func(t *testing.T) {
-		f := f.in(t)
-		text := estimatePipeline(
-			onA("make", nil, keep(random("base", 1), "for i in $(seq 2000); do echo $i > f$i; done")),
-			onA("same", []string{"make"}, "touch f1"),
-			onB("see", []string{"same"}),
-		)
-		for range 2 {
-			f.requireEstimates(f.run("names", text), "", 0, 0)
-		}
-	})
-	t.Run("evicted", func(t *testing.T) {
-		f := f.in(t)
-		text := estimatePipeline(
-			onA("make", nil, keep(random("base", 8))),
-			onA("more", []string{"make"}, random("more", 2)),
-			onB("see", []string{"more"}),
-		)
-		f.requireEstimates(f.run("evicted", text), "see", 10*mib, 11*mib)
-		f.agents["host-b"].stop()
-		r := roost(t, f.dir, "gc", "--store-dir", filepath.Join(f.dir, "host-b"), "--target", "0", "--json")
-		require.NotContains(t, r.errOut, "panic", r.out)
-		views, err := os.ReadDir(filepath.Join(f.dir, "host-b", "views"))
-		require.NoError(t, err)
-		require.Empty(t, views, r.out)
-		f.startAgent("host-b", nil)
-		f.agents["host-b"].waitReady()
-		f.requireEstimates(f.run("evicted", text), "see", 10*mib, 11*mib)
-		f.requireEstimates(f.run("evicted", text), "see", 2*mib, 3*mib)
-	})
-	t.Run("only packs are held", func(t *testing.T) { f.in(t).carried(false) })
-	t.Run("pulled and unpacked", func(t *testing.T) { f.in(t).carried(true) })
-	t.Run("a line that begins anew", func(t *testing.T) {
-		f := f.in(t)
-		text := func(see bool) string {
-			jobs := []string{onA("make", nil, keep(random("base", 8)), "head -c 64K /dev/urandom > churn; date +%N >> n")}
-			if see {
-				jobs = append(jobs, onB("see", []string{"make"}))
-			}
-			return estimatePipeline(jobs...)
-		}
-		f.requireEstimates(f.run("anew", text(true)), "see", 8*mib, 9*mib)
-		for range 30 {
-			f.requireSuccess(f.run("anew", text(false)))
-		}
-		// Each of thirty layers has replaced what the one before it brought: what is in
-		// their packs is known, how much of that is left is not.
-		f.requireNotLess(f.run("anew", text(true)), "see", 0, mib)
-		for range 3 { // beyond the 32nd
-			f.requireEstimates(f.run("anew", text(true)), "see", 0, mib)
-		}
-	})
+	for _, c := range []struct {
+		name string
+		part func(f *fleet)
+	}{
+		{"a line, again and again", (*fleet).estimateLine},
+		{"what a line replaces", (*fleet).estimateReplaced},
+		{"what the last one of a line has not any more", (*fleet).estimateDropped},
+		{"fan-in", (*fleet).estimateFanIn},
+		{"fan-out to a second host", (*fleet).estimateFanOut},
+		{"names of files", (*fleet).estimateNames},
+		{"evicted", (*fleet).estimateEvicted},
+		{"only packs are held", func(f *fleet) { f.carried(false) }},
+		{"pulled and unpacked", func(f *fleet) { f.carried(true) }},
+		{"a line that begins anew", (*fleet).estimateAnew},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.part(f.in(t)) })
+	}
 	if t.Failed() {
 		return
 	}
 	f.stop()
 	requireNothingLeft(t, f.dir)
+}
+
+const mib = 1 << 20
+
+// keep runs a script where there is no file "base" yet.
+func keep(script ...string) string { return "test -e base || { " + strings.Join(script, " && ") + "; }" }
+
+func (f *fleet) estimateLine() {
+	// make starts from its seed, and so does all that follows it.
+	text := estimatePipeline(
+		onA("make", nil, keep(random("base", 16)), random("churn", 1)),
+		onA("more", []string{"make"}, random("more", 2)),
+		onB("see", []string{"more"}, random("seen", 1)),
+	)
+	f.requireEstimates(f.run("line", text), "see", 19*mib, 20*mib)
+	for range 3 {
+		f.requireEstimates(f.run("line", text), "see", 3*mib, 4*mib)
+	}
+}
+
+func (f *fleet) estimateReplaced() {
+	text := estimatePipeline(
+		onA("make", nil, random("big", 8)),
+		onA("change", []string{"make"}, random("big", 8)),
+		onA("again", []string{"change"}, random("big", 8)),
+		onB("see", []string{"again"}),
+	)
+	f.requireEstimates(f.run("replace", text), "see", 8*mib, 9*mib)
+	f.requireEstimates(f.run("replace", text), "see", 8*mib, 9*mib)
+}
+
+func (f *fleet) estimateDropped() {
+	text := estimatePipeline(
+		onA("make", nil, keep(random("base", 2)), random("a/x", 8), random("b/y", 4)),
+		onA("drop", []string{"make"}, "rm -r a", random("c/z", 4)),
+		onB("see", []string{"drop"}, "test ! -e a"),
+		onB("look", []string{"make", "see"}, "test ! -e a"), // the same line
+		onB("back", []string{"make"}, "test -e a/x"),
+	)
+	// back may be placed before see or after it.
+	f.requireEstimates(f.run("drop", text), "", 0, 0)
+	text = strings.Replace(text, "back:\n  stage: all\n  tags: [host-b]\n  needs: [make]", "back:\n  stage: last\n  tags: [host-b]\n  needs: [make]", 1)
+	text = strings.Replace(text, "stages: [all]", "stages: [all, last]", 1)
+	f.requireEstimates(f.run("drop", text), "", 0, 0)
+}
+
+func (f *fleet) estimateFanIn() {
+	text := estimatePipeline(
+		onA("make", nil, keep(random("base", 8))),
+		onA("l", []string{"make"}, random("l", 4)),
+		onA("r", []string{"make"}, random("r", 6)),
+		onB("here", []string{"l", "r"}, "test -e l && test -e r"),
+		onA("both", []string{"l", "r"}, random("both", 1)),
+		onB("there", []string{"both", "here"}),
+	)
+	for range 3 {
+		f.requireEstimates(f.run("fan-in", text), "", 0, 0)
+	}
+	// The merge alone, on a host that has nothing of this pipeline's.
+	text = estimatePipeline(
+		onA("make", nil, keep(random("base", 8))),
+		onA("l", []string{"make"}, random("l", 4)),
+		onA("r", []string{"make"}, random("r", 6)),
+		onA("both", []string{"l", "r"}, random("both", 1)),
+		onB("see", []string{"both"}),
+	)
+	f.requireEstimates(f.run("merge", text), "see", 19*mib, 20*mib)
+	f.requireEstimates(f.run("merge", text), "see", 11*mib, 12*mib)
+}
+
+func (f *fleet) estimateFanOut() {
+	t := f.t.(*testing.T) //nolint:forcetypeassert // there are no benchmarks of this
+	jobs := []string{onA("make", nil, random("base", 16)), onA("more", []string{"make"}, random("more", 1))}
+	for i := range 6 {
+		jobs = append(jobs, onB(fmt.Sprint("out", i), []string{"more"}))
+	}
+	// Which of those that are placed together has it fetched is not said.
+	p := f.run("fan-out", estimatePipeline(jobs...))
+	f.requireSuccess(p)
+	var said, moved int64
+	for i := range p.Jobs {
+		said += estimated(t, &p.Jobs[i])
+		moved += p.Jobs[i].Workspace.BytesMoved
+	}
+	require.Greater(t, moved, int64(17*mib))
+	require.Less(t, moved, int64(18*mib), "it came once")
+	require.InEpsilon(t, moved, said, 0.1)
+}
+
+func (f *fleet) estimateNames() {
+	text := estimatePipeline(
+		onA("make", nil, keep(random("base", 1), "for i in $(seq 2000); do echo $i > f$i; done")),
+		onA("same", []string{"make"}, "touch f1"),
+		onB("see", []string{"same"}),
+	)
+	for range 2 {
+		f.requireEstimates(f.run("names", text), "", 0, 0)
+	}
+}
+
+func (f *fleet) estimateEvicted() {
+	t := f.t.(*testing.T) //nolint:forcetypeassert // there are no benchmarks of this
+	text := estimatePipeline(
+		onA("make", nil, keep(random("base", 8))),
+		onA("more", []string{"make"}, random("more", 2)),
+		onB("see", []string{"more"}),
+	)
+	f.requireEstimates(f.run("evicted", text), "see", 10*mib, 11*mib)
+	f.agents["host-b"].stop()
+	r := roost(t, f.dir, "gc", "--store-dir", filepath.Join(f.dir, "host-b"), "--target", "0", "--json")
+	require.NotContains(t, r.errOut, "panic", r.out)
+	views, err := os.ReadDir(filepath.Join(f.dir, "host-b", "views"))
+	require.NoError(t, err)
+	require.Empty(t, views, r.out)
+	f.startAgent("host-b", nil)
+	f.agents["host-b"].waitReady()
+	f.requireEstimates(f.run("evicted", text), "see", 10*mib, 11*mib)
+	f.requireEstimates(f.run("evicted", text), "see", 2*mib, 3*mib)
+}
+
+func (f *fleet) estimateAnew() {
+	text := func(see bool) string {
+		jobs := []string{onA("make", nil, keep(random("base", 8)), "head -c 64K /dev/urandom > churn; date +%N >> n")}
+		if see {
+			jobs = append(jobs, onB("see", []string{"make"}))
+		}
+		return estimatePipeline(jobs...)
+	}
+	f.requireEstimates(f.run("anew", text(true)), "see", 8*mib, 9*mib)
+	for range 30 {
+		f.requireSuccess(f.run("anew", text(false)))
+	}
+	// Each of thirty layers has replaced what the one before it brought: what is in
+	// their packs is known, how much of that is left is not.
+	f.requireNotLess(f.run("anew", text(true)), "see", 0, mib)
+	for range 3 { // beyond the 32nd
+		f.requireEstimates(f.run("anew", text(true)), "see", 0, mib)
+	}
 }
 
 // in is the fleet for a part of a test.
@@ -253,9 +272,8 @@ func (f *fleet) in(t *testing.T) *fleet {
 func (f *fleet) carried(unpack bool) {
 	t := f.t.(*testing.T) //nolint:forcetypeassert // there are no benchmarks of this
 	project := fmt.Sprint("carried-", unpack)
-	const mib = 1 << 20
 	text := estimatePipeline(
-		onA("make", nil, "test -e base || { "+random("base", 8)+"; }"),
+		onA("make", nil, keep(random("base", 8))),
 		onA("more", []string{"make"}, random("more", 2)),
 	)
 	p := f.run(project, text)
