@@ -26,6 +26,12 @@ type ExtractOptions struct {
 	// little only what is new. May be nil; what can't be read there is fetched. It is
 	// called by one goroutine.
 	Previous func(path string) *snapshot.Entry
+	// Base goes through all that the base has. It is called, once at most, where n chunks
+	// are needed that an ancestor stored and that Previous does not have: of what was
+	// renamed, say, which the base then has at another path. Entries are those of Previous,
+	// each good until fn returns. Without a look at all of them the rest is fetched. May be
+	// nil.
+	Base func(n int, fn func(e *snapshot.Entry) error) error
 	// Pieces, if set, is called instead of write, with all that is to be written of a
 	// frame; Change is the index of a change, and Bytes are only good during the call.
 	Pieces func(pieces ...snapshot.Piece) error

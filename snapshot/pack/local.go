@@ -14,11 +14,14 @@ type had struct {
 	at   snapshot.Chunk
 }
 
-// local writes the chunks that files of the base have at the paths of the changes,
-// and takes them out of the plan. It is a short cut: each is checked like one that
-// was fetched, and what is not right stays in the plan.
+// local writes the chunks that files of the base have, and takes them out of the plan.
+// It is a short cut: each is checked like one that was fetched, and what is not right
+// stays in the plan.
 func (x *extractor) local(ctx context.Context) error {
 	have := x.have()
+	if err := x.haveElsewhere(have); err != nil {
+		return err
+	}
 	if len(have) == 0 {
 		return nil
 	}
@@ -33,12 +36,12 @@ func (x *extractor) local(ctx context.Context) error {
 	return g.Wait()
 }
 
-// have lists what the base has of what is needed.
+// have lists what the base has at the paths of the changes.
 func (x *extractor) have() map[snapshot.Digest]had {
-	if x.o.Previous == nil {
-		return nil
-	}
 	out := map[snapshot.Digest]had{}
+	if x.o.Previous == nil {
+		return out
+	}
 	x.prevs = map[int32]*snapshot.Entry{}
 	for i := range x.ix.Changes {
 		e := &x.ix.Changes[i].Entry
@@ -55,6 +58,43 @@ func (x *extractor) have() map[snapshot.Digest]had {
 		}
 	}
 	return out
+}
+
+// haveElsewhere adds to have what the base has at other paths of what is needed and not in
+// have, if it can be there: that is, if this layer did not store it.
+func (x *extractor) haveElsewhere(have map[snapshot.Digest]had) error {
+	if x.o.Base == nil {
+		return nil
+	}
+	wanted := map[snapshot.Digest]struct{}{}
+	for _, uses := range x.p.uses {
+		for _, u := range uses {
+			c := &x.ix.Chunks[u.chunk]
+			if _, ok := have[c.ID]; !ok && !x.ix.Packs[x.ix.Frames[c.Frame].Pack].Own {
+				wanted[c.ID] = struct{}{}
+			}
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	return x.o.Base(len(wanted), func(e *snapshot.Entry) error {
+		if e.Type != snapshot.TypeFile || e.Source == "" {
+			return nil
+		}
+		var kept *snapshot.Entry
+		for _, c := range e.Chunks {
+			if _, ok := wanted[c.ID]; !ok {
+				continue
+			}
+			if kept == nil {
+				kept = &snapshot.Entry{Path: e.Path, Size: e.Size, Source: e.Source, SourceAt: e.SourceAt}
+			}
+			have[c.ID] = had{kept, c}
+			delete(wanted, c.ID)
+		}
+		return nil
+	})
 }
 
 // localFrame does it for the chunks of one frame.

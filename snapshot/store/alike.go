@@ -115,3 +115,26 @@ func firstOf(a, b func(string) *snapshot.Entry) func(string) *snapshot.Entry {
 		return b(path)
 	}
 }
+
+// lookedThrough is how many entries of a base are looked at for each chunk that may be
+// somewhere in it: reading one costs less than a microsecond, a chunk a part of a request.
+const lookedThrough = 64
+
+// lookThrough calls fn with all entries of a base of which n chunks are wanted, unless that
+// costs more than it can be worth. That it can't be read is no error: what it has is
+// fetched.
+func (s *Store) lookThrough(ctx context.Context, base snapshot.ID, n int, fn func(e *snapshot.Entry) error) error {
+	t, err := s.openBase(ctx, base)
+	if err == nil {
+		defer t.close()
+		if t.left()/lookedThrough > n {
+			return nil
+		}
+		err = t.each(ctx)(fn)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.log.Debug("what a base has can't be looked through", "snapshot", base, "error", err)
+		return nil
+	}
+	return err
+}

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,6 +51,15 @@ type Created struct {
 	New int64 // content bytes that no pack of this store had
 	// Kept is how many files were known to be as in the base and were not read.
 	Kept int64
+}
+
+// ErrOverlap says that a store and a directory that is saved or restored lie in each other.
+var ErrOverlap = errors.New("choose directories apart from each other")
+
+// within reports whether a path is dir, or lies in it. Both are absolute, and not links.
+func within(path, dir string) bool {
+	sep := string(filepath.Separator)
+	return strings.HasPrefix(path+sep, strings.TrimSuffix(dir, sep)+sep)
 }
 
 // ChangedError says that a file was written to while it was read.
@@ -134,8 +144,8 @@ func (c *creating) prepare() error {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real
 	}
-	if sep := string(filepath.Separator); strings.HasPrefix(c.s.dir+sep, strings.TrimSuffix(dir, sep)+sep) {
-		return fmt.Errorf("the store %s lies in the directory %s: it would hold itself", c.s.dir, dir)
+	if within(c.s.dir, dir) {
+		return fmt.Errorf("the store %s lies in the directory %s: it would hold itself: %w", c.s.dir, dir, ErrOverlap)
 	}
 	c.spec.Dir, c.key = dir, c.spec.DomainKey
 	c.s.mu.Lock()

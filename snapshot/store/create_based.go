@@ -115,10 +115,7 @@ func (w *whole) addBased(ctx context.Context, st *pack.Stream) error {
 		w.on.ctimes = append(w.on.ctimes, ctime)
 		return w.put(ctx, st, &c.ch, nil, ctime)
 	})
-	if err != nil {
-		return err
-	}
-	return w.flush(ctx, st)
+	return w.end(ctx, st, err)
 }
 
 // beside is the base's tree on its way.

@@ -185,10 +185,7 @@ func (w *whole) encodeAgain(ctx context.Context, from, to *pack.Stream, e *encod
 		at++
 		return w.put(ctx, to, ch, nil, ctime)
 	})
-	if err != nil {
-		return err
-	}
-	if err := w.flush(ctx, to); err != nil {
+	if err := w.end(ctx, to, err); err != nil {
 		return err
 	}
 	ix, stats, err := to.Finish(ctx)
@@ -211,14 +208,12 @@ func (w *whole) ctimeOf(i int) int64 {
 // addAll stores all entries, in the order in which look listed them.
 func (w *whole) addAll(ctx context.Context, st *pack.Stream) error {
 	at := 0
+	w.beside = true
 	err := w.list.Each(func(e *snapshot.Entry) error {
 		at++
 		return w.put(ctx, st, &snapshot.Change{Entry: *e}, nil, w.stamps.ctime(at-1))
 	})
-	if err != nil {
-		return err
-	}
-	return w.flush(ctx, st)
+	return w.end(ctx, st, err)
 }
 
 // put puts a change into the part, or an entry that did not change.
@@ -245,13 +240,13 @@ func (w *whole) note(e *snapshot.Entry) error {
 
 // unchanged looks again at the files of the part: at all of them, or at those that could
 // not be recognised by their ctime when they were read.
-func (w *whole) unchanged(ctx context.Context, all bool) error {
-	return inRuns(ctx, len(w.part), func(i int) error {
-		e := &w.part[i].Entry
-		if !all && w.ctimes[i] > 0 || w.ctimes[i] == noCtime {
+func (w *whole) unchanged(ctx context.Context, b *batch, all bool) error {
+	return inRuns(ctx, len(b.part), func(i int) error {
+		e := &b.part[i].Entry
+		if !all && b.ctimes[i] > 0 || b.ctimes[i] == noCtime {
 			return nil
 		}
-		if e.Type == snapshot.TypeFile && e.Size > 0 && !asItWas(e, w.ctimes[i]) {
+		if e.Type == snapshot.TypeFile && e.Size > 0 && !asItWas(e, b.ctimes[i]) {
 			return &ChangedError{Path: e.Path}
 		}
 		return nil

@@ -103,7 +103,7 @@ func (s *Store) wholeOf(ctx context.Context, b *brought, located view.Tree) view
 func (s *Store) fillInParts(ctx context.Context, b *brought, open OpenBlobFunc, fresh view.Tree, write view.WriteFunc) error {
 	w := &writing{
 		s: s, key: b.spec.DomainKey, find: b.where.Find, own: ownPacks(b.ix), open: open,
-		all: fresh, progress: &Progress{},
+		all: fresh, progress: &Progress{}, base: b.spec.Base,
 	}
 	if like := s.openAlike(ctx, b); like != nil {
 		defer like.close()

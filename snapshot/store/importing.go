@@ -225,6 +225,9 @@ func (s *Store) unpackImport(ctx context.Context, b *brought, open OpenBlobFunc,
 		have = firstOf(previous(t), have)
 	}
 	o := pack.ExtractOptions{Key: b.spec.DomainKey, Workers: s.o.Workers, Open: open, Previous: have}
+	if b.base != nil {
+		o.Base = func(_ int, fn func(e *snapshot.Entry) error) error { return view.TreeOf(b.base)(fn) }
+	}
 	if u, ok := s.driver.(view.Unpacker); ok {
 		var t *snapshot.Manifest
 		place, err := u.UnpackShown(ctx, view.UnpackSpec{

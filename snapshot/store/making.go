@@ -47,13 +47,7 @@ func (s *Store) beginMaking(ctx context.Context, base snapshot.ID, xs []*indexFi
 	done = func() {}
 	var below entries
 	if base != "" {
-		s.mu.Lock()
-		l, err := s.usableLocked(base)
-		s.mu.Unlock()
-		if err != nil {
-			return nil, nil, err
-		}
-		t, err := s.openTree(ctx, l)
+		t, err := s.openBase(ctx, base)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -53,6 +53,12 @@ func TestMemoryPerEntryUnpacked(t *testing.T) {
 		note("import on it", func() { require.NoError(t, one.Import(t.Context(), chain[1], r.open, nil)) })
 		note("import of a chain", func() { require.NoError(t, all.ImportChain(t.Context(), chain, r.open, nil)) })
 		note("verify", func() { require.NoError(t, one.Verify(t.Context(), line[0])) })
+		note("scrub", func() {
+			r, err := one.Scrub(t.Context(), ScrubOptions{IDs: line[:1]})
+			require.NoError(t, err)
+			require.Empty(t, r.Damages)
+			require.Equal(t, 1, r.Layers)
+		})
 		note("compare", func() {
 			n := 0
 			require.NoError(t, one.Compare(t.Context(), line[0], line[1], func(Difference) error { n++; return nil }))
@@ -73,7 +79,7 @@ func TestMemoryPerEntryUnpacked(t *testing.T) {
 		note("prune", func() { require.NoError(t, job.prune(t.Context(), job.driver2(), l)) })
 	}
 	for what, most := range map[string]float64{
-		"import": 500, "import on it": 400, "import of a chain": 450, "verify": 600,
+		"import": 500, "import on it": 400, "import of a chain": 450, "verify": 600, "scrub": 600,
 		"compare": 180, "restore": 250, "gather": 450, "prune": 180,
 	} {
 		u := used[what]

@@ -152,10 +152,7 @@ func (p *packing) add(ctx context.Context, st *pack.Stream) error {
 		}
 		return p.put(ctx, st, &c.ch, nil, noCtime)
 	})
-	if err != nil {
-		return err
-	}
-	return p.flush(ctx, st)
+	return p.end(ctx, st, err)
 }
 
 // compare goes through the tree and the base's, as tree.Diff does.
@@ -249,10 +246,7 @@ func (p *packing) encodeAnew(ctx context.Context, o pack.EncoderOptions, e *enco
 		ch.Entry.Source, ch.Entry.SourceAt = e.Source, e.SourceAt
 		return all.put(ctx, st, &ch, nil, noCtime)
 	})
-	if err == nil {
-		err = all.flush(ctx, st)
-	}
-	if err != nil {
+	if err = all.end(ctx, st, err); err != nil {
 		return st, err
 	}
 	ix, stats, err := st.Finish(ctx)

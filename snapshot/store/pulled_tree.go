@@ -19,6 +19,7 @@ type pulledTree struct {
 	ix     *pack.Index // without changes, if there is a draft
 	sum    totals
 	tables []*pack.Index // with a draft: those of the chain
+	listed int           // changes of the last of them
 	m      *snapshot.Manifest
 	draft  *durable.File
 }
@@ -96,14 +97,7 @@ type fetchedFile struct {
 // treeInParts makes the tree of a chain of indexes on the base of the first.
 func (s *Store) treeInParts(ctx context.Context, chain []fetchedFile) (*pulledTree, error) {
 	t := &pulledTree{}
-	err := s.eachPulled(ctx, chain, t, func(e *snapshot.Entry) error {
-		t.sum.add(e)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer lean(int(t.sum.entries))()
+	var err error
 	if t.draft, err = durable.Create(filepath.Join(s.dir, "tmp")); err != nil {
 		return nil, err
 	}
@@ -116,13 +110,34 @@ func (s *Store) treeInParts(ctx context.Context, chain []fetchedFile) (*pulledTr
 
 // writeDraft writes the manifest.
 func (s *Store) writeDraft(ctx context.Context, chain []fetchedFile, t *pulledTree) error {
+	n := 0
+	if len(chain) > 1 || chain[0].spec.Base != "" { // else all that it has is listed
+		if err := s.eachPulled(ctx, chain, t, func(*snapshot.Entry) error { n++; return nil }); err != nil {
+			return err
+		}
+	}
 	out := bufio.NewWriterSize(t.draft, 1<<20)
-	w, err := pack.NewManifestWriter(out, int(t.sum.entries))
+	var w *pack.ManifestWriter
+	done := func() {}
+	err := s.eachPulled(ctx, chain, t, func(e *snapshot.Entry) (err error) {
+		if w == nil {
+			if n == 0 {
+				n = t.listed
+			}
+			done = lean(n)
+			if w, err = pack.NewManifestWriter(out, n); err != nil {
+				return err
+			}
+		}
+		t.sum.add(e)
+		return w.Append(e)
+	})
+	done()
 	if err != nil {
 		return err
 	}
-	if err := s.eachPulled(ctx, chain, t, w.Append); err != nil {
-		return err
+	if w == nil || t.sum.entries != int64(n) {
+		return errUnlike
 	}
 	if d, err := w.Close(); err != nil {
 		return err
@@ -150,6 +165,7 @@ func (s *Store) eachPulled(ctx context.Context, chain []fetchedFile, t *pulledTr
 		if err := checkAgainst(f.spec, x.Tables, before); err != nil {
 			return err
 		}
+		t.listed = x.Len()
 		before, xs, t.tables = f.spec.Manifest, append(xs, x), append(t.tables, x.Tables)
 	}
 	t.ix = t.tables[len(t.tables)-1]

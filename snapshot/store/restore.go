@@ -18,7 +18,7 @@ import (
 // RestoreSpec says what appears where.
 type RestoreSpec struct {
 	Snapshot snapshot.ID
-	// Dir is absent or an empty directory.
+	// Dir is absent or an empty directory, and not in the store's own: ErrOverlap.
 	Dir      string
 	Progress *Progress // may be nil
 }
@@ -54,6 +54,9 @@ func (s *Store) Restore(ctx context.Context, spec RestoreSpec) (*Info, error) {
 func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 	dir, err := filepath.Abs(spec.Dir)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.apart(dir); err != nil {
 		return nil, err
 	}
 	if err := clearOf(dir); err != nil {
@@ -98,6 +101,19 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 		return nil, errors.Join(err, dropPartial(partial))
 	}
 	return &in, nil
+}
+
+// apart refuses a directory in the store's own: that holds nothing but what is the
+// store's, and what else is there is swept away.
+func (s *Store) apart(dir string) error {
+	real := dir
+	if up, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil { // dir itself need not be there
+		real = filepath.Join(up, filepath.Base(dir))
+	}
+	if within(real, s.dir) {
+		return fmt.Errorf("%s lies in the store %s: %w", dir, s.dir, ErrOverlap)
+	}
+	return nil
 }
 
 // clearOf checks that dir is absent or an empty directory that can be replaced.
@@ -164,7 +180,8 @@ type writing struct {
 	find     func(snapshot.Digest) (pack.Location, bool) // where chunks are
 	own      map[snapshot.Digest]bool                    // packs of the layer itself; nil: nobody asks
 	open     OpenBlobFunc
-	like     *beside // a tree whose files may have some of the content; nil: none
+	like     *beside     // a tree whose files may have some of the content; nil: none
+	base     snapshot.ID // whose files may have some, too, at any path; "": none
 	progress *Progress
 
 	// Of the part that is being written:
@@ -266,6 +283,9 @@ func (w *writing) extract(ctx context.Context, write func(i int, off int64, p []
 	o := pack.ExtractOptions{Key: w.key, Workers: w.s.o.Workers, Open: w.open, Done: done}
 	if len(w.here.Entries) > 0 {
 		o.Previous = previous(&w.here)
+	}
+	if w.base != "" {
+		o.Base = func(n int, fn func(e *snapshot.Entry) error) error { return w.s.lookThrough(ctx, w.base, n, fn) }
 	}
 	return pack.Extract(ctx, w.ix, o, func(i int, off int64, p []byte) error {
 		w.progress.Done.Add(int64(len(p)))

@@ -99,6 +99,12 @@ func TestRestoreRefuses(t *testing.T) {
 	require.Equal(t, "mine", read(t, filepath.Join(full, "mine")))
 	_, err := b.Restore(t.Context(), RestoreSpec{Snapshot: one.ID, Dir: full})
 	require.ErrorIs(t, err, ErrNotEmpty)
+	link := filepath.Join(home, "link")
+	require.NoError(t, os.Symlink(b.dir, link))
+	for _, to := range []string{b.dir, filepath.Join(b.dir, "new"), filepath.Join(b.dir, "tmp"), filepath.Join(link, "packs", "new")} {
+		_, err = b.Restore(t.Context(), RestoreSpec{Snapshot: one.ID, Dir: to})
+		require.ErrorIs(t, err, ErrOverlap, to)
+	}
 	_, err = b.Restore(t.Context(), RestoreSpec{Snapshot: one.ID, Dir: "/proc/sys"})
 	require.Error(t, err)
 	_, err = b.Restore(t.Context(), RestoreSpec{Snapshot: newID(t), Dir: filepath.Join(home, "x")})

@@ -168,7 +168,9 @@ func (x *scrubber) layer(ctx context.Context, l *layer) error {
 	}
 	x.r.Layers++
 	c := &checkup{x: x, l: l, in: in}
-	err = c.all(ctx)
+	if !c.good(ctx) {
+		err = c.all(ctx)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -47,6 +47,26 @@ func (c *checkup) fix(ctx context.Context, d Damage, repair func(context.Context
 	return err == nil
 }
 
+// good reports whether a large layer is in order, all but its packs, without anything of
+// its lists in memory. Of a small one, and of one that is not, all finds out what is wrong.
+func (c *checkup) good(ctx context.Context) bool {
+	s := c.x.s
+	pace := func(n int64) error { return c.x.pace.took(ctx, n) }
+	var err error
+	switch {
+	case c.l.stored() && s.isLarge("", int(c.in.Entries)):
+		err = s.verifyLists(&c.in)
+	case !c.l.stored() && s.shownInParts(c.l, &c.in):
+		err = s.verifyInParts(ctx, c.l, &c.in, pace)
+	default:
+		return false
+	}
+	if err == nil {
+		err = pace(c.in.IndexBytes)
+	}
+	return err == nil && c.packs(ctx) == nil
+}
+
 // all looks at one thing after the other, each by the help of those before.
 func (c *checkup) all(ctx context.Context) error {
 	if ok, err := c.index(ctx); !ok {

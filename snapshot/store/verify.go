@@ -20,6 +20,15 @@ var ErrNotPacked = errors.New("not packed yet")
 // damaged makes it suspect, and all that stands on it, and is returned as a
 // *snapshot.CorruptError.
 func (s *Store) Verify(ctx context.Context, id snapshot.ID) error {
+	if err := s.verifyOne(ctx, id, map[snapshot.Digest]bool{}); err != nil {
+		return fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+// verifyOne is Verify with a memory of packs that were read, of layers that are stored
+// only.
+func (s *Store) verifyOne(ctx context.Context, id snapshot.ID, checked map[snapshot.Digest]bool) error {
 	defer s.reading()()
 	s.mu.Lock()
 	l, err := s.usableLocked(id)
@@ -28,27 +37,25 @@ func (s *Store) Verify(ctx context.Context, id snapshot.ID) error {
 		in = s.infoLocked(l)
 	}
 	s.mu.Unlock()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case in.Index.IsZero():
+		return ErrNotPacked
+	case l.stored():
+		err = s.verifyStored(ctx, l, &in, checked)
+	default:
+		err = s.verify(ctx, l, &in)
 	}
-	if in.Index.IsZero() {
-		return fmt.Errorf("snapshot %s: %w", id, ErrNotPacked)
-	}
-	err = s.verify(ctx, l, &in)
 	var corrupt *snapshot.CorruptError
 	if errors.As(err, &corrupt) {
 		s.fallen(ctx, l, err)
 	}
-	if err != nil {
-		return fmt.Errorf("snapshot %s: %w", id, err)
-	}
-	return nil
+	return err
 }
 
+// verify is verifyOne of a layer that has files.
 func (s *Store) verify(ctx context.Context, l *layer, in *Info) error {
-	if l.stored() {
-		return s.verifyStored(ctx, l, in, map[snapshot.Digest]bool{})
-	}
 	for _, b := range in.Blobs {
 		if b.Digest == in.Index {
 			continue
@@ -62,9 +69,8 @@ func (s *Store) verify(ctx context.Context, l *layer, in *Info) error {
 			return err
 		}
 	}
-	_, shows := s.driver.(imager)
-	if p := l.place(); shows && (stacked(p) || p.Image != "") && s.isLarge("", int(in.Entries)) {
-		return s.verifyInParts(ctx, l, in)
+	if s.shownInParts(l, in) {
+		return s.verifyInParts(ctx, l, in, func(int64) error { return nil })
 	}
 	ix, err := s.readIndex(in.Index)
 	if err != nil {

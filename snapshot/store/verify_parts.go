@@ -10,9 +10,16 @@ import (
 	"github.com/roost-ci/roost/snapshot/tree"
 )
 
+// shownInParts reports whether verifyInParts can look at an unpacked layer, and is to.
+func (s *Store) shownInParts(l *layer, in *Info) bool {
+	_, shows := s.driver.(imager)
+	p := l.place()
+	return shows && (stacked(p) || p.Image != "") && s.isLarge("", int(in.Entries))
+}
+
 // verifyInParts is verify of a large layer that an image shows, but for its packs. No
-// list of entries is in memory.
-func (s *Store) verifyInParts(ctx context.Context, l *layer, in *Info) error {
+// list of entries is in memory. pace is told of each file's bytes, and may wait.
+func (s *Store) verifyInParts(ctx context.Context, l *layer, in *Info, pace func(bytes int64) error) error {
 	defer lean(int(in.Entries))()
 	if err := s.verifyLists(in); err != nil {
 		return err
@@ -33,6 +40,9 @@ func (s *Store) verifyInParts(ctx context.Context, l *layer, in *Info) error {
 	err = t.each(ctx)(func(e *snapshot.Entry) error {
 		is, err := brought(e)
 		if err != nil || !is || e.Type != snapshot.TypeFile || e.Size == 0 {
+			return err
+		}
+		if err := pace(e.Size); err != nil {
 			return err
 		}
 		return s.verifyContent(ctx, l, e)

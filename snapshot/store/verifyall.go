@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -32,27 +31,4 @@ func (s *Store) VerifyAll(ctx context.Context, ids []snapshot.ID, each func(snap
 		}
 	}
 	return nil
-}
-
-// verifyOne is Verify with a memory of packs.
-func (s *Store) verifyOne(ctx context.Context, id snapshot.ID, checked map[snapshot.Digest]bool) error {
-	s.mu.Lock()
-	l, err := s.usableLocked(id)
-	var in Info
-	if err == nil {
-		in = s.infoLocked(l)
-	}
-	s.mu.Unlock()
-	if err != nil || !l.stored() {
-		if err == nil {
-			err = s.Verify(ctx, id)
-		}
-		return err
-	}
-	err = s.verifyStored(ctx, l, &in, checked)
-	var corrupt *snapshot.CorruptError
-	if errors.As(err, &corrupt) {
-		s.fallen(ctx, l, err)
-	}
-	return err
 }
