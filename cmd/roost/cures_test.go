@@ -36,6 +36,7 @@ func TestErrorsNameTheCure(t *testing.T) {
 	}{
 		{"gc", 2, []string{"no store is named", "--store-dir DIR", "--config FILE", "--all"}},
 		{"verify", 2, []string{"no store is named", "--store-dir DIR", "--config FILE"}},
+		{"snapshot ls", 2, []string{"no store is named", "--store DIR", "ROOST_STORE"}},
 		{"gc --store-dir " + none, 2, []string{none, "no store.db", "--store-dir"}},
 		{"snapshot ls --store " + none, 3, []string{"no store in " + none, "roost snapshot create"}},
 		{"status --state " + state, 3, []string{state, "roost up", "--coordinator URL"}},

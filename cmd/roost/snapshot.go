@@ -63,7 +63,7 @@ func (o *opened) flags(c *cobra.Command) {
 func (o *opened) open(cmd *cobra.Command, mayMake bool) (*store.Store, error) {
 	o.began = time.Now()
 	if o.dir == "" {
-		return nil, usageError(errors.New("which store?"), "give --store DIR, or set ROOST_STORE")
+		return nil, usageError(errors.New("no store is named"), "--store DIR, or ROOST_STORE=DIR in the environment")
 	}
 	if _, err := os.Stat(o.dir + "/store.db"); errors.Is(err, fs.ErrNotExist) && !mayMake {
 		return nil, &exitError{
@@ -112,7 +112,7 @@ func (o *opened) wallMS() float64 {
 	return float64(time.Since(o.began).Microseconds()) / 1000
 }
 
-// print writes one JSON object in a line.
+// printJSON writes one JSON object in a line.
 func printJSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
 
 // minPrefix is how much of an id must be given.
@@ -123,7 +123,7 @@ func resolve(s *store.Store, name string) (store.Info, error) {
 	list := s.List()
 	if name == "latest" {
 		if len(list) == 0 {
-			return store.Info{}, usageError(errors.New("the store has no snapshot yet"), "")
+			return store.Info{}, usageError(errors.New("the store has no snapshot yet"), "roost snapshot create DIR makes one, pull fetches one")
 		}
 		return list[len(list)-1], nil
 	}
