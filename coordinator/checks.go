@@ -3,11 +3,10 @@ package coordinator
 import (
 	"math"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/roost-ci/roost/coordinator/api"
+	"github.com/roost-ci/roost/coordinator/gitlab"
 	"github.com/roost-ci/roost/snapshot"
 )
 
@@ -62,12 +61,12 @@ const (
 // with and shown. Its reason may hold names of files, which jobs choose.
 func tidyWorkspace(w *api.Workspace) {
 	for _, s := range []*string{&w.State, &w.Origin, &w.Source, (*string)(&w.Code), (*string)(&w.Output), &w.Driver} {
-		*s = tidy(*s, maxWord)
+		*s = gitlab.OneLine(*s, maxWord)
 	}
-	w.Reason = tidy(w.Reason, maxText)
+	w.Reason = gitlab.OneLine(w.Reason, maxText)
 	w.Inputs = w.Inputs[:min(len(w.Inputs), maxParents)]
 	for i := range w.Inputs {
-		w.Inputs[i] = tidy(w.Inputs[i], maxWord)
+		w.Inputs[i] = gitlab.OneLine(w.Inputs[i], maxWord)
 	}
 	for _, n := range []*int64{&w.BytesNeeded, &w.BytesMoved, &w.BytesWritten} {
 		*n = min(max(*n, 0), maxAmount)
@@ -80,7 +79,7 @@ func tidyWorkspace(w *api.Workspace) {
 
 // tidyFinish does the same for the end of an attempt.
 func tidyFinish(f *api.Finish) {
-	f.Code, f.Reason = api.Code(tidy(string(f.Code), maxWord)), tidy(f.Reason, maxText)
+	f.Code, f.Reason = api.Code(gitlab.OneLine(string(f.Code), maxWord)), gitlab.OneLine(f.Reason, maxText)
 	f.RunMS, f.Bytes = min(f.RunMS, maxMS), min(f.Bytes, maxAmount)
 	tidyWorkspace(&f.Workspace)
 }
@@ -93,18 +92,6 @@ func tidyHeartbeat(h *api.Heartbeat) {
 	for _, x := range []*float64{&h.EncodeRate, &h.UploadRate} {
 		*x = math.Min(math.Max(*x, 0), maxAmount)
 	}
-}
-
-// tidy makes text of at most n bytes in one line, without what a terminal would
-// take for a command.
-func tidy(s string, n int) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s[:min(len(s), n)], ""))
-	return strings.TrimSpace(s)
 }
 
 func checkFinish(f api.Finish) error {

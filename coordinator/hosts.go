@@ -160,22 +160,7 @@ func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat, told map[snapshot.ID
 		p.withheld = t.withheld(h, b.FreeSlots)
 	}
 	out := &api.HeartbeatReply{}
-	listed := map[snapshot.ID]bool{}
-	for _, ref := range b.Attempts {
-		if t.over(h.Name, ref, told) {
-			out.Fenced = append(out.Fenced, ref.Attempt)
-			continue
-		}
-		a := t.attempts.get(ref.Attempt)
-		if a == nil || a.Stage == state.AttemptEnded {
-			continue
-		}
-		listed[a.ID] = true
-		t.seen(a)
-		if t.jobs.get(a.Job).Cancel {
-			out.Cancel = append(out.Cancel, a.ID)
-		}
-	}
+	listed := t.listed(h.Name, b.Attempts, told, out)
 	for _, a := range live {
 		// One that was just accepted, or whose end is on its way, may be missing
 		// from one heartbeat, but not for the time of a lease.
@@ -194,6 +179,28 @@ func (t *txn) heartbeat(agent snapshot.ID, b api.Heartbeat, told map[snapshot.ID
 		t.place = true
 	}
 	return out, nil
+}
+
+// listed notes that a host has these attempts, and tells it in out which of them it has to
+// stop. It returns those that are its own and have not ended.
+func (t *txn) listed(host string, refs []api.AttemptRef, told map[snapshot.ID]bool, out *api.HeartbeatReply) map[snapshot.ID]bool {
+	listed := map[snapshot.ID]bool{}
+	for _, ref := range refs {
+		if t.over(host, ref, told) {
+			out.Fenced = append(out.Fenced, ref.Attempt)
+			continue
+		}
+		a := t.attempts.get(ref.Attempt)
+		if a == nil || a.Stage == state.AttemptEnded {
+			continue
+		}
+		listed[a.ID] = true
+		t.seen(a)
+		if t.jobs.get(a.Job).Cancel {
+			out.Cancel = append(out.Cancel, a.ID)
+		}
+	}
+	return listed
 }
 
 // leave ends a host's session by its own wish.

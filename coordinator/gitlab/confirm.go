@@ -97,17 +97,17 @@ func (c *client) whose(ctx context.Context, token Secret) (*confirmed, error) {
 
 // differs names what the server says otherwise than j.
 func (c *confirmed) differs(j *Job) string {
-	name := tidy(c.Name, maxText)
+	name := OneLine(c.Name, maxText)
 	for _, f := range []struct {
 		what string
 		same bool
 	}{
 		{"project", c.Pipeline.ProjectID == j.ProjectID && c.path(j)},
 		{"pipeline", c.Pipeline.ID == j.PipelineID || j.PipelineID < 0}, // an old server's payload does not say
-		{"ref", tidy(c.Ref, maxText) == j.Ref},
-		{"commit", tidy(c.Pipeline.SHA, 64) == j.SHA},
+		{"ref", OneLine(c.Ref, maxText) == j.Ref},
+		{"commit", OneLine(c.Pipeline.SHA, 64) == j.SHA},
 		{"name", name == j.JobName},
-		{"stage", tidy(c.Stage, maxText) == j.Stage},
+		{"stage", OneLine(c.Stage, maxText) == j.Stage},
 		{"state", slices.Contains([]string{"pending", "running", "canceling"}, c.Status)},
 	} {
 		if !f.same {

@@ -159,7 +159,7 @@ func (k *keeper) ended(ctx context.Context, st status) (bool, error) {
 	case st.canceling():
 		return true, errors.Join(ErrOver, k.s.o.Board.Over(ctx, k.id, "canceled in GitLab", true))
 	case st.over():
-		why := "GitLab says that it is " + tidy(st.job, 20)
+		why := "GitLab says that it is " + OneLine(st.job, 20)
 		if st.job == "" {
 			why = fmt.Sprintf("GitLab does not know it any more (status %d)", st.code)
 		}

@@ -74,7 +74,7 @@ func (c *client) needs(ctx context.Context, token Secret, project string, job in
 	}
 	j := out.Data.Project.Job
 	for _, n := range j.Needs.Nodes {
-		names = append(names, tidy(n.Name, maxText))
+		names = append(names, OneLine(n.Name, maxText))
 	}
 	return names, j.SchedulingType == "dag", nil
 }

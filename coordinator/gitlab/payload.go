@@ -136,9 +136,9 @@ func (p *payload) job(instance string) *Job {
 	j := &Job{
 		Instance: instance, ID: p.ID, Token: Secret(p.Token),
 		ProjectID: p.JobInfo.ProjectID, PipelineID: p.JobInfo.PipelineID,
-		Path:    tidy(p.JobInfo.Path, maxPath),
-		JobName: tidy(p.JobInfo.Name, maxText), Stage: tidy(p.JobInfo.Stage, maxText),
-		Ref: tidy(p.GitInfo.Ref, maxText), SHA: tidy(p.GitInfo.SHA, 64),
+		Path:    OneLine(p.JobInfo.Path, maxPath),
+		JobName: OneLine(p.JobInfo.Name, maxText), Stage: OneLine(p.JobInfo.Stage, maxText),
+		Ref: OneLine(p.GitInfo.Ref, maxText), SHA: OneLine(p.GitInfo.SHA, 64),
 		Timeout: defaultTimeout,
 	}
 	if j.ProjectID <= 0 {
@@ -152,7 +152,7 @@ func (p *payload) job(instance string) *Job {
 		j.PipelineID = -max(p.ID, 0)
 	}
 	if j.Path == "" {
-		j.Path = tidy(p.first("CI_PROJECT_PATH"), maxPath)
+		j.Path = OneLine(p.first("CI_PROJECT_PATH"), maxPath)
 	}
 	if j.JobName == "" {
 		j.JobName = "job " + strconv.FormatInt(p.ID, 10)
@@ -189,8 +189,9 @@ func number(s string) int64 {
 	return n
 }
 
-// tidy makes one line of at most n bytes of a text from elsewhere.
-func tidy(s string, n int) string {
+// OneLine makes one line of at most n bytes of a text from elsewhere, without what a
+// terminal would take for a command.
+func OneLine(s string, n int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '

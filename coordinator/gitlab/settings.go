@@ -124,7 +124,7 @@ func (p *payload) settings() Settings {
 		if slices.ContainsFunc(Variables(), func(o Setting) bool { return o.Name == v.Key }) {
 			continue
 		}
-		if note := tidy(v.Key, 60) + " is not a variable of Roost"; !slices.Contains(s.Notes, note) {
+		if note := OneLine(v.Key, 60) + " is not a variable of Roost"; !slices.Contains(s.Notes, note) {
 			s.Notes = append(s.Notes, note)
 		}
 	}
@@ -142,7 +142,7 @@ func word(to *string, v string, words ...string) error {
 		return nil
 	}
 	if !slices.Contains(words, v) {
-		return fmt.Errorf("%q is none of %s", tidy(v, 40), strings.Join(words, ", "))
+		return fmt.Errorf("%q is none of %s", OneLine(v, 40), strings.Join(words, ", "))
 	}
 	*to = v
 	return nil
@@ -157,7 +157,7 @@ func names(v string) []string {
 	}
 	out := []string{}
 	for _, n := range split(v) {
-		if n = tidy(n, maxText); n != "" && len(out) < maxWords && !slices.Contains(out, n) {
+		if n = OneLine(n, maxText); n != "" && len(out) < maxWords && !slices.Contains(out, n) {
 			out = append(out, n)
 		}
 	}
@@ -171,7 +171,7 @@ func globs(v string) ([]string, error) {
 	for _, g := range out {
 		if !doublestar.ValidatePattern(g) || path.Clean(g) != g || strings.HasPrefix(g, "/") || strings.HasPrefix(g, "~") ||
 			g == "." || g == ".." || strings.HasPrefix(g, "../") {
-			return nil, fmt.Errorf("%q is no glob of paths in the workspace, such as build/**", tidy(g, 60))
+			return nil, fmt.Errorf("%q is no glob of paths in the workspace, such as build/**", OneLine(g, 60))
 		}
 	}
 	return out, nil

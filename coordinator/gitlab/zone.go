@@ -98,7 +98,7 @@ func (p *payload) off() string {
 		return "it comes from a security policy"
 	}
 	if v, ok := p.last("GIT_STRATEGY"); ok && v != "" && v != "fetch" {
-		return "its GIT_STRATEGY is " + tidy(v, 40)
+		return "its GIT_STRATEGY is " + OneLine(v, 40)
 	}
 	if v, ok := p.last("GIT_CLONE_PATH"); ok && v != "" {
 		return "it sets GIT_CLONE_PATH"
