@@ -98,13 +98,3 @@ const (
 	ConflictError = "error"
 	ConflictOrder = "order"
 )
-
-// Lookup returns the job of that name, or nil.
-func (g *Graph) Lookup(name string) *Job {
-	for i := range g.Jobs {
-		if g.Jobs[i].Spec.Name == name {
-			return &g.Jobs[i]
-		}
-	}
-	return nil
-}

@@ -72,10 +72,10 @@ one: {script: x, variables: {B: job, C: job}}
 two: {script: x}
 `
 	g := parse(t, text, pipeline.Options{Variables: map[string]string{"C": "request", "D": "request", "GIT_STRATEGY": "none"}})
-	require.Equal(t, map[string]string{"A": "top", "B": "job", "C": "request", "D": "request", "GIT_STRATEGY": "none"}, g.Lookup("one").Spec.Variables)
-	require.Equal(t, map[string]string{"A": "top", "B": "top", "C": "request", "D": "request", "GIT_STRATEGY": "none"}, g.Lookup("two").Spec.Variables)
-	require.False(t, g.Lookup("one").Source)
-	require.Nil(t, g.Lookup("three"))
+	require.Equal(t, map[string]string{"A": "top", "B": "job", "C": "request", "D": "request", "GIT_STRATEGY": "none"}, jobNamed(g, "one").Spec.Variables)
+	require.Equal(t, map[string]string{"A": "top", "B": "top", "C": "request", "D": "request", "GIT_STRATEGY": "none"}, jobNamed(g, "two").Spec.Variables)
+	require.False(t, jobNamed(g, "one").Source)
+	require.Nil(t, jobNamed(g, "three"))
 
 	_, problems := pipeline.Parse("ci.yml", []byte(text), pipeline.Options{Variables: map[string]string{"A=B": "x", "N": "\x00"}})
 	require.Len(t, problems, 2)
@@ -175,4 +175,14 @@ func TestDocumentation(t *testing.T) {
 		require.Empty(t, problems, "%s\n%s", e, listing(problems))
 		checkGraph(t, g)
 	}
+}
+
+// jobNamed returns the job of that name, or nil.
+func jobNamed(g *pipeline.Graph, name string) *pipeline.Job {
+	for i := range g.Jobs {
+		if g.Jobs[i].Spec.Name == name {
+			return &g.Jobs[i]
+		}
+	}
+	return nil
 }
