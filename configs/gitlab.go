@@ -64,11 +64,28 @@ func (g *GitLab) validate(bad func(key, format string, a ...any)) {
 	if !nameRE.MatchString(g.Pool) {
 		bad("gitlab.pool", "%q is not a name of up to 64 letters, digits, dots, dashes", g.Pool)
 	}
-	if g.BuildsDir != "" && (!filepath.IsAbs(g.BuildsDir) || filepath.Clean(g.BuildsDir) != g.BuildsDir || g.BuildsDir == "/") {
-		bad("gitlab.builds_dir", "%q is not an absolute path without . and ..", g.BuildsDir)
+	g.validatePaths(bad)
+	g.validateAddresses(bad)
+	if !g.On() {
+		return
 	}
-	if g.SlotsDir != "" && (!filepath.IsAbs(g.SlotsDir) || filepath.Clean(g.SlotsDir) != g.SlotsDir || g.SlotsDir == "/") {
-		bad("gitlab.slots_dir", "%q is not an absolute path without . and ..", g.SlotsDir)
+	if err := origin(g.URL); err != nil {
+		bad("gitlab.url", "%v", err)
+	}
+	if len(g.TokenFiles) == 0 && g.Executor != "custom" {
+		bad("gitlab.token_files", "missing: the runner's token tells GitLab which jobs it may have")
+	}
+	if g.SlotTokensFile == "" && g.Executor != "custom" {
+		bad("gitlab.slot_tokens_file", "missing: it is how the slots' runners are told apart")
+	}
+}
+
+// validatePaths checks directories, the socket and the plugin's program.
+func (g *GitLab) validatePaths(bad func(key, format string, a ...any)) {
+	for _, k := range []struct{ key, dir string }{{"builds_dir", g.BuildsDir}, {"slots_dir", g.SlotsDir}} {
+		if k.dir != "" && (!filepath.IsAbs(k.dir) || filepath.Clean(k.dir) != k.dir || k.dir == "/") {
+			bad("gitlab."+k.key, "%q is not an absolute path without . and ..", k.dir)
+		}
 	}
 	if !filepath.IsAbs(g.Socket) || len(g.Socket) > 100 {
 		bad("gitlab.socket", "%q is not an absolute path of at most 100 bytes", g.Socket)
@@ -82,27 +99,23 @@ func (g *GitLab) validate(bad func(key, format string, a ...any)) {
 	if (g.Plugin == "") != (g.PluginChecksum == "") {
 		bad("gitlab.plugin_checksum", "a program of others runs as root here: plugin and plugin_checksum come together")
 	}
+}
+
+// validateAddresses checks where runners find the agent.
+func (g *GitLab) validateAddresses(bad func(key, format string, a ...any)) {
 	if err := Loopback(g.Listen); err != nil {
 		bad("gitlab.listen", "%v", err)
 	}
-	if g.ListenDocker != "" {
-		if host, _, err := net.SplitHostPort(g.ListenDocker); err != nil || net.ParseIP(host) == nil {
-			bad("gitlab.listen_docker", "%q is not IP:port", g.ListenDocker)
-		} else if net.ParseIP(host).IsUnspecified() {
-			bad("gitlab.listen_docker", "%q is every address of this machine; give the bridge's own", g.ListenDocker)
-		}
-	}
-	if !g.On() {
+	if g.ListenDocker == "" {
 		return
 	}
-	if err := origin(g.URL); err != nil {
-		bad("gitlab.url", "%v", err)
-	}
-	if len(g.TokenFiles) == 0 && g.Executor != "custom" {
-		bad("gitlab.token_files", "missing: the runner's token tells GitLab which jobs it may have")
-	}
-	if g.SlotTokensFile == "" && g.Executor != "custom" {
-		bad("gitlab.slot_tokens_file", "missing: it is how the slots' runners are told apart")
+	host, _, err := net.SplitHostPort(g.ListenDocker)
+	ip := net.ParseIP(host)
+	switch {
+	case err != nil || ip == nil:
+		bad("gitlab.listen_docker", "%q is not IP:port", g.ListenDocker)
+	case ip.IsUnspecified():
+		bad("gitlab.listen_docker", "%q is every address of this machine; give the bridge's own", g.ListenDocker)
 	}
 }
 
