@@ -363,7 +363,7 @@ func (h *host) offers(wait time.Duration) api.ClaimRequest {
 	return r
 }
 
-// take polls until there is a claim.
+// takes polls until there is a claim.
 func (h *host) takes() api.Claim {
 	h.b.t.Helper()
 	cs := h.offer(20 * time.Second)

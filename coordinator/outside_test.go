@@ -20,7 +20,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 	require.Eventually(t, f, time.Minute, 5*time.Millisecond, what)
 }
 
-// labHostWithout registers a host of the pool that never polls again.
+// gone is a host that says good-bye.
 func (h *host) gone() {
 	h.b.t.Helper()
 	require.NoError(h.b.t, h.c.Leave(h.b.t.Context(), h.id, api.Leave{Session: h.reg.Session}))

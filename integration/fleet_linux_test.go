@@ -91,7 +91,6 @@ func (f *fleet) stop() {
 	}
 }
 
-// run submits a pipeline and waits for its end.
 // blobs are the files of the blob store.
 func (f *fleet) blobs() []string {
 	list, err := filepath.Glob(filepath.Join(f.dir, "coordinator", "blobs", "??", "*"))
@@ -117,6 +116,7 @@ func (f *fleet) config(store string) (path string) {
 	return path
 }
 
+// run submits a pipeline and waits for its end.
 func (f *fleet) run(project, text string) *api.Pipeline {
 	f.t.Helper()
 	return f.wait(f.submit(project, text))

@@ -18,7 +18,7 @@ import (
 	"github.com/roost-ci/roost/internal/testenv"
 )
 
-// long is a job that works until somebody ends it, after a job that gives it a workspace.
+// longJob is a job that works until somebody ends it, after a job that gives it a workspace.
 func longJob() gitlabtest.PipelineDef {
 	return chain(
 		gitlabtest.JobDef{Name: "build", Script: []string{"echo base > out"}},

@@ -86,7 +86,7 @@ func newest(t testing.TB, p *api.Pipeline, name string) *api.Job {
 	return nil
 }
 
-// started waits until a job's script has said something.
+// said waits until a job's script has said something.
 func (l *lab) said(j gitlabtest.Job, what string) gitlabtest.Job {
 	l.t.Helper()
 	require.Eventually(l.t, func() bool { return strings.Contains(string(j.Now().Trace), what) }, time.Minute, 20*time.Millisecond,

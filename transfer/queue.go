@@ -60,7 +60,7 @@ func (e *entry) pick(sending map[snapshot.Digest]bool) (task, bool) {
 	return task{e, last}, ok
 }
 
-// begin marks t as being done.
+// beginLocked marks t as being done.
 func (u *Uploader) beginLocked(t task) {
 	u.active++
 	if t.blob < 0 {

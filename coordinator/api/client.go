@@ -63,8 +63,7 @@ func NewClient(base, token string, c *http.Client) (*Client, error) {
 	return &Client{base: u, token: token, http: c}, nil
 }
 
-// Base is the coordinator's address without a trailing slash; Token is what is
-// sent as the bearer.
+// Base is the coordinator's address without a trailing slash.
 func (c *Client) Base() string { return c.base.String() }
 
 // Token is the bearer token of every call.

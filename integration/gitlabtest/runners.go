@@ -146,7 +146,7 @@ func (g *GitLab) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 	fail(w, http.StatusNotImplemented, "501 Not Implemented")
 }
 
-// has says that a runner may take the job.
+// hasLocked reports whether a runner may take the job.
 func (r *Runner) hasLocked(j *job) bool {
 	switch {
 	case r.def.Protected && !j.pipeline.def.Protected, len(j.def.Tags) == 0 && r.def.TaggedOnly:

@@ -18,7 +18,7 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
-// customJobRun is a job of the custom executor, as the runner drives it.
+// customRun is a job of the custom executor, as the runner drives it.
 type customRun struct {
 	t    testing.TB
 	h    *house
