@@ -125,7 +125,9 @@ func TestEstimates(t *testing.T) {
 const mib = 1 << 20
 
 // keep runs a script where there is no file "base" yet.
-func keep(script ...string) string { return "test -e base || { " + strings.Join(script, " && ") + "; }" }
+func keep(script ...string) string {
+	return "test -e base || { " + strings.Join(script, " && ") + "; }"
+}
 
 func (f *fleet) estimateLine() {
 	// make starts from its seed, and so does all that follows it.
