@@ -90,7 +90,13 @@ func (o *opened) mount(ctx context.Context, cmd *cobra.Command, s *store.Store, 
 		return err
 	}
 	<-ctx.Done()
-	return errors.Join(shown.Close(), context.Cause(ctx))
+	if err := shown.Close(); err != nil {
+		return &exitError{
+			code: exitFailed, err: fmt.Errorf("%s stays mounted: %w", dir, err),
+			hint: "somebody's working directory or open file is in it: end that, then roost snapshot umount " + dir,
+		}
+	}
+	return context.Cause(ctx)
 }
 
 func (o *opened) sayMounted(cmd *cobra.Command, id snapshot.ID, dir string) error {
