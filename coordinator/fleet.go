@@ -154,18 +154,10 @@ func (t *txn) fleetJob(j *state.Job) (affinity.Job, given, bool) {
 	aj := affinity.Job{
 		ID: j.ID, Project: p.Project, Pipeline: p.Number, Index: j.Index, Tags: j.Def.Tags, Avoid: j.Avoid,
 	}
-	if since, limit := t.queueLimit(j); t.now.Sub(time.UnixMilli(since)) > limit {
-		t.failQueued(j, api.FailTimeout, fmt.Sprintf("no host could run it for %s: %s", limit, j.Reason))
-		return aj, given{}, false
-	}
 	if e := j.Def.External; e != nil {
 		aj.Pool, aj.MaxWait = e.Pool, outsideBound(j)
-		if why := t.outsideWait(j); why != "" {
-			return aj, given{}, false
-		}
 	}
-	if t.ms() < j.NotBefore {
-		t.note(j, api.WaitSlot, fmt.Sprintf("tried again in %.0f s", float64(j.NotBefore-t.ms())/1e3), nil)
+	if t.notNow(j) {
 		return aj, given{}, false
 	}
 	g := t.given(j)
@@ -199,6 +191,23 @@ func (t *txn) fleetJob(j *state.Job) (affinity.Job, given, bool) {
 		aj.Waited = t.now.Sub(w.could).Seconds()
 	}
 	return aj, g, true
+}
+
+// notNow reports whether a queued job can't be placed now wherever that would be: it has
+// waited for too long, which ends it, or has to wait a while.
+func (t *txn) notNow(j *state.Job) bool {
+	if since, limit := t.queueLimit(j); t.now.Sub(time.UnixMilli(since)) > limit {
+		t.failQueued(j, api.FailTimeout, fmt.Sprintf("no host could run it for %s: %s", limit, j.Reason))
+		return true
+	}
+	if j.Def.External != nil && t.outsideWait(j) != "" {
+		return true
+	}
+	if t.ms() < j.NotBefore {
+		t.note(j, api.WaitSlot, fmt.Sprintf("tried again in %.0f s", float64(j.NotBefore-t.ms())/1e3), nil)
+		return true
+	}
+	return false
 }
 
 // treeBytes is the size of the largest of ins, as far as it is known.

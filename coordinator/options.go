@@ -114,26 +114,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	durations := []struct {
-		v *time.Duration
-		n time.Duration
-	}{
-		{&o.HostLease, 30 * time.Second},
-		{&o.AcceptTimeout, 10 * time.Second},
-		{&o.HolderGrace, 5 * time.Minute},
-		{&o.QueueTimeout, 24 * time.Hour},
-		{&o.GitLabDrain, 65 * time.Second},
-		{&o.PipelineIdle, 6 * time.Hour},
-		{&o.TellGrace, time.Minute},
-	}
-	for _, d := range durations {
-		if *d.v <= 0 {
-			*d.v = d.n
-		}
-	}
-	if o.Heartbeat <= 0 {
-		o.Heartbeat = o.HostLease / 10
-	}
+	o.defaultTimes()
 	if o.MaxInfraRetries == 0 {
 		o.MaxInfraRetries = 3
 	}
@@ -144,6 +125,29 @@ func (o Options) withDefaults() (Options, error) {
 		o.MaxChain = 64
 	}
 	return o, nil
+}
+
+// defaultTimes fills in the durations that are zero.
+func (o *Options) defaultTimes() {
+	for _, d := range []struct {
+		v *time.Duration
+		n time.Duration
+	}{
+		{&o.HostLease, 30 * time.Second},
+		{&o.AcceptTimeout, 10 * time.Second},
+		{&o.HolderGrace, 5 * time.Minute},
+		{&o.QueueTimeout, 24 * time.Hour},
+		{&o.GitLabDrain, 65 * time.Second},
+		{&o.PipelineIdle, 6 * time.Hour},
+		{&o.TellGrace, time.Minute},
+	} {
+		if *d.v <= 0 {
+			*d.v = d.n
+		}
+	}
+	if o.Heartbeat <= 0 {
+		o.Heartbeat = o.HostLease / 10
+	}
 }
 
 // AddrInUseError says that something listens on the address already.

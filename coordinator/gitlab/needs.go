@@ -22,6 +22,23 @@ const (
 // says. schedulingType is dag if the job has the keyword needs, and stage else.
 const needsQuery = `query($path: ID!, $job: JobID!) { project(fullPath: $path) { job(id: $job) { schedulingType needs(first: 100) { nodes { name } } } } }`
 
+// needsAnswer is what needsQuery brings. Project and Job are null where the token may not
+// see them.
+type needsAnswer struct {
+	Data struct {
+		Project *struct {
+			Job *struct {
+				SchedulingType string `json:"schedulingType"`
+				Needs          struct {
+					Nodes []struct {
+						Name string `json:"name"`
+					} `json:"nodes"`
+				} `json:"needs"`
+			} `json:"job"`
+		} `json:"project"`
+	} `json:"data"`
+}
+
 // errNoAnswer says that GitLab did not say what a job needs.
 var errNoAnswer = errors.New("GitLab does not say what the job needs")
 
@@ -52,20 +69,7 @@ func (c *client) needs(ctx context.Context, token Secret, project string, job in
 		drain(resp)
 		return nil, false, fmt.Errorf("%w: status %d", errNoAnswer, resp.StatusCode)
 	}
-	var out struct {
-		Data struct {
-			Project *struct {
-				Job *struct {
-					SchedulingType string `json:"schedulingType"`
-					Needs          struct {
-						Nodes []struct {
-							Name string `json:"name"`
-						} `json:"nodes"`
-					} `json:"needs"`
-				} `json:"job"`
-			} `json:"project"`
-		} `json:"data"`
-	}
+	var out needsAnswer
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxNeeds)).Decode(&out); err != nil {
 		return nil, false, fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
