@@ -38,7 +38,7 @@ func (s *Store) unpackInParts(ctx context.Context, b *brought, open OpenBlobFunc
 	}
 	spec := view.TreeSpec{
 		ID: b.spec.ID, Base: b.basePlace, N: int(b.parts.sum.entries), New: fresh, Meter: m, Later: b.spec.Later,
-		Fill: func(ctx context.Context, write view.WriteFunc) error {
+		Fill: func(ctx context.Context, write view.PiecesFunc) error {
 			return s.fillInParts(ctx, b, open, fresh, write)
 		},
 		Whole: func(located view.Tree) view.Tree {
@@ -100,10 +100,10 @@ func (s *Store) wholeOf(ctx context.Context, b *brought, located view.Tree) view
 }
 
 // fillInParts hands out the content of fresh.
-func (s *Store) fillInParts(ctx context.Context, b *brought, open OpenBlobFunc, fresh view.Tree, write view.WriteFunc) error {
+func (s *Store) fillInParts(ctx context.Context, b *brought, open OpenBlobFunc, fresh view.Tree, write view.PiecesFunc) error {
 	w := &writing{
 		s: s, key: b.spec.DomainKey, find: b.where.Find, own: ownPacks(b.ix), open: open,
-		all: fresh, progress: &Progress{}, base: b.spec.Base,
+		all: fresh, base: b.spec.Base,
 	}
 	if like := s.openAlike(ctx, b); like != nil {
 		defer like.close()

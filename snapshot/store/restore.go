@@ -213,7 +213,28 @@ func (s *Store) newWriting(ctx context.Context, id snapshot.ID) (*writing, error
 		return nil, err
 	}
 	w.all, w.n, w.close = t.each(ctx), t.left(), t.close
+	if err := w.standIn(ctx, l, chain); err != nil {
+		w.close()
+		return nil, err
+	}
 	return w, nil
+}
+
+// standIn has w look at the files of what l, which is stored only, stands on, if those
+// are here and packs are not.
+func (w *writing) standIn(ctx context.Context, l *layer, chain []Info) error {
+	base := w.s.standIn(l, chain)
+	if base == nil {
+		return nil
+	}
+	t, err := w.s.openTree(ctx, base)
+	if err != nil {
+		return fmt.Errorf("base: %w", err)
+	}
+	whole := w.close
+	w.close = func() { t.close(); whole() }
+	w.like = &beside{t: t}
+	return w.like.step()
 }
 
 // parts calls write for one part after the other. Content stands with the first of a
@@ -280,15 +301,22 @@ func (w *writing) note(e *snapshot.Entry) error {
 
 // extract hands out all content of the part.
 func (w *writing) extract(ctx context.Context, write func(i int, off int64, p []byte) error, done func(i int) error) error {
-	o := pack.ExtractOptions{Key: w.key, Workers: w.s.o.Workers, Open: w.open, Done: done}
+	o := w.options(ctx)
+	o.Done = done
+	return pack.Extract(ctx, w.ix, o, func(i int, off int64, p []byte) error {
+		w.progress.Done.Add(int64(len(p)))
+		return write(i, off, p)
+	})
+}
+
+// options are those of extracting the part.
+func (w *writing) options(ctx context.Context) pack.ExtractOptions {
+	o := pack.ExtractOptions{Key: w.key, Workers: w.s.o.Workers, Open: w.open}
 	if len(w.here.Entries) > 0 {
 		o.Previous = previous(&w.here)
 	}
 	if w.base != "" {
 		o.Base = func(n int, fn func(e *snapshot.Entry) error) error { return w.s.lookThrough(ctx, w.base, n, fn) }
 	}
-	return pack.Extract(ctx, w.ix, o, func(i int, off int64, p []byte) error {
-		w.progress.Done.Add(int64(len(p)))
-		return write(i, off, p)
-	})
+	return o
 }

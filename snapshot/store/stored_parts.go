@@ -9,6 +9,7 @@ import (
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/pack"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -16,7 +17,7 @@ import (
 // read once more.
 func (s *Store) treeOf(ctx context.Context, d snapshot.Digest) view.Tree {
 	return func(fn func(e *snapshot.Entry) error) error {
-		t, err := s.openManifest(d)
+		t, err := s.beginManifest(d)
 		if err != nil {
 			return err
 		}
@@ -28,13 +29,12 @@ func (s *Store) treeOf(ctx context.Context, d snapshot.Digest) view.Tree {
 // materialiseInParts is materialise by a driver that needs no tree in memory.
 func (s *Store) materialiseInParts(ctx context.Context, d view.Streamer, l *layer, meter *view.Meter) error {
 	defer lean(int(l.info.Entries))()
-	fill := func(ctx context.Context, write view.WriteFunc) error {
+	fill := func(ctx context.Context, write view.PiecesFunc) error {
 		w, err := s.newWriting(ctx, l.info.ID)
 		if err != nil {
 			return err
 		}
 		defer w.close()
-		w.progress = &Progress{}
 		return w.handOut(ctx, write)
 	}
 	place, located, err := d.UnpackTree(ctx, view.TreeSpec{
@@ -64,10 +64,17 @@ func (s *Store) settleInParts(ctx context.Context, d view.Streamer, l *layer, pl
 }
 
 // handOut hands out the content of all parts.
-func (w *writing) handOut(ctx context.Context, write view.WriteFunc) error {
+func (w *writing) handOut(ctx context.Context, write view.PiecesFunc) error {
 	begin := 0
 	return w.parts(ctx, func(ctx context.Context) error {
-		err := w.extract(ctx, func(i int, off int64, p []byte) error { return write(begin+i, off, p) }, nil)
+		o := w.options(ctx)
+		o.Pieces = func(pieces ...snapshot.Piece) error {
+			for i := range pieces {
+				pieces[i].Change += begin
+			}
+			return write(pieces...)
+		}
+		err := pack.Extract(ctx, w.ix, o, nil)
 		begin += len(w.ix.Changes)
 		return err
 	})

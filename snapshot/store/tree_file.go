@@ -33,6 +33,12 @@ func (s *Store) openManifest(d snapshot.Digest) (*treeFile, error) {
 	if err := fileDigest(s.manifestPath(d), "manifest", d); err != nil {
 		return nil, err
 	}
+	return s.beginManifest(d)
+}
+
+// beginManifest is openManifest for who undoes all that was done by it if its end is not
+// reached: whether it is the one asked for shows there alone.
+func (s *Store) beginManifest(d snapshot.Digest) (*treeFile, error) {
 	f, size, err := openSized(s.manifestPath(d))
 	if err != nil {
 		return nil, lost("manifest", d, err)

@@ -119,7 +119,7 @@ func (d *Erofs) UnpackTree(ctx context.Context, spec TreeSpec) (*Layer, Tree, er
 				return err
 			}
 		}
-		u := &UnpackSpec{ID: spec.ID, Fill: spec.Fill, Meter: spec.Meter, Later: spec.Later}
+		u := &UnpackSpec{ID: spec.ID, FillPieces: spec.Fill, Meter: spec.Meter, Later: spec.Later}
 		return d.unpackPlanned(ctx, l, u, plan, beside)
 	})
 	if spec.Whole != nil {

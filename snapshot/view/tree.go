@@ -26,7 +26,7 @@ type TreeSpec struct {
 	// New are the entries that differ from the base's, N or so: of the empty tree all.
 	New   Tree
 	N     int
-	Fill  func(ctx context.Context, write WriteFunc) error // WriteFunc counts what New has
+	Fill  func(ctx context.Context, write PiecesFunc) error // PiecesFunc counts what New has
 	Meter *Meter
 	// Whole makes the whole tree of New with its sources. Its image, on Base, is written
 	// while the content comes. nil: that is left to ImageTree.
