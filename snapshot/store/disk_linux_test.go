@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -149,4 +150,37 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	require.NoError(t, b.Drop(t.Context(), one.ID))
 	b.reopen()
 	require.Empty(t, b.List())
+}
+
+// A process that begins on a full disk can make room: the reserve is given up for what a
+// driver tries before it is used, be it that of another boot, of which nothing is known.
+func TestBeginOnAFullDisk(t *testing.T) {
+	drivers(t, func(t *testing.T, driver string) {
+		disk := smallDisk(t, 64)
+		b := benchAt(t, disk+"/store", driver)
+		b.disk = disk
+		one := b.job(func(dir string) { write(t, dir+"/f", "precious") })
+		gone := b.job(func(dir string) { write(t, dir+"/g", strings.Repeat("can go", 1<<18)) }, one.ID)
+		b.packed(one.ID, gone.ID)
+		require.NoError(t, b.MarkDurable(t.Context(), gone.ID))
+		require.NoError(t, b.Reported(t.Context(), gone.ID))
+		b.crash()
+		require.NoError(t, os.RemoveAll(b.dir+"/probed"))
+		fill(t, disk+"/ballast")
+		name := "auto"
+		if driver == view.NameOverlay { // whose layers a better one would take over
+			name = driver
+		}
+		for range 2 {
+			b.o.Driver = func(r string) (view.Driver, error) { return view.Open(name, r, view.Options{Owners: true}) }
+			b.open()
+			require.Equal(t, driver, b.Driver().Name())
+			require.NoError(t, b.Remove(t.Context(), gone.ID))
+			b.crash()
+			name = driver
+		}
+		require.NoError(t, exec.Command("sh", "-c", "rm "+disk+"/ballast*").Run())
+		b.open()
+		b.requireTree(one.ID)
+	})
 }

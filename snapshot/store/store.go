@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -193,7 +194,7 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.loadRows(ctx); err != nil {
 		return err
 	}
-	if s.driver, err = s.o.Driver(s.dir); err != nil {
+	if err := s.openDriver(); err != nil {
 		return fmt.Errorf("view driver: %w", err)
 	}
 	if err := s.recover(ctx); err != nil {
@@ -203,6 +204,17 @@ func (s *Store) open(ctx context.Context) error {
 		s.log.Warn("no reserve: deletion may fail on a full disk", "error", err)
 	}
 	return nil
+}
+
+// openDriver opens the driver. What that tries needs some room, which on a full disk
+// nobody could make without it.
+func (s *Store) openDriver() (err error) {
+	s.driver, err = s.o.Driver(s.dir)
+	if errors.Is(err, syscall.ENOSPC) && s.reserve.give() {
+		s.log.Warn("disk is full, the reserve was given up", "store", s.dir)
+		s.driver, err = s.o.Driver(s.dir)
+	}
+	return err
 }
 
 // Close waits for what the store started and lets go of the directory. Run must

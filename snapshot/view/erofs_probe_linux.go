@@ -21,7 +21,7 @@ func probeErofs(root string) Probed {
 	}
 	method, err := tryErofs(root)
 	if err != nil {
-		p.Why = err.Error()
+		p.fails(err)
 		p.Fix = "use Linux 6.12 or newer with EROFS (CONFIG_EROFS_FS_BACKED_BY_FILE), or 6.8 with loop devices"
 		return p
 	}

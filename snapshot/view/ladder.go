@@ -29,7 +29,12 @@ type Probed struct {
 	Fix string
 	// OptIn is as in Rung.
 	OptIn bool
+
+	err error // Why, if that is an error
 }
+
+// fails notes why the driver does not work.
+func (p *Probed) fails(err error) { p.OK, p.Why, p.err = false, err.Error(), err }
 
 // ErrUnavailable says that a driver does not work on this machine.
 var ErrUnavailable = errors.New("view driver is not available here")
@@ -122,7 +127,9 @@ func (r Rung) try(root string, o Options) (Driver, error) {
 	if wasProbed(root, r.Name) {
 		return r.open(root, o)
 	}
-	if p := r.Probe(root); !p.OK {
+	if p := r.Probe(root); p.err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Name, p.err)
+	} else if !p.OK {
 		return nil, fmt.Errorf("%s: %s", r.Name, p.Why)
 	}
 	d, err := r.open(root, o)

@@ -8,7 +8,7 @@ import (
 func probeCopy(root string) Probed {
 	p := Probed{Name: NameCopy, OK: true}
 	if at, done, err := probeDir(root); err != nil {
-		p.OK, p.Why = false, err.Error()
+		p.fails(err)
 	} else {
 		if tryReflink(at) != nil {
 			p.Why = "every view costs all its bytes"
@@ -23,12 +23,12 @@ func probeReflink(root string) Probed {
 	p := Probed{Name: NameReflink}
 	at, done, err := probeDir(root)
 	if err != nil {
-		p.Why = err.Error()
+		p.fails(err)
 		return p
 	}
 	defer done()
 	if err := tryReflink(at); err != nil {
-		p.Why = err.Error()
+		p.fails(err)
 		p.Fix = "let the store be on XFS (reflink=1, the default of mkfs.xfs) or btrfs; store.backing = \"xfs-loop\" makes one in a file"
 		return p
 	}

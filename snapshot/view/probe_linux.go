@@ -38,7 +38,7 @@ func probeOverlay(root string) Probed {
 		p.Fix = "load the overlay module: modprobe overlay"
 	}
 	if err := tryOverlay(root); err != nil {
-		p.Why = err.Error()
+		p.fails(err)
 		if p.Fix == "" {
 			p.Fix = "let the store be on a file system with trusted xattrs that is no overlay itself (ext4, XFS, btrfs), and keep CAP_SYS_ADMIN"
 		}
