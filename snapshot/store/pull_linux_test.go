@@ -188,3 +188,59 @@ func TestPullMends(t *testing.T) {
 		}
 	}
 }
+
+// What was unpacked as it came has no packs here. A snapshot on it that is only stored
+// has the rest of its content in its base's files.
+func TestPullOnUnpacked(t *testing.T) {
+	drivers(t, func(t *testing.T, driver string) {
+		for _, fewer := range []int{0, 2} {
+			t.Run(fmt.Sprint(fewer, " entries in memory"), func(t *testing.T) { testPullOnUnpacked(t, driver, fewer) })
+		}
+	})
+}
+
+func testPullOnUnpacked(t *testing.T, driver string, fewer int) {
+	src, there := newBench(t, driver), newBench(t, driver)
+	one := src.job(func(dir string) {
+		write(t, dir+"/a", "a")
+		write(t, dir+"/d/big", string(chaff(1, 3<<20)))
+		require.NoError(t, os.Link(dir+"/a", dir+"/d/link"))
+	})
+	two := src.job(func(dir string) { write(t, dir+"/d/b", "b") }, one.ID)
+	three := src.job(func(dir string) {
+		write(t, dir+"/c", "c")
+		require.NoError(t, os.Rename(dir+"/d/b", dir+"/moved"))
+	}, two.ID)
+	src.packed(one.ID, two.ID, three.ID)
+	there.few, there.fewer = fewer, fewer
+	r := newRemote(t)
+	require.NoError(t, there.Import(t.Context(), r.upload(src, one.ID), r.open, nil))
+	for _, in := range []Info{two, three} {
+		require.NoError(t, there.Pull(t.Context(), r.upload(src, in.ID), r.open, nil))
+		require.NoError(t, there.Verify(t.Context(), in.ID))
+		there.reopen()
+		want := filepath.Join(t.TempDir(), "want")
+		_, err := src.Restore(t.Context(), RestoreSpec{Snapshot: in.ID, Dir: want})
+		require.NoError(t, err)
+		there.back(in.ID, want)
+	}
+	require.NoError(t, there.Materialise(t.Context(), three.ID, nil))
+	require.NoError(t, there.Verify(t.Context(), three.ID))
+	there.reopen()
+	require.Equal(t, src.requireTree(three.ID), there.requireTree(three.ID))
+
+	if driver == view.NameCopy { // its views are new files, which the next layer has changes of
+		return
+	}
+	// What is wrong in those files is not taken.
+	m, err := there.Tree(t.Context(), one.ID)
+	require.NoError(t, err)
+	e, ok := m.Find("a")
+	require.True(t, ok)
+	f, err := os.OpenFile(e.Source, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("x"), e.SourceAt)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.ErrorIs(t, there.Materialise(t.Context(), two.ID, nil), snapshot.ErrNotFound)
+}

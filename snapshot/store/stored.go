@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
@@ -37,6 +38,37 @@ func (s *Store) unpackedLocked(id snapshot.ID) (*layer, error) {
 	return l, err
 }
 
+// standIn returns the layer nearest below l, which is stored only, whose files are here,
+// if packs that chain names are not: what came unpacked has none. A file that l has at
+// the same path and with the same content is there; all else is in the packs of the
+// upper part, which are held. nil: there is none, or no need of one.
+func (s *Store) standIn(l *layer, chain []Info) *layer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !l.stored() {
+		return nil
+	}
+	var near *layer
+	away := false
+	for i := range chain {
+		below, err := s.usableLocked(chain[i].ID)
+		if err != nil {
+			continue
+		}
+		if near == nil && !below.stored() {
+			near = below
+		}
+		away = away || slices.ContainsFunc(below.packs, func(p pack.Pack) bool {
+			_, held := s.have[p.Digest]
+			return !held
+		})
+	}
+	if !away {
+		return nil
+	}
+	return near
+}
+
 // Materialise unpacks a snapshot that is stored only, so that views can stand on
 // it and Mount can show it. Of any other it does nothing. Packs stay: they are the
 // copy that a damaged file is found by. m counts the content bytes written.
@@ -51,6 +83,7 @@ func (s *Store) Materialise(ctx context.Context, id snapshot.ID, m *view.Meter) 
 		return err
 	}
 	defer end()
+	defer s.reading()()
 	s.mu.Lock()
 	l, err := s.usableLocked(id)
 	s.mu.Unlock()
@@ -76,9 +109,19 @@ func (s *Store) materialise(ctx context.Context, l *layer, meter *view.Meter) er
 	if err != nil {
 		return err
 	}
-	fill := func(ctx context.Context, write view.WriteFunc) error {
-		return pack.Extract(ctx, ix, pack.ExtractOptions{Key: l.key, Workers: s.o.Workers, Open: s.OpenRange}, write)
+	o := pack.ExtractOptions{Key: l.key, Workers: s.o.Workers, Open: s.OpenRange}
+	chain, err := s.wireChain(l.info.ID)
+	if err != nil {
+		return err
 	}
+	if base := s.standIn(l, chain); base != nil {
+		b, err := s.Tree(ctx, base.info.ID)
+		if err != nil {
+			return fmt.Errorf("base: %w", err)
+		}
+		o.Previous = previous(b)
+	}
+	fill := func(ctx context.Context, write view.WriteFunc) error { return pack.Extract(ctx, ix, o, write) }
 	place, err := s.driver.Unpack(ctx, l.info.ID, nil, ix.Changes, fill, meter)
 	if err != nil {
 		return err
