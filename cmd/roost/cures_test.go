@@ -59,6 +59,37 @@ func TestErrorsNameTheCure(t *testing.T) {
 	}
 }
 
+// TestErrorsOfASnapshotNameTheCure does the same in a store that there is.
+func TestErrorsOfASnapshotNameTheCure(t *testing.T) {
+	t.Setenv("ROOST_STORE", "")
+	dir := t.TempDir()
+	src, st := filepath.Join(dir, "src"), filepath.Join(dir, "store")
+	lay(t, src, map[string]string{"a": "1"})
+	id := must(t, "snapshot", "create", src, "--store", st)
+	must(t, "snapshot", "create", src, "--store", st, "--base", id)
+	unknown := strings.Repeat("0", 26)
+	for _, c := range []struct {
+		args string
+		code int
+		want []string
+	}{
+		{"snapshot rm " + id + " --store " + st, 1, []string{id, "stands on it", "roost snapshot rm"}},
+		{"verify " + unknown + " --store-dir " + st, 2, []string{unknown, "roost snapshot ls --store " + st}},
+		{"verify nonsense --store-dir " + st, 2, []string{`"nonsense"`, "roost snapshot ls"}},
+		{"gc --pin nonsense --store-dir " + st, 2, []string{`"nonsense"`, "roost snapshot ls --store " + st}},
+		{"gc --pin " + unknown + " --store-dir " + st, 3, []string{unknown, "roost snapshot ls --store " + st}},
+		{"snapshot restore nonsense " + dir + "/b --store " + st, 2, []string{`"nonsense"`, "roost snapshot ls"}},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			code, out, errs := roost(t, strings.Fields(c.args)...)
+			require.Equal(t, c.code, code, "%s%s", out, errs)
+			for _, w := range c.want {
+				require.Contains(t, errs, w)
+			}
+		})
+	}
+}
+
 func TestConfigCheckJSON(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "roost.toml")
 	t.Setenv("ROOST_AGENT_SLOTS", "3")

@@ -161,14 +161,19 @@ func (o *gcOptions) pins(ctx context.Context, st *store.Store) error {
 		for _, s := range p.ids {
 			id, err := snapshot.ParseID(s)
 			if err != nil {
-				return usageError(err, "")
+				return usageError(err, idsHint(st))
 			}
 			if err := st.Pin(ctx, id, p.on); err != nil {
-				return &exitError{code: exitUnreachable, err: err}
+				return &exitError{code: exitUnreachable, err: err, hint: idsHint(st)}
 			}
 		}
 	}
 	return nil
+}
+
+// idsHint says where ids are to be seen.
+func idsHint(st *store.Store) string {
+	return "roost snapshot ls --store " + st.Dir() + " lists what there is"
 }
 
 // collect evicts; target < 0 is none.

@@ -180,6 +180,8 @@ func snapshotError(ctx context.Context, err error) error {
 		e.hint = "pull the snapshot again from where it was pushed, or remove it"
 	case errors.Is(err, store.ErrNotEmpty), errors.Is(err, fs.ErrNotExist):
 		e.code = exitUsage
+	case errors.Is(err, snapshot.ErrBusy):
+		e.hint = "what uses it has to go first: roost snapshot rm for what stands on it, umount for what shows it"
 	case errors.Is(err, store.ErrNotPacked):
 		e.hint = "its agent packs it soon: wait until it is not held"
 	case errors.Is(err, fs.ErrPermission):

@@ -57,7 +57,7 @@ func (o *verifyOptions) run(cmd *cobra.Command, args []string) error {
 	for _, a := range args {
 		id, err := snapshot.ParseID(a)
 		if err != nil {
-			return usageError(err, "name snapshots by their ids")
+			return usageError(err, "name snapshots by their ids; roost snapshot ls lists them")
 		}
 		spec.IDs = append(spec.IDs, id)
 	}
@@ -72,7 +72,7 @@ func (o *verifyOptions) run(cmd *cobra.Command, args []string) error {
 	defer st.Close() //nolint:errcheck // every change was committed
 	for _, id := range spec.IDs {
 		if _, err := st.Lookup(id); err != nil {
-			return usageError(err, "")
+			return usageError(err, idsHint(st))
 		}
 	}
 	if blobs != nil {
