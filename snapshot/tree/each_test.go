@@ -34,11 +34,18 @@ func bushy(t *testing.T) string {
 	return dir
 }
 
-func TestEachIsSurvey(t *testing.T) {
+func TestEachIsScan(t *testing.T) {
 	testenv.Require(t, testenv.Linux)
 	dir := bushy(t)
-	want, inodes, err := tree.Survey(t.Context(), dir, tree.ScanOptions{})
+	want, err := tree.Scan(t.Context(), dir, tree.ScanOptions{})
 	require.NoError(t, err)
+	var inodes []tree.Inode
+	for _, e := range want.Entries {
+		_, in, _, err := tree.Lstat(dir, e.Path, tree.ScanOptions{})
+		require.NoError(t, err)
+		require.NotZero(t, in.CTime)
+		inodes = append(inodes, in)
+	}
 	for range 20 {
 		var got []snapshot.Entry
 		var ids []tree.Inode

@@ -17,7 +17,7 @@ const (
 	batchItems = 4096
 	// keepItems is how many entries are kept of the first time that the trees are read,
 	// when it is found out what lies in them: if no more differ, that was the only time.
-	keepItems = 64 << 10
+	keepItems = 16 << 10
 )
 
 // sieve reads trees in step and lets through what is not the same in all.

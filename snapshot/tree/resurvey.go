@@ -9,10 +9,10 @@ import (
 	"github.com/roost-ci/roost/snapshot"
 )
 
-// Resurvey looks again at what a Survey of root found, and reports of each of its n
+// Resurvey looks again at what Each found of root, and reports of each of its n
 // entries whether it is as it was: type, mode, owner, size, times, and the inode with
 // its ctime, which every change of an inode moves. So attributes, a symlink's target and
-// the names in a directory need not be asked for, and what Survey would say of such an
+// the names in a directory need not be asked for, and what Each would say of such an
 // entry now is what it said then; but for Link, if a directory that holds another name of
 // the file was moved in or out.
 //

@@ -77,13 +77,26 @@ func TestResurveyTellsWhatIsNotAsItWas(t *testing.T) {
 			require.NoError(t, os.WriteFile(at("d/e/g"), []byte("g"), 0o644))
 			require.NoError(t, os.Symlink("here", at("link")))
 			require.NoError(t, unix.Mkfifo(at("fifo"), 0o644))
-			m, ids, err := Survey(t.Context(), root, ScanOptions{Owners: true})
-			require.NoError(t, err)
+			m, ids := surveyed(t, root)
 			time.Sleep(20 * time.Millisecond) // so that ctimes tell
 			require.NoError(t, c.change(at))
 			require.ElementsMatch(t, c.differ, differ(t, root, m, ids))
 		})
 	}
+}
+
+// surveyed is what Each finds.
+func surveyed(t *testing.T, root string) (*snapshot.Manifest, []Inode) {
+	m, ids := &snapshot.Manifest{}, []Inode(nil)
+	firsts, err := Each(t.Context(), root, ScanOptions{Owners: true}, func(e *snapshot.Entry, in *Inode) error {
+		m.Entries, ids = append(m.Entries, *e), append(ids, *in)
+		return nil
+	})
+	require.NoError(t, err)
+	for _, i := range firsts {
+		m.Entries[i].Link = m.Entries[i].Path
+	}
+	return m, ids
 }
 
 func TestResurveyOfManyInOneDirectory(t *testing.T) {
@@ -92,8 +105,7 @@ func TestResurveyOfManyInOneDirectory(t *testing.T) {
 	for i := range 10 {
 		require.NoError(t, os.MkdirAll(filepath.Join(root, string(rune('a'+i)), "x", "y.d"), 0o755))
 	}
-	m, ids, err := Survey(t.Context(), root, ScanOptions{Owners: true})
-	require.NoError(t, err)
+	m, ids := surveyed(t, root)
 	require.Empty(t, differ(t, root, m, ids))
 	ids[7].CTime = 0
 	require.Equal(t, []string{m.Entries[7].Path}, differ(t, root, m, ids), "nothing is known of it")
@@ -107,8 +119,7 @@ func TestResurveyOfManyInOneDirectory(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(wide, "f"+string(rune(0x4e00+i))), nil, 0o600))
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(wide, "z"), 0o700))
-	m, ids, err = Survey(t.Context(), wide, ScanOptions{Owners: true})
-	require.NoError(t, err)
+	m, ids = surveyed(t, wide)
 	require.Empty(t, differ(t, wide, m, ids))
 	time.Sleep(20 * time.Millisecond)
 	last := m.Entries[2*mostItems+3]

@@ -46,35 +46,26 @@ type Item struct {
 // snapshot can't keep is a *snapshot.UnsupportedError that names the first such
 // path. A tree that changes meanwhile gives an error or a mixture, never a hang.
 func Scan(ctx context.Context, root string, o ScanOptions) (*snapshot.Manifest, error) {
-	m, _, err := scan(ctx, root, o, false)
-	return m, err
-}
-
-// Survey is Scan, and tells of each entry which inode it is. From these, and sizes
-// and times, a later one knows which files nobody has written to meanwhile.
-func Survey(ctx context.Context, root string, o ScanOptions) (*snapshot.Manifest, []Inode, error) {
-	return scan(ctx, root, o, true)
-}
-
-func scan(ctx context.Context, root string, o ScanOptions, inodes bool) (*snapshot.Manifest, []Inode, error) {
-	s, top, err := openSweep(root, o, inodes)
+	s, top, err := openSweep(root, o, false)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer s.t.close()
 	if err := s.run(ctx); err != nil {
-		return nil, nil, fmt.Errorf("scan %s: %w", root, err)
+		return nil, fmt.Errorf("scan %s: %w", root, err)
 	}
-	m, ids, err := s.manifest(&top)
+	m, err := s.manifest(&top)
 	if err != nil {
-		return nil, nil, fmt.Errorf("scan %s: %w", root, err)
+		return nil, fmt.Errorf("scan %s: %w", root, err)
 	}
-	return m, ids, nil
+	return m, nil
 }
 
-// Each is Survey for who does not want the whole tree in memory: it calls fn for each
-// entry in the order of a manifest, while other directories are being read. What fn
-// is given is its own until it returns; strings and attributes it may keep.
+// Each is Scan for who does not want the whole tree in memory: it calls fn for each
+// entry in the order of a manifest, while other directories are being read, and tells
+// which inode it is. From these, and sizes and times, it is known later which files nobody
+// has written to meanwhile. What fn is given is its own until it returns; strings and
+// attributes it may keep.
 //
 // That a file has two names in the tree shows at the second, and fn has seen the first
 // without a Link by then. firsts says which of its calls, counted from 0, should have

@@ -162,27 +162,19 @@ func (s *sweep) read(d *dir, items []Item) []Item {
 
 // manifest puts the pieces together. The first error in the order of a manifest
 // is the one that is returned.
-func (s *sweep) manifest(top *Item) (*snapshot.Manifest, []Inode, error) {
-	n := 1 + s.top.count()
-	m := &snapshot.Manifest{Entries: make([]snapshot.Entry, 0, n)}
-	var inodes []Inode
-	if s.inodes {
-		inodes = make([]Inode, 0, n)
-	}
-	a := assembly{s: s, put: func(e *snapshot.Entry, in *Inode) error {
+func (s *sweep) manifest(top *Item) (*snapshot.Manifest, error) {
+	m := &snapshot.Manifest{Entries: make([]snapshot.Entry, 0, 1+s.top.count())}
+	a := assembly{s: s, put: func(e *snapshot.Entry, _ *Inode) error {
 		m.Entries = append(m.Entries, *e)
-		if s.inodes {
-			inodes = append(inodes, *in)
-		}
 		return nil
 	}}
 	if err := a.all(top); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, i := range a.firsts {
 		m.Entries[i].Link = m.Entries[i].Path
 	}
-	return m, inodes, nil
+	return m, nil
 }
 
 func (d *dir) count() int {
