@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
 
+	"github.com/roost-ci/roost/snapshot/store"
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
@@ -108,7 +110,13 @@ func forget(ctx context.Context, state string) error {
 		return err
 	}
 	for _, s := range stores {
-		d, err := view.Open("", filepath.Dir(s), view.Options{Owners: os.Geteuid() == 0})
+		open := func() (view.Driver, error) {
+			return view.Open("", filepath.Dir(s), view.Options{Owners: os.Geteuid() == 0})
+		}
+		d, err := open()
+		if errors.Is(err, syscall.ENOSPC) && os.Remove(filepath.Join(filepath.Dir(s), store.ReserveName)) == nil {
+			d, err = open()
+		}
 		if errors.Is(err, view.ErrUnavailable) {
 			continue // its layers are a driver's that does not work here any more: it has no mounts
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,4 +44,30 @@ func TestForgetAllEndsMounts(t *testing.T) {
 		require.NoDirExists(t, "real")
 		require.Empty(t, mountsBelow(home))
 	}
+}
+
+// A state directory on a full disk can be deleted, which is what one does then.
+func TestGCAllOnAFullDisk(t *testing.T) {
+	disk := testenv.Disk(t, testenv.Ext4, 96<<20)
+	state := filepath.Join(disk, "state")
+	require.NoError(t, os.Mkdir(state, 0o700))
+	for _, name := range []string{"lock", "holder"} {
+		require.NoError(t, os.WriteFile(filepath.Join(state, name), nil, 0o600))
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o600))
+	must(t, "snapshot", "create", dir, "--store", filepath.Join(state, "host-a"))
+	f, err := os.Create(filepath.Join(disk, "ballast"))
+	require.NoError(t, err)
+	for n := 1 << 20; n > 0; n /= 2 {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, n))
+		}
+	}
+	require.NoError(t, f.Close())
+	for i := 0; err == nil || i == 0; i++ { // names need room of their own
+		err = os.WriteFile(filepath.Join(disk, fmt.Sprint("name", i)), []byte("x"), 0o600)
+	}
+	require.Contains(t, must(t, "gc", "--all", "--state", state), "deleted")
+	require.NoDirExists(t, state)
 }

@@ -11,6 +11,9 @@ import (
 // pages of WAL), so that hundreds of deletions fit.
 const defaultReserve = 16 << 20
 
+// ReserveName is the file in a store's directory that is there to be given up.
+const ReserveName = "reserve"
+
 // reserve is a file of real blocks that is given up when a deletion finds the
 // disk full, and taken again when there is room.
 type reserve struct {
@@ -23,7 +26,7 @@ func newReserve(dir string, bytes int64) *reserve {
 	if bytes == 0 {
 		bytes = defaultReserve
 	}
-	return &reserve{path: filepath.Join(dir, "reserve"), bytes: bytes}
+	return &reserve{path: filepath.Join(dir, ReserveName), bytes: bytes}
 }
 
 // take makes the file have its size on disk. On error it is empty.
