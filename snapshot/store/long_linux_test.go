@@ -152,7 +152,7 @@ func TestLongTreeIsTheSame(t *testing.T) {
 				b.close()
 				b.o.MaxChain = 3
 				b.o.Driver = func(r string) (view.Driver, error) {
-					return view.Open(view.NameErofs, r, view.Options{Owners: true, ScratchFrom: 1})
+					return view.Open(view.NameErofs, r, view.Options{Owners: true, ScratchFrom: 1, FarMost: 1})
 				}
 				b.open()
 			}

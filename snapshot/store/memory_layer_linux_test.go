@@ -118,7 +118,7 @@ func TestMemoryPerEntryOfLayer(t *testing.T) {
 		b.close()
 		b.o.CacheEntries = 100
 		b.o.Driver = func(r string) (view.Driver, error) {
-			return view.Open(view.NameErofs, r, view.Options{Owners: true, ScratchFrom: 1})
+			return view.Open(view.NameErofs, r, view.Options{Owners: true, ScratchFrom: 1, FarMost: 100})
 		}
 		b.open()
 		b.fewer = 512
@@ -145,9 +145,12 @@ func TestMemoryPerEntryOfLayer(t *testing.T) {
 		behind("first", one.ID)
 		two := b.job(func(dir string) { write(t, filepath.Join(dir, "one more"), "x") }, one.ID)
 		behind("second", two.ID)
+		three := b.job(func(dir string) { require.NoError(t, os.Rename(dir+"/packages", dir+"/elsewhere")) }, two.ID)
+		behind("renamed", three.ID)
 	}
 	for what, most := range map[string]float64{
 		"seal": 10, "first image": 230, "first pack": 190, "second image": 230, "second pack": 140,
+		"renamed image": 250, "renamed pack": 450,
 	} {
 		u := used[what]
 		per := float64(u[1]-u[0]) / (many - few)

@@ -29,7 +29,7 @@ func (d *Erofs) List(ctx context.Context, l *Layer, list Entries) (*Touched, err
 	if err := d.checkOwnTree(l); err != nil {
 		return nil, err
 	}
-	t := &Touched{list: list, prefix: d.abs(l.Dir) + "/", notes: map[int]note{}, far: map[string]bool{}}
+	t := &Touched{list: list, prefix: d.abs(l.Dir) + "/", notes: map[int]note{}, far: map[string]bool{}, farMost: d.o.FarMost}
 	var o origins
 	err := d.eachTouched(ctx, l, func(it *upperItem) error {
 		if it.note != (note{}) {
@@ -64,7 +64,7 @@ func (d *Overlay) treeOf(ctx context.Context, l *Layer, base *snapshot.Manifest)
 	out := make([]snapshot.Entry, 0, len(base.Entries)+len(items))
 	groups := make([]group, 0, cap(out))
 	y := laying{
-		items: itemsOf(items), base: entriesOf(base.Entries), far: base,
+		items: itemsOf(items), base: entriesOf(base.Entries), far: far{near: base},
 		put: func(e *snapshot.Entry, g group) error {
 			if len(out)%512 == 0 {
 				step()

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -96,7 +97,7 @@ func itemsOf(items []upperItem) *itemCursor {
 type laying struct {
 	items *itemCursor
 	base  *cursor
-	far   *snapshot.Manifest // of the base at least what redirects lead to
+	far   far // what redirects lead to in the base
 	// put is told of each entry of the result, in order, and which file it is. Link is
 	// what it was in the base.
 	put func(e *snapshot.Entry, g group) error
@@ -195,14 +196,15 @@ func (y *laying) farDir(it *upperItem, on string, stands bool) error {
 	if !stands || it.redirect == "" {
 		return y.dir(at, on, nil)
 	}
-	b, ok := y.far.Find(on)
-	if !ok || b.Type != snapshot.TypeDir {
+	b := y.far.find(on)
+	if b == nil || b.Type != snapshot.TypeDir {
 		return &snapshot.CorruptError{
 			What: "layer", Name: at,
 			Why: fmt.Sprintf("it was renamed from %q, which is no directory of its base", on),
 		}
 	}
-	return y.dir(at, on, entriesOf(y.far.Under(on)))
+	from, done := y.far.under(on)
+	return errors.Join(y.dir(at, on, from), done())
 }
 
 // file puts a file, which may have its content from the base.
@@ -215,7 +217,7 @@ func (y *laying) file(it *upperItem, on string, stands bool, from *cursor, has b
 	if has && on == from.e.Path {
 		b = from.e
 	} else if it.redirect != "" {
-		b, _ = y.far.Find(on)
+		b = y.far.find(on)
 	}
 	if !stands || b == nil || b.Type != snapshot.TypeFile || b.Size != e.Size {
 		return &snapshot.CorruptError{

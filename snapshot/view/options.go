@@ -39,6 +39,10 @@ type Options struct {
 	// ScratchFrom is how many bytes the inodes of an image have to take to wait in a file
 	// instead of in memory. Default 48 MiB: some 200,000 entries.
 	ScratchFrom int64
+	// FarMost is how many entries of a renamed directory a layer's tree has in memory while
+	// it is gone through. Of one that has more the base is read once more, of eight of
+	// them at most. Default 100,000: some 40 MB.
+	FarMost int
 	// ToLook says that what is unpacked is looked at more than it is worked on. Its large
 	// files may lie with the small ones then, so that it is shown without an overlay; a
 	// view that writes to one copies it, also where files can be cloned.
@@ -62,6 +66,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxLowers == 0 {
 		o.MaxLowers = 120
+	}
+	if o.FarMost == 0 {
+		o.FarMost = 100_000
 	}
 	if o.ScratchFrom == 0 {
 		o.ScratchFrom = 48 << 20

@@ -28,14 +28,16 @@ type Lister interface {
 
 // Touched is what a job left in its upper directory. It may be used by several goroutines.
 type Touched struct {
-	list   Entries
-	n      int
-	prefix string           // of every source
-	notes  map[int]note     // of few items, by their place
-	far    map[string]bool  // what redirects lead to in the base: true is a directory
-	mu     sync.Mutex       // guards all below
-	names  map[group]string // the first name of each file that has several; nil: not known yet
-	sum    Sum
+	list    Entries
+	n       int
+	prefix  string           // of every source
+	notes   map[int]note     // of few items, by their place
+	far     map[string]bool  // what redirects lead to in the base: true is a directory
+	farMost int              // Options
+	mu      sync.Mutex       // guards all below
+	long    map[string]bool  // of far: directories that have very much in them; nil: not known yet
+	names   map[group]string // the first name of each file that has several; nil: not known yet
+	sum     Sum
 }
 
 // Sum is how large a tree is.
@@ -75,17 +77,17 @@ func (o *origins) enter(it *upperItem) string {
 }
 
 // Over is the tree that the job left: what it touched, over base (nil: nothing), the tree
-// that its view showed at first. What was renamed by its directory is in memory.
+// that its view showed at first.
 func (t *Touched) Over(ctx context.Context, base Tree) (Tree, Sum, error) {
 	if base == nil {
 		base = func(func(*snapshot.Entry) error) error { return nil }
 	}
-	far, err := t.farOf(base)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	far, err := t.farLocked(base)
 	if err != nil {
 		return nil, Sum{}, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.names == nil {
 		if err := t.nameLocked(ctx, base, far); err != nil {
 			return nil, Sum{}, err
@@ -100,26 +102,6 @@ func (t *Touched) Over(ctx context.Context, base Tree) (Tree, Sum, error) {
 	}, t.sum, nil
 }
 
-// farOf takes out of base what redirects lead to.
-func (t *Touched) farOf(base Tree) (*snapshot.Manifest, error) {
-	far := &snapshot.Manifest{}
-	if len(t.far) == 0 {
-		return far, nil
-	}
-	top, in := "", false
-	err := base(func(e *snapshot.Entry) error {
-		in = in && under(e.Path, top)
-		if dir, ok := t.far[e.Path]; ok && !in {
-			top, in = e.Path, dir
-		} else if !ok && !in {
-			return nil
-		}
-		far.Entries = append(far.Entries, *e)
-		return nil
-	})
-	return far, err
-}
-
 // naming is a file with several names in one of the trees.
 type naming struct {
 	first string
@@ -127,7 +109,7 @@ type naming struct {
 }
 
 // nameLocked finds out which files have several names, and how large the tree is.
-func (t *Touched) nameLocked(ctx context.Context, base Tree, far *snapshot.Manifest) error {
+func (t *Touched) nameLocked(ctx context.Context, base Tree, far far) error {
 	files, sum := map[group]naming{}, Sum{}
 	err := t.lay(ctx, base, far, func(e *snapshot.Entry, g group) error {
 		sum.Entries++
@@ -157,7 +139,7 @@ func (t *Touched) nameLocked(ctx context.Context, base Tree, far *snapshot.Manif
 }
 
 // lay calls put for each entry of the tree. Its Link is what it was in the base.
-func (t *Touched) lay(ctx context.Context, base Tree, far *snapshot.Manifest, put func(e *snapshot.Entry, g group) error) error {
+func (t *Touched) lay(ctx context.Context, base Tree, far far, put func(e *snapshot.Entry, g group) error) error {
 	b := pullTree(base)
 	defer b.stop()
 	items := t.pull()
