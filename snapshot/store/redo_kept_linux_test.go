@@ -27,6 +27,7 @@ func TestLogIsKeptInMemory(t *testing.T) {
 		require.NotZero(t, all)
 	}
 	// Without that these are gone.
+	defer b.slowDisk()() // nobody keeps it again meanwhile
 	b.redo.log.close()
 	gone, _ := resident(t, filepath.Join(b.dir, "store.db-wal"))
 	var fs unix.Statfs_t
