@@ -65,13 +65,37 @@ func (s *Store) plan(ctx context.Context, p *PrepareSpec) (*plan, error) {
 	// and the layer stay small. The first in the order of needs wins a tie.
 	n := slices.Min(merged.Changed)
 	k := slices.Index(merged.Changed, n)
+	changes, err := alone(merged.Changes(k))
+	if err != nil {
+		return nil, err
+	}
 	r := &mergeResult{
 		of: of, inputs: layers, base: layers[k], diverged: merged.MTimeDivergence, bytes: merged.Bytes,
-		entries: merged.Entries, changes: merged.Changes(k), n: n, moves: moves,
+		entries: merged.Entries, changes: changes, n: n, moves: moves,
 	}
 	s.merges.put(r)
 	pl.show(r, "", moves)
 	return pl, nil
+}
+
+// alone has changes in little memory, without the rest of the outcome that they are from.
+func alone(changes view.Changes) (view.Changes, error) {
+	const put, gone = "", "gone"
+	list := &pack.Notes{}
+	err := changes(func(c *snapshot.Change) error {
+		if c.Delete {
+			return list.Append(&snapshot.Entry{Path: c.Entry.Path, Type: snapshot.TypeFifo}, []byte(gone))
+		}
+		return list.Append(&c.Entry, []byte(put))
+	})
+	return func(fn func(c *snapshot.Change) error) error {
+		return list.Each(func(e *snapshot.Entry, note []byte) error {
+			if string(note) == gone {
+				return fn(&snapshot.Change{Delete: true, Entry: snapshot.Entry{Path: e.Path}})
+			}
+			return fn(&snapshot.Change{Entry: *e})
+		})
+	}, err
 }
 
 // show makes the view one of r, of which there may be an image with this key.
