@@ -53,14 +53,8 @@ func (o *opened) mount(ctx context.Context, cmd *cobra.Command, s *store.Store, 
 	if err != nil {
 		return err
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
+	if dir, err = mountPoint(dir, detach); err != nil {
 		return err
-	}
-	if detach && (runtime.GOOS != "linux" || os.Geteuid() != 0) {
-		return usageError(errors.New("only root on Linux can leave something mounted"), "without --detach it is shown until Ctrl-C")
-	}
-	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 { // unpacking may take long
-		return usageError(fmt.Errorf("%s is not empty", dir), "want an empty or an absent directory")
 	}
 	p := &store.Progress{}
 	p.Total.Store(in.TreeBytes)
@@ -71,22 +65,17 @@ func (o *opened) mount(ctx context.Context, cmd *cobra.Command, s *store.Store, 
 	if err != nil {
 		return err
 	}
+	if detach {
+		if dir, err = o.leave(ctx, s, in.ID, dir); err != nil {
+			return err
+		}
+		return o.sayMounted(cmd, in.ID, dir)
+	}
 	shown, err := s.Mount(ctx, in.ID, dir)
 	if err != nil {
 		return err
 	}
-	if detach {
-		if dir, err = filepath.EvalSymlinks(dir); err != nil {
-			return errors.Join(err, shown.Close())
-		}
-		if !isMountPoint(dir) {
-			return errors.Join(usageError(errors.New("nothing can be mounted here, only copied"), "without --detach it is shown until Ctrl-C"), shown.Close())
-		}
-		if err := s.SetShown(append(o.shown, store.Shown{ID: in.ID, Target: dir})); err != nil {
-			return errors.Join(err, shown.Close())
-		}
-	}
-	if err := o.sayMounted(cmd, in.ID, dir); err != nil || detach {
+	if err := o.sayMounted(cmd, in.ID, dir); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -97,6 +86,41 @@ func (o *opened) mount(ctx context.Context, cmd *cobra.Command, s *store.Store, 
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// mountPoint checks, before anything that may take long, that dir can be one, and makes
+// its path absolute.
+func mountPoint(dir string, detach bool) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if detach && (runtime.GOOS != "linux" || os.Geteuid() != 0) {
+		return "", usageError(errors.New("only root on Linux can leave something mounted"), "without --detach it is shown until Ctrl-C")
+	}
+	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 {
+		return "", usageError(fmt.Errorf("%s is not empty", dir), "want an empty or an absent directory")
+	}
+	return dir, nil
+}
+
+// leave mounts what is unpacked at dir for longer than the command. It returns the real
+// path.
+func (o *opened) leave(ctx context.Context, s *store.Store, id snapshot.ID, dir string) (string, error) {
+	shown, err := s.Mount(ctx, id, dir)
+	if err != nil {
+		return "", err
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return "", errors.Join(err, shown.Close())
+	}
+	if !isMountPoint(dir) {
+		return "", errors.Join(usageError(errors.New("nothing can be mounted here, only copied"), "without --detach it is shown until Ctrl-C"), shown.Close())
+	}
+	if err := s.SetShown(append(o.shown, store.Shown{ID: id, Target: dir})); err != nil {
+		return "", errors.Join(err, shown.Close())
+	}
+	return dir, nil
 }
 
 func (o *opened) sayMounted(cmd *cobra.Command, id snapshot.ID, dir string) error {

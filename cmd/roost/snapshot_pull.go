@@ -22,9 +22,8 @@ const maxPulled = 10_000
 
 func newSnapshotPull() *cobra.Command {
 	var (
-		e      elsewhere
-		unpack bool
-		noSync bool
+		e elsewhere
+		w pulling
 	)
 	c := &cobra.Command{
 		Use:   "pull SNAP URL",
@@ -37,7 +36,8 @@ With --unpack it comes ready to be mounted: content is unpacked as it arrives, a
 its packs, which are where it came from, are not kept here. Of a chain of snapshots
 that was pushed only SNAP itself is held then. --no-sync does not wait for the disk:
 it can be mounted at once, and is fetched again if the machine stops before a later
-pull --unpack of it, without --no-sync, has ended.
+pull --unpack of it, without --no-sync, has ended. --mount leaves it mounted at a
+directory, as roost snapshot mount --detach does.
 
 The key is that of the store that pushed (roost snapshot key), in --key-file; without
 it the store's own. The first key that a new store sees becomes its own.
@@ -47,23 +47,43 @@ it the store's own. The first key that a new store sees becomes its own.
 		ValidArgsFunction: e.completeSnaps(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.with(cmd, true, func(ctx context.Context, s *store.Store) error {
-				return remoteError(e.pull(ctx, cmd, s, args[0], args[1], unpack, noSync))
+				return remoteError(e.pull(ctx, cmd, s, args[0], args[1], w))
 			})
 		},
 	}
 	e.flags(c)
 	c.Flags().StringVar(&e.keyFile, "key-file", "", "file with the key of the store that pushed; default: this store's own")
-	c.Flags().BoolVar(&unpack, "unpack", false, "unpack it on the way, to be mounted")
-	c.Flags().BoolVar(&noSync, "no-sync", false, "with --unpack: don't wait until it is on the disk")
+	c.Flags().BoolVar(&w.unpack, "unpack", false, "unpack it on the way, to be mounted")
+	c.Flags().BoolVar(&w.noSync, "no-sync", false, "with --unpack: don't wait until it is on the disk")
+	c.Flags().StringVar(&w.mount, "mount", "", "with --unpack: leave it mounted read-only at this empty or absent directory")
+	c.MarkFlagDirname("mount") //nolint:errcheck // the flag exists, one line above
 	c.Flags().StringVar(&e.driver, "driver", "", "how it is unpacked: auto, or a driver's name (see roost doctor)")
 	offer(c, "driver", configs.Drivers...)
 	c.MarkFlagFilename("key-file") //nolint:errcheck // the flag exists, one line above
 	return c
 }
 
-func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store, name, where string, unpack, noSync bool) error {
-	if noSync && !unpack {
+// pulling is what is to be done with what comes.
+type pulling struct {
+	unpack, noSync bool
+	mount          string // where, "": nowhere
+}
+
+func (w *pulling) check() (err error) {
+	switch {
+	case w.noSync && !w.unpack:
 		return usageError(errors.New("--no-sync is for what is unpacked"), "pull --unpack --no-sync")
+	case w.mount != "" && !w.unpack:
+		return usageError(errors.New("--mount is for what is unpacked"), "pull --unpack --mount DIR")
+	case w.mount != "":
+		w.mount, err = mountPoint(w.mount, true)
+	}
+	return err
+}
+
+func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store, name, where string, w pulling) error {
+	if err := w.check(); err != nil {
+		return err
 	}
 	id, err := snapshot.ParseID(name)
 	if err != nil {
@@ -90,15 +110,13 @@ func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store
 	defer stop()
 	specs := specsOf(chain, key)
 	for i := range specs {
-		specs[i].Later = noSync
+		specs[i].Later = w.noSync
 	}
-	if err := bring(ctx, s, r, specs, unpack, p); err != nil {
+	if err := bring(ctx, s, r, specs, w.unpack, p); err != nil {
 		return err
 	}
-	if unpack && !noSync { // an earlier pull may have left that
-		if err := s.SyncLater(ctx, id); err != nil {
-			return err
-		}
+	if err := e.settle(ctx, s, id, &w); err != nil {
+		return err
 	}
 	stop()
 	in, err := s.Lookup(id)
@@ -115,8 +133,24 @@ func (e *elsewhere) pull(ctx context.Context, cmd *cobra.Command, s *store.Store
 		Bytes        int64       `json:"bytes"`
 		Layers       int         `json:"layers"`
 		BytesFetched int64       `json:"bytes_fetched"`
+		Dir          string      `json:"dir,omitempty"`
 		WallMS       float64     `json:"wall_ms"`
-	}{id, in.Entries, in.TreeBytes, len(chain), p.Done.Load(), e.wallMS()})
+	}{id, in.Entries, in.TreeBytes, len(chain), p.Done.Load(), w.mount, e.wallMS()})
+}
+
+// settle does with what came, or was here, what is left to be done.
+func (e *elsewhere) settle(ctx context.Context, s *store.Store, id snapshot.ID, w *pulling) (err error) {
+	if w.unpack && !w.noSync { // an earlier pull may have left that
+		err = s.SyncLater(ctx, id)
+	}
+	if err != nil || w.mount == "" {
+		return err
+	}
+	if err := s.Materialise(ctx, id, nil); err != nil { // it was here already, stored only
+		return err
+	}
+	w.mount, err = e.leave(ctx, s, id, w.mount)
+	return err
 }
 
 // specsOf says what to fetch, a base before what stands on it.
