@@ -15,7 +15,7 @@ var roostWay = way{
 	back:  `rmdir "$DST"; "$ROOST" snapshot restore "$(cat "$REPO/last")" "$DST" --store "$REPO/store"`,
 	ready: `"$ROOST" snapshot push "$(cat "$REPO/last")" "$REPO/../blobs" --store "$REPO/store"; "$ROOST" snapshot key "$REPO/../key" --store "$REPO/store"`,
 	// To a store that has nothing, from a directory of blobs.
-	mount: `"$ROOST" snapshot pull "$(cat "$REPO/last")" "$REPO/../blobs" --unpack --no-sync --mount "$DST" --store "$REPO/../other" --key-file "$REPO/../key"`,
+	mount:  `"$ROOST" snapshot pull "$(cat "$REPO/last")" "$REPO/../blobs" --unpack --no-sync --mount "$DST" --store "$REPO/../other" --key-file "$REPO/../key"`,
 	umount: `"$ROOST" snapshot umount "$DST"`,
 }
 
