@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -176,6 +177,8 @@ func storeError(cfg configs.Agent, err error) error {
 		hint = "one process owns a store: stop that one, or choose another --store-dir"
 	case errors.Is(err, snapshot.ErrNewerFormat):
 		hint = "run the newer roost, or give this one another --store-dir; nothing was changed"
+	case errors.Is(err, fs.ErrPermission):
+		hint = ownerHint
 	}
 	return &exitError{code: exitUnreachable, err: err, hint: hint}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -135,7 +136,7 @@ func (o *coordinatorOptions) options(cfg configs.Coordinator, scrub *blobScrub, 
 		dir, err = blob.OpenDir(filepath.Join(cfg.StateDir, "blobs"), blob.DirOptions{MinFree: databaseRoom})
 	}
 	if err != nil {
-		return opts, nil, &exitError{code: exitUnreachable, err: err}
+		return opts, nil, coordinatorError(cfg, err)
 	}
 	scrub.set(every, rate)
 	stop := scrub.start(dir)
@@ -200,6 +201,8 @@ func coordinatorError(cfg configs.Coordinator, err error) error {
 			code: exitUnreachable, err: fmt.Errorf("state in %s: %w", cfg.StateDir, err),
 			hint: "run the newer roost, or give this one another --state-dir; nothing was changed",
 		}
+	case errors.Is(err, fs.ErrPermission):
+		return &exitError{code: exitUnreachable, err: err, hint: ownerHint}
 	case errors.Is(err, context.Canceled):
 		return err
 	}

@@ -41,6 +41,9 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
+// ownerHint is the cure of what only the owner of a store or a state directory may do.
+const ownerHint = "it belongs to one user: run this as the one who made it, or as root"
+
 func usageError(err error, hint string) error {
 	return &exitError{code: exitUsage, err: err, hint: hint}
 }

@@ -99,7 +99,7 @@ func forget(ctx context.Context, state string) error {
 	lock := flock.New(filepath.Join(state, "lock"))
 	ok, err := lock.TryLock()
 	if err != nil {
-		return &exitError{code: exitUnreachable, err: fmt.Errorf("state directory: %w", err)}
+		return &exitError{code: exitUnreachable, err: fmt.Errorf("state directory: %w", err), hint: ownerHint}
 	}
 	if !ok {
 		return &exitError{code: exitUnreachable, err: fmt.Errorf("%s is in use", state), hint: "stop roost up or roost run first"}

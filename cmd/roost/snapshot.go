@@ -85,7 +85,7 @@ func (o *opened) open(cmd *cobra.Command, mayMake bool) (*store.Store, error) {
 		}
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, &exitError{code: exitUnreachable, err: err, hint: "a store belongs to one user: run this as the one who made it, or as root"}
+		return nil, &exitError{code: exitUnreachable, err: err, hint: ownerHint}
 	}
 	if err != nil {
 		return nil, snapshotError(cmd.Context(), err)

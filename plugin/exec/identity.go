@@ -100,7 +100,7 @@ func lookup(s string) (identity, error) {
 	}
 	u, err := user.Lookup(s)
 	if err != nil {
-		return identity{}, fmt.Errorf("run_as: %w", err)
+		return identity{}, fmt.Errorf("run_as %q: want a user of this host, or uid:gid: %w", s, err)
 	}
 	uid, err1 := number(u.Uid)
 	gid, err2 := number(u.Gid)
