@@ -6,6 +6,7 @@ import (
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/pack"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // previous finds what a base (nil: nothing) has at a path, so that of large files
@@ -41,6 +42,42 @@ func (s *Store) fillKnown(ctx context.Context, l *layer, changes []snapshot.Chan
 		}
 	}
 	return nil
+}
+
+// fillingKnown does so for the whole tree of l, of which none is in memory.
+func (s *Store) fillingKnown(ctx context.Context, l *layer, t view.Tree) view.Tree {
+	return func(fn func(e *snapshot.Entry) error) error {
+		owners := map[snapshot.ID]*movedFiles{}
+		defer func() {
+			for _, f := range owners {
+				f.close()
+			}
+		}()
+		return t(func(e *snapshot.Entry) error {
+			if e.Hashed() || e.Source == "" {
+				return fn(e)
+			}
+			id, path := s.ownerOf(l, e.Source)
+			if id == "" {
+				return fn(e)
+			}
+			f := owners[id]
+			if f == nil {
+				s.mu.Lock()
+				owner := s.layers[id]
+				s.mu.Unlock()
+				if owner == nil {
+					return missing("not held", id)
+				}
+				f = s.newMovedFiles(ctx, owner)
+				owners[id] = f
+			}
+			if o, ok := f.find(path); ok && o.Source == e.Source && o.SourceAt == e.SourceAt && o.Size == e.Size && o.Hashed() {
+				e.Chunks = o.Chunks
+			}
+			return fn(e)
+		})
+	}
 }
 
 // ownerOf returns the packed layer in whose directory source lies, and the path

@@ -55,6 +55,9 @@ func (s *Store) packInParts(ctx context.Context, d view.Lister, l *layer) error 
 	if p.tree, p.sum, err = s.longTree(ctx, d, l); err != nil {
 		return fmt.Errorf("tree of %s: %w", l.info.ID, err)
 	}
+	if l.fanin {
+		p.tree = s.fillingKnown(ctx, l, p.tree)
+	}
 	defer lean(int(p.sum.entries))()
 	touched, err := s.touchedBy(ctx, d, l)
 	if err != nil {

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"encoding/gob"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -112,6 +114,19 @@ func TestFaninFile(t *testing.T) {
 		_, err := s.readFanin(id).List()
 		require.Error(t, err, "byte %d", i)
 	}
+	// Version 1 is one list.
+	one := want
+	one[1].Entry.Source = "views/x/ux/c"
+	text := bytes.NewBufferString(faninMagic[:len(faninMagic)-1] + "\x01")
+	require.NoError(t, gob.NewEncoder(text).Encode(one))
+	require.NoError(t, writeSummed(s.faninPath(id), text.Bytes()))
+	one[1].Entry.Source = s.dir + "/views/x/ux/c"
+	got, err = s.readFanin(id).List()
+	require.NoError(t, err)
+	require.Equal(t, one, got)
+	n, err := s.eachOfFanin(id, nil)
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
 	b[len(faninMagic)-1] = 3
 	require.NoError(t, os.WriteFile(s.faninPath(id), b, 0o600))
 	_, err = s.readFanin(id).List()
