@@ -13,6 +13,25 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// cure is a command line that is wrong, and what has to be said of that.
+type cure struct {
+	args string
+	code int
+	want []string
+}
+
+func tryCures(t *testing.T, list []cure) {
+	for _, c := range list {
+		t.Run(c.args, func(t *testing.T) {
+			code, out, errs := roost(t, strings.Fields(c.args)...)
+			require.Equal(t, c.code, code, "%s%s", out, errs)
+			for _, w := range c.want {
+				require.Contains(t, errs, w)
+			}
+		})
+	}
+}
+
 // TestErrorsNameTheCure tries what people get wrong: each error says what it is about,
 // and what to do.
 func TestErrorsNameTheCure(t *testing.T) {
@@ -29,11 +48,7 @@ func TestErrorsNameTheCure(t *testing.T) {
 	defer srv.Close()
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
-	for _, c := range []struct {
-		args string
-		code int
-		want []string
-	}{
+	tryCures(t, []cure{
 		{"gc", 2, []string{"no store is named", "--store-dir DIR", "--config FILE", "--all"}},
 		{"verify", 2, []string{"no store is named", "--store-dir DIR", "--config FILE"}},
 		{"snapshot ls", 2, []string{"no store is named", "--store DIR", "ROOST_STORE"}},
@@ -48,15 +63,7 @@ func TestErrorsNameTheCure(t *testing.T) {
 		{"status --token-file " + token + " --pin " + strings.Repeat("0", 64) + " --coordinator " + srv.URL, 3, []string{srv.URL, "new pin"}},
 		{"coordinator join --revoke --host h --state-dir " + state, 2, []string{`"h"`, filepath.Join(state, "hosts")}},
 		{"config check " + none, 2, []string{none, "roost config example > " + none}},
-	} {
-		t.Run(c.args, func(t *testing.T) {
-			code, out, errs := roost(t, strings.Fields(c.args)...)
-			require.Equal(t, c.code, code, "%s%s", out, errs)
-			for _, w := range c.want {
-				require.Contains(t, errs, w)
-			}
-		})
-	}
+	})
 }
 
 // TestErrorsOfASnapshotNameTheCure does the same in a store that there is.
@@ -68,26 +75,14 @@ func TestErrorsOfASnapshotNameTheCure(t *testing.T) {
 	id := must(t, "snapshot", "create", src, "--store", st)
 	must(t, "snapshot", "create", src, "--store", st, "--base", id)
 	unknown := strings.Repeat("0", 26)
-	for _, c := range []struct {
-		args string
-		code int
-		want []string
-	}{
+	tryCures(t, []cure{
 		{"snapshot rm " + id + " --store " + st, 1, []string{id, "stands on it", "roost snapshot rm"}},
 		{"verify " + unknown + " --store-dir " + st, 2, []string{unknown, "roost snapshot ls --store " + st}},
 		{"verify nonsense --store-dir " + st, 2, []string{`"nonsense"`, "roost snapshot ls"}},
 		{"gc --pin nonsense --store-dir " + st, 2, []string{`"nonsense"`, "roost snapshot ls --store " + st}},
 		{"gc --pin " + unknown + " --store-dir " + st, 3, []string{unknown, "roost snapshot ls --store " + st}},
 		{"snapshot restore nonsense " + dir + "/b --store " + st, 2, []string{`"nonsense"`, "roost snapshot ls"}},
-	} {
-		t.Run(c.args, func(t *testing.T) {
-			code, out, errs := roost(t, strings.Fields(c.args)...)
-			require.Equal(t, c.code, code, "%s%s", out, errs)
-			for _, w := range c.want {
-				require.Contains(t, errs, w)
-			}
-		})
-	}
+	})
 }
 
 func TestConfigCheckJSON(t *testing.T) {
