@@ -101,4 +101,3 @@ func testImportLargeInBundle(t *testing.T, fewer int) {
 	var corrupt *snapshot.CorruptError
 	require.ErrorAs(t, there.Verify(t.Context(), one.ID), &corrupt)
 }
-
