@@ -76,19 +76,27 @@ func (e *elsewhere) push(ctx context.Context, cmd *cobra.Command, s *store.Store
 	}{in.ID, in.Manifest, len(chain), sent, e.wallMS()})
 }
 
-// pushLayer sends what is missing of one layer, and its ref last.
-func pushLayer(ctx context.Context, s *store.Store, r depot, in *store.Info, p *store.Progress) (int64, error) {
+// pushLayer sends what is missing of one layer, and its ref last. Of what was pulled
+// with --unpack nothing is sent: it must be there already.
+func pushLayer(ctx context.Context, s *store.Store, r depot, in *store.Link, p *store.Progress) (int64, error) {
 	key, err := s.KeyOf(in.ID)
 	if err != nil {
 		return 0, err
 	}
-	ref, err := transfer.Ref{
+	if (in.Folded || len(in.Absent) > 0) && leadsTo(ctx, r, in.ID, in.Manifest, key) {
+		return 0, nil
+	}
+	for _, b := range in.Absent {
+		if n, err := r.Stat(ctx, b.Digest); err != nil && !errors.Is(err, snapshot.ErrNotFound) {
+			return 0, err
+		} else if err != nil || n != b.Bytes {
+			return 0, fmt.Errorf("snapshot %s: %d of its packs are not here, and not all of them there: %w", in.ID, len(in.Absent), snapshot.ErrNotFound)
+		}
+	}
+	ref := transfer.Ref{
 		Snapshot: in.ID, Base: in.WireBase, Parents: in.Parents, Index: in.Index, IndexBytes: in.IndexBytes,
 		Manifest: in.Manifest, Entries: in.Entries, Bytes: in.TreeBytes, StoredBytes: in.StoredBytes,
 		MadeMS: in.Made.UnixMilli(),
-	}.Encode(key)
-	if err != nil {
-		return 0, err
 	}
 	blobs := make([]transfer.Blob, len(in.Blobs))
 	for i, b := range in.Blobs {
@@ -101,7 +109,35 @@ func pushLayer(ctx context.Context, s *store.Store, r depot, in *store.Info, p *
 	if err != nil {
 		return sent, err
 	}
-	return sent, r.PutRef(ctx, in.ID, ref)
+	return sent, putRef(ctx, r, ref, key)
+}
+
+// putRef leaves a ref, unless there is one that leads to the same: who pulled a snapshot
+// has another date of it than who made it, and other figures for people.
+func putRef(ctx context.Context, r depot, ref transfer.Ref, key []byte) error {
+	b, err := ref.Encode(key)
+	if err != nil {
+		return err
+	}
+	err = r.PutRef(ctx, ref.Snapshot, b)
+	var other *snapshot.CorruptError
+	if !errors.As(err, &other) {
+		return err
+	}
+	if leadsTo(ctx, r, ref.Snapshot, ref.Manifest, key) {
+		return nil
+	}
+	return err
+}
+
+// leadsTo reports whether a ref that somebody with the key left leads to that tree.
+func leadsTo(ctx context.Context, r depot, id snapshot.ID, tree snapshot.Digest, key []byte) bool {
+	b, err := r.GetRef(ctx, id)
+	if err != nil {
+		return false
+	}
+	ref, err := transfer.ParseRef(id, b, key)
+	return err == nil && ref.Manifest == tree
 }
 
 // remoteError gives an error of a remote its exit status.

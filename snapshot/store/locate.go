@@ -168,28 +168,34 @@ func (s *Store) indexOf(ctx context.Context, key []byte, lo *locator, m *snapsho
 	return ix, nil
 }
 
+// Link is a snapshot of a chain. Its Blobs are here.
+type Link struct {
+	Info
+	Absent []Blob // packs that its index names and that are not here
+}
+
 // Chain lists id and what must be had before it elsewhere, the first one first,
-// each with all blobs that its index names. What is not packed is ErrNotPacked; a
-// blob that is not here is a snapshot.ErrNotFound.
-func (s *Store) Chain(id snapshot.ID) ([]Info, error) {
+// each with all blobs that its index names. What is not packed is ErrNotPacked.
+func (s *Store) Chain(id snapshot.ID) ([]Link, error) {
 	chain, err := s.wireChain(id)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]Info, 0, len(chain))
+	out := make([]Link, 0, len(chain))
 	for i := len(chain) - 1; i >= 0; i-- {
 		l, err := s.usableLocked(chain[i].ID)
 		if err != nil {
 			return nil, err
 		}
-		in := s.infoLocked(l)
-		if len(in.Blobs) != len(l.packs)+1 {
-			return nil, fmt.Errorf("snapshot %s: %d of its %d packs are not here, they went to its agent's blob store: %w",
-				in.ID, len(l.packs)+1-len(in.Blobs), len(l.packs), snapshot.ErrNotFound)
+		link := Link{Info: s.infoLocked(l)}
+		for _, p := range l.packs {
+			if _, here := s.have[p.Digest]; !here {
+				link.Absent = append(link.Absent, Blob{Digest: p.Digest, Bytes: p.Bytes})
+			}
 		}
-		out = append(out, in)
+		out = append(out, link)
 	}
 	return out, nil
 }
