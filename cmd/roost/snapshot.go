@@ -178,7 +178,7 @@ func snapshotError(ctx context.Context, err error) error {
 		e.hint = "create again when nobody writes there; what was read is not kept"
 	case errors.As(err, &corrupt):
 		e.hint = "pull the snapshot again from where it was pushed, or remove it"
-	case errors.Is(err, store.ErrNotEmpty), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, store.ErrNotEmpty), errors.Is(err, store.ErrOverlap), errors.Is(err, fs.ErrNotExist):
 		e.code = exitUsage
 	case errors.Is(err, snapshot.ErrBusy):
 		e.hint = "what uses it has to go first: roost snapshot rm for what stands on it, umount for what shows it"

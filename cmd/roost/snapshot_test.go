@@ -137,6 +137,7 @@ func TestSnapshotExitStatuses(t *testing.T) {
 		{[]string{"restore", "nothing", home + "/x"}, exitUsage, "no snapshot"},
 		{[]string{"restore", one[:3], home + "/x"}, exitUsage, "4 characters"},
 		{[]string{"restore", one, dir}, exitUsage, "something already"},
+		{[]string{"restore", one, st + "/back"}, exitUsage, "apart from each other"},
 		{[]string{"restore", one}, exitUsage, "usage"},
 		{[]string{"create", home + "/absent"}, exitUsage, "no such file"},
 		{[]string{"create", dir, "--base", "zzzz"}, exitUsage, "no snapshot"},
