@@ -208,6 +208,23 @@ var mutants = []mutant{
 		pkg: "./snapshot/pack", run: "^FuzzExtract$",
 	},
 	{
+		name: "a frame as long as it likes", promise: "fuzzers",
+		file: "snapshot/pack/codec.go",
+		old: "if h.Skippable || !h.SingleSegment || !h.HasFCS || h.FrameContentSize != uint64(cap(dst)) || h.DictionaryID != 0 {\n\t\treturn nil, errSize\n\t}\n" +
+			"\td := decoders.Get().(*zstd.Decoder)\n\tdefer decoders.Put(d)\n\tb, err := d.DecodeAll(p, dst)\n\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"zstd: %w\", err)\n\t}\n" +
+			"\tif len(b) != cap(dst) {",
+		new: "d := decoders.Get().(*zstd.Decoder)\n\tdefer decoders.Put(d)\n\tb, err := d.DecodeAll(p, dst)\n\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"zstd: %w\", err)\n\t}\n" +
+			"\tif false {",
+		pkg: "./snapshot/pack", run: "^FuzzFrame$",
+	},
+	{
+		name: "extents not looked at", promise: "fuzzers",
+		file: "snapshot/view/internal/erofs/content.go",
+		old:  "if err := checkExtents(size, extents, block, devices); err != nil {",
+		new:  "if err := checkExtents(size, extents, block, devices); false && err != nil {",
+		pkg:  "./snapshot/view/internal/erofs", run: "^(FuzzWrite|FuzzBase|TestOddManifests)$",
+	},
+	{
 		name: "times of files not set", promise: "fuzzers",
 		file: "snapshot/view/place_linux.go",
 		old:  `return unix.UtimesNanoAt(int(f.Fd()), "", ts, unix.AT_EMPTY_PATH)`, new: "_ = ts\n\treturn nil",
