@@ -199,11 +199,13 @@ func (m *merger) merge(base Tree, parents []Parent) (*Merged, error) {
 // out what lies in them, and what differs is kept if it is not much.
 func (m *merger) readAll(trees []Tree) error {
 	k := marking{marks: newMarks(), seen: map[inTree]int{}}
-	all := true
 	first := newSieve(trees)
 	first.all = m.all
 	defer first.stop()
-	err := first.run(func(p string) { k.note(p, first.cur) }, m.keep, func() error { all = false; return nil })
+	err := first.run(func(p string) { k.note(p, first.cur) }, m.keep, func() error {
+		first.shut, first.batch = true, nil
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -216,7 +218,7 @@ func (m *merger) readAll(trees []Tree) error {
 	if len(trees) == 2 {
 		return m.alone(trees[1])
 	}
-	if all {
+	if !first.shut {
 		return m.end(first)
 	}
 	first.stop()

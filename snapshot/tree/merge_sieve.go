@@ -17,7 +17,7 @@ const (
 	batchItems = 4096
 	// keepItems is how many entries are kept of the first time that the trees are read,
 	// when it is found out what lies in them: if no more differ, that was the only time.
-	keepItems = 16 << 10
+	keepItems = 32 << 10
 )
 
 // sieve reads trees in step and lets through what is not the same in all.
@@ -25,6 +25,7 @@ type sieve struct {
 	trees  []*pages[snapshot.Entry]
 	cur    []*snapshot.Entry // each tree's entry at the current path, or nil
 	all    bool              // lets everything through
+	shut   bool              // lets nothing through any more
 	atomic func(dir string) bool
 
 	batch [][]snapshot.Entry // of each tree
@@ -89,7 +90,9 @@ func (s *sieve) run(at func(p string), most int, full func() error) error {
 		if at != nil {
 			at(p)
 		}
-		s.path(p)
+		if !s.shut {
+			s.path(p)
+		}
 	}
 	for i := range s.dirs {
 		s.pass(&s.dirs[i])
