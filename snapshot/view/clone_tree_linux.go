@@ -210,6 +210,10 @@ func (d *dirClone) one(name string) error {
 		if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 			e.Type = snapshot.TypeSocket
 		}
+		var err error
+		if e.Xattrs, err = nodeXattrs(d.src, name); err != nil {
+			return d.wrap("get attributes", name, err)
+		}
 		if err := mknodAt(d.dst, name, e.Type); err != nil {
 			return d.wrap("mknod", name, err)
 		}

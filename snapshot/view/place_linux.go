@@ -1,6 +1,8 @@
 package view
 
 import (
+	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +30,44 @@ func mknodAt(dir int, name string, t snapshot.Type) error {
 		mode = unix.S_IFSOCK
 	}
 	return unix.Mknodat(dir, name, mode|0o600, 0)
+}
+
+// setNodeXattrs gives a fifo or a socket its attributes: access lists are all that one
+// can have. It is reached by a descriptor that opens nothing.
+func setNodeXattrs(dir int, name string, e *snapshot.Entry) error {
+	if len(e.Xattrs) == 0 {
+		return nil
+	}
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // a path only
+	for _, x := range e.Xattrs {
+		if !snapshot.KeepsXattr(x.Name) {
+			return &snapshot.UnsupportedError{Path: e.Path, What: "extended attribute " + x.Name}
+		}
+		if err := unix.Setxattr(fmt.Sprintf("/proc/self/fd/%d", fd), x.Name, x.Value, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodeACL is the attribute that a fifo or a socket can have.
+const nodeACL = "system.posix_acl_access"
+
+// nodeXattrs reads the attributes of a fifo or a socket.
+func nodeXattrs(dir int, name string) ([]snapshot.Xattr, error) {
+	buf := make([]byte, snapshot.MaxXattrBytes)
+	n, err := unix.Lgetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name), nodeACL, buf)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []snapshot.Xattr{{Name: nodeACL, Value: append([]byte(nil), buf[:n]...)}}, nil
 }
 
 // futimes sets the time of the file itself, by a null path: a regular file's

@@ -255,6 +255,9 @@ func (p *placer) metaAt(dir int, name string, e *snapshot.Entry) error {
 		}
 	}
 	if e.Type != snapshot.TypeSymlink {
+		if err := setNodeXattrs(dir, name, e); err != nil {
+			return p.wrap("set attributes", rel, err)
+		}
 		// Not a link, and nobody else writes here: it can't have become one.
 		if err := unix.Fchmodat(dir, name, e.Mode&snapshot.ModeMask, 0); err != nil {
 			return p.wrap("chmod", rel, err)

@@ -149,11 +149,15 @@ var scenarios = []scenario{
 			require.NoError(h.t, setxattr(filepath.Join(dir, ""), "user.root", []byte("r")))
 			require.NoError(h.t, setxattr(filepath.Join(dir, "f"), "system.posix_acl_access", acl))
 			require.NoError(h.t, setxattr(filepath.Join(dir, "d"), "system.posix_acl_default", acl))
+			require.NoError(h.t, mkfifo(filepath.Join(dir, "fifo")))
+			require.NoError(h.t, mksocket(filepath.Join(dir, "socket")))
+			require.NoError(h.t, setxattr(filepath.Join(dir, "fifo"), "system.posix_acl_access", acl))
+			require.NoError(h.t, setxattr(filepath.Join(dir, "socket"), "system.posix_acl_access", acl))
 		})
 		b := h.job(a, func(dir string) {
 			require.NoError(h.t, setxattr(filepath.Join(dir, "f"), "user.roost", []byte("changed")))
 		})
-		return []*snap{a, b}
+		return []*snap{a, b, h.job(b, func(dir string) { h.chmod(dir, "fifo", 0o600) })}
 	}},
 	{name: "names of any bytes and of 255", run: func(h *house) []*snap {
 		long := strings.Repeat("n", 255)
