@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // flipFile changes one bit of a file and leaves its looks.
@@ -88,11 +89,12 @@ func TestScrubRepairs(t *testing.T) {
 		{func(b *bench, in Info) { flipFile(b.t, b.sourceOf(in.ID, "sparse"), 5<<20) }, "content", fromPacks, fromPacks}, // a hole
 		{func(b *bench, in Info) { flipFile(b.t, b.sourceOf(in.ID, "src/a"), 0) }, "content", fromPacks, fromBlobStore},  // two names
 	}
-	drivers(t, func(t *testing.T, driver string) {
+	repairs := func(t *testing.T, driver string, few int) {
 		b := newBench(t, driver)
 		ids := history(t, b)
 		r := newRemote(t)
 		b.packed(ids...)
+		b.few = few
 		var want []snapshot.Digest
 		for _, id := range ids {
 			r.upload(b, id)
@@ -139,6 +141,12 @@ func TestScrubRepairs(t *testing.T) {
 			if tc.durable != "" {
 				check(ScrubOptions{Open: r.open, Size: r.size}, tc.damage, tc.what, tc.durable)
 			}
+		}
+	}
+	drivers(t, func(t *testing.T, driver string) {
+		t.Run("as lists", func(t *testing.T) { repairs(t, driver, 0) })
+		if driver == view.NameErofs { // which looks at large ones without
+			t.Run("in parts", func(t *testing.T) { repairs(t, driver, 3) })
 		}
 	})
 }
