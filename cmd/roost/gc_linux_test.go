@@ -75,3 +75,13 @@ func TestGCAllOnAFullDisk(t *testing.T) {
 	require.Contains(t, must(t, "gc", "--all", "--state", state), "deleted")
 	require.NoDirExists(t, state)
 }
+
+// Who asks for no layers at all is told, too, that this was not reached.
+func TestGCTargetOfNothing(t *testing.T) {
+	dir, st := t.TempDir(), filepath.Join(t.TempDir(), "store")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o600))
+	must(t, "snapshot", "create", dir, "--store", st)
+	code, out, _ := roost(t, "gc", "--store-dir", st, "--target", "0")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, out, "NOT REACHED")
+}

@@ -246,7 +246,7 @@ func (r *gcReport) print(w io.Writer) {
 	}
 	t.Flush() //nolint:errcheck // a report that nobody reads
 	fmt.Fprintf(w, "%d layer(s) %sevicted, %s; the layers take %s", len(r.Evicted), would, size(r.Freed), size(r.After))
-	if r.Target > 0 {
+	if r.Target > 0 || !r.Reached {
 		fmt.Fprintf(w, ", the target is %s", size(r.Target))
 		if !r.Reached {
 			fmt.Fprint(w, ": NOT REACHED")
