@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"unicode"
@@ -52,6 +53,17 @@ func showPath(p string) string {
 		return strconv.Quote(p)
 	}
 	return p
+}
+
+// Taken is err with what it may mean where it says that a name that was to be made is
+// there already. In a tree each name is there once; a file system that takes Name and name
+// for the same has no room for both, and nothing of either is written over.
+func Taken(err error) error {
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return fmt.Errorf("%w (this file system seems to take two names of the tree for the same, such as Name and name: "+
+		"rename one, or use one that tells them apart)", err)
 }
 
 // ConflictKind is how two parents of a job disagree about a path.

@@ -302,7 +302,7 @@ func wrap(op, path string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &fs.PathError{Op: op, Path: path, Err: err}
+	return &fs.PathError{Op: op, Path: path, Err: snapshot.Taken(err)}
 }
 
 // umask returns what is taken from the modes of new files. There is no call that

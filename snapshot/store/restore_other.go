@@ -102,9 +102,9 @@ func (w *writing) name(r *os.Root, e *snapshot.Entry) error {
 	case e.Path == "":
 		return nil
 	case e.Type == snapshot.TypeDir:
-		return r.Mkdir(path, 0o700)
+		return snapshot.Taken(r.Mkdir(path, 0o700))
 	case e.Type == snapshot.TypeSymlink:
-		return r.Symlink(e.Target, path)
+		return snapshot.Taken(r.Symlink(e.Target, path))
 	case e.Type != snapshot.TypeFile:
 		return &snapshot.UnsupportedError{Path: e.Path, What: e.Type.String() + " on this system"}
 	case e.Link != "" && e.Link != e.Path:
@@ -112,7 +112,7 @@ func (w *writing) name(r *os.Root, e *snapshot.Entry) error {
 	}
 	f, err := r.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("%q: %w", e.Path, err)
+		return fmt.Errorf("%q: %w", e.Path, snapshot.Taken(err))
 	}
 	return errors.Join(f.Truncate(e.Size), f.Sync(), f.Close())
 }

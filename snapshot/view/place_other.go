@@ -79,28 +79,29 @@ func (p *placer) mkdir(rel string) error {
 	if err := p.plain(rel); err != nil {
 		return err
 	}
-	return p.r.Mkdir(rel, 0o700)
+	return snapshot.Taken(p.r.Mkdir(rel, 0o700))
 }
 
 func (p *placer) create(rel string) (*os.File, error) {
 	if err := p.plain(rel); err != nil {
 		return nil, err
 	}
-	return p.r.OpenFile(rel, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := p.r.OpenFile(rel, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return f, snapshot.Taken(err)
 }
 
 func (p *placer) symlink(target, rel string) error {
 	if err := p.plain(rel); err != nil {
 		return err
 	}
-	return p.r.Symlink(target, rel)
+	return snapshot.Taken(p.r.Symlink(target, rel))
 }
 
 func (p *placer) link(old, rel string) error {
 	if err := p.plain(rel); err != nil {
 		return err
 	}
-	return p.r.Link(old, rel)
+	return snapshot.Taken(p.r.Link(old, rel))
 }
 
 func (p *placer) node(rel string, t snapshot.Type) error {

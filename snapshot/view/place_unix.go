@@ -56,7 +56,7 @@ func (p *placer) wrap(op, rel string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &os.PathError{Op: op, Path: filepath.Join(p.root, rel), Err: err}
+	return &os.PathError{Op: op, Path: filepath.Join(p.root, rel), Err: snapshot.Taken(err)}
 }
 
 // split checks a path and cuts it into directory and name.
