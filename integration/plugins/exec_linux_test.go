@@ -149,7 +149,7 @@ func supervisorOf(t *testing.T, id snapshot.ID) int {
 	require.NoError(t, err)
 	for _, d := range dirs {
 		b, err := os.ReadFile(d)
-		if err == nil && string(b) == "roost-job\x00"+string(id)+"\x00" {
+		if err == nil && strings.HasPrefix(string(b), "roost-job\x00"+string(id)+"\x00") {
 			var pid int
 			_, err := fmt.Sscanf(d, "/proc/%d/cmdline", &pid)
 			require.NoError(t, err)
