@@ -11,12 +11,29 @@ import (
 
 // upload is a request's body on its way up. The transport would copy it in pieces of
 // 32 KiB; with WriteTo it lets us choose.
+//
+// It remembers its end: the transport looks once more for what may follow the length that
+// was said, and by then the answer may have come and the body be closed. It would take that for a failure,
+// and end the connection in the middle of the answer.
 type upload struct {
 	io.ReadCloser
-	bufs *buffers
+	bufs  *buffers
+	ended bool
 }
 
-func (u upload) WriteTo(w io.Writer) (int64, error) { return u.bufs.move(w, u.ReadCloser) }
+func (u *upload) WriteTo(w io.Writer) (int64, error) { return u.bufs.move(w, reading{u}) }
+
+func (u *upload) Read(p []byte) (int, error) {
+	if u.ended {
+		return 0, io.EOF
+	}
+	n, err := u.ReadCloser.Read(p)
+	u.ended = err == io.EOF //nolint:errorlint // as a reader says it
+	return n, err
+}
+
+// reading is a reader and nothing else.
+type reading struct{ io.Reader }
 
 // download passes on a request for artifacts. Its token is that of the job that made
 // them, or of the one that wants them: both are in the record of the latter.
@@ -106,7 +123,7 @@ func (s *service) proxy(rt route, j *job) *httputil.ReverseProxy {
 			pr.Out.URL, pr.Out.Host = &target, ""
 			pr.Out.Header = cleanHeader(pr.Out.Header)
 			if pr.Out.Body != nil && pr.Out.Body != http.NoBody {
-				pr.Out.Body = upload{pr.Out.Body, s.bufs}
+				pr.Out.Body = &upload{ReadCloser: pr.Out.Body, bufs: s.bufs}
 			}
 		},
 		Transport:    s.up.rt,

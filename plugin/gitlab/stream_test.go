@@ -10,14 +10,15 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
 // streamHouse has job 5 with its runner, and a GitLab that does this.
-func streamHouse(t *testing.T, do http.HandlerFunc) (h *house, c *http.Client) {
+func streamHouse(t *testing.T, do http.HandlerFunc, change ...func(*house)) (h *house, c *http.Client) {
 	t.Helper()
-	h = newHouse(t)
+	h = newHouse(t, change...)
 	began(t, h, "5")
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasSuffix(r.URL.Path, "/artifacts") { // of the job's log, which goes on
@@ -209,6 +210,58 @@ func TestStreamsKeepConnections(t *testing.T) {
 			}
 		}
 	}
+}
+
+// lateEnd lets a body's end be found late.
+type lateEnd struct {
+	http.RoundTripper
+	answered <-chan struct{}
+}
+
+func (l lateEnd) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.ContentLength > 0 && strings.HasSuffix(req.URL.Path, "/artifacts") {
+		req.Body = &lateBody{ReadCloser: req.Body, left: req.ContentLength, answered: l.answered}
+	}
+	return l.RoundTripper.RoundTrip(req)
+}
+
+type lateBody struct {
+	io.ReadCloser
+	left     int64
+	answered <-chan struct{}
+}
+
+func (b *lateBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		<-b.answered
+		return b.ReadCloser.Read(p)
+	}
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left == 0 {
+		err = nil // is told the next time
+	}
+	return n, err
+}
+
+// TestAnswerBeforeTheEnd: an answer that comes before anybody has seen that the body ends where it was
+// said to is passed on whole.
+func TestAnswerBeforeTheEnd(t *testing.T) {
+	answered := make(chan struct{})
+	h, c := streamHouse(t, func(w http.ResponseWriter, r *http.Request) {
+		io.CopyN(io.Discard, r.Body, r.ContentLength)
+		io.WriteString(w, "first")
+		w.(http.Flusher).Flush()
+		time.Sleep(50 * time.Millisecond) // by now the proxy has the head
+		close(answered)
+		time.Sleep(50 * time.Millisecond) // for who might end it
+		io.WriteString(w, ", second")
+	}, func(h *house) { h.aim.base = lateEnd{h.aim.base, answered} })
+	resp, err := c.Do(h.artifacts(t, "POST", strings.NewReader("an archive")))
+	require.NoError(t, err)
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, "first, second", string(b))
 }
 
 // TestSwitch: GitLab can't make a tunnel of a call.
