@@ -8,6 +8,8 @@ TOOL    := $(GO) tool -modfile=tools/go.mod
 FUZZTIME ?= 10s
 FUZZPKGS ?= ./...
 KILLS   ?= 50
+# Begun first, as they end last: most of their time they wait for the disk.
+LONGEST := ./snapshot/store ./integration ./agent
 MUTANTS ?= 1/1
 DEMO ?= configs/examples/demo.yml
 LEVEL   ?= full
@@ -28,14 +30,14 @@ build: ## build bin/roost
 	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/roost
 
 test: build ## all tests, without the race detector; no C compiler needed
-	$(GO) test -timeout 40m ./...
+	$(GO) test -timeout 40m $(LONGEST) ./...
 	cd plugin/example && $(GO) test ./... # a module of its own
 
 short: ## the tests that take no more than seconds
 	$(GO) test -short ./...
 
 race: ## the tests under the race detector (needs a C compiler); integration drives processes that would not have it
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 40m $$($(GO) list ./... | grep -v -e /integration $(RACE_SKIP:%=-e %))
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 40m $$($(GO) list $(LONGEST) ./... | grep -v -e /integration $(RACE_SKIP:%=-e %))
 
 crash: ## kill -9 of agent and coordinator at every named step (root for overlay)
 	$(GO) test -tags failpoints -timeout 40m ./snapshot/pack ./snapshot/view ./transfer/blob ./internal/backing ./agent ./coordinator ./integration/plugins -run 'Crash|AllPoints|Kill'
