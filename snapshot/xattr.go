@@ -12,3 +12,14 @@ func KeepsXattr(name string) bool {
 	}
 	return len(name) > len("user.") && strings.HasPrefix(name, "user.")
 }
+
+// CheckXattrs returns an *UnsupportedError of the first attribute of e that KeepsXattr does
+// not allow. It is asked before any is set, whoever looked at the manifest before.
+func (e *Entry) CheckXattrs() error {
+	for i := range e.Xattrs {
+		if name := e.Xattrs[i].Name; !KeepsXattr(name) {
+			return &UnsupportedError{Path: e.Path, What: "extended attribute " + name}
+		}
+	}
+	return nil
+}

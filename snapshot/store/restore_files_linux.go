@@ -125,10 +125,10 @@ func (r *restorer) look(fd int, e *snapshot.Entry, now uint32) error {
 			return wrap("chown", e.Path, err)
 		}
 	}
+	if err := e.CheckXattrs(); err != nil {
+		return err
+	}
 	for _, x := range e.Xattrs {
-		if err := settable(e, x.Name); err != nil {
-			return err
-		}
 		if err := unix.Fsetxattr(fd, x.Name, x.Value, 0); err != nil {
 			return wrap("set attribute "+x.Name, e.Path, err)
 		}
@@ -145,12 +145,4 @@ func (r *restorer) look(fd int, e *snapshot.Entry, now uint32) error {
 func timesOf(e *snapshot.Entry) [2]unix.Timespec {
 	t := unix.NsecToTimespec(e.MTime)
 	return [2]unix.Timespec{t, t}
-}
-
-// settable refuses what content may not bring with it.
-func settable(e *snapshot.Entry, attr string) error {
-	if snapshot.KeepsXattr(attr) {
-		return nil
-	}
-	return &snapshot.UnsupportedError{Path: e.Path, What: "extended attribute " + attr}
 }

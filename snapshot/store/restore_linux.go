@@ -18,6 +18,7 @@ import (
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/internal/fail"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // deviceOf returns the device that a file lies on.
@@ -238,7 +239,7 @@ func (r *restorer) node(e *snapshot.Entry) error {
 				return err
 			}
 		}
-		if err := nodeXattrs(dir, name, e); err != nil {
+		if err := view.SetNodeXattrs(dir, name, e); err != nil {
 			return err
 		}
 		// Not a link, and nobody else writes here: it can't have become one.
@@ -248,27 +249,6 @@ func (r *restorer) node(e *snapshot.Entry) error {
 		ts := timesOf(e)
 		return unix.UtimesNanoAt(dir, name, ts[:], unix.AT_SYMLINK_NOFOLLOW)
 	}))
-}
-
-// nodeXattrs sets attributes (ACLs) of what can't be opened.
-func nodeXattrs(dir int, name string, e *snapshot.Entry) error {
-	if len(e.Xattrs) == 0 {
-		return nil
-	}
-	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd) //nolint:errcheck // a path only
-	for _, x := range e.Xattrs {
-		if err := settable(e, x.Name); err != nil {
-			return err
-		}
-		if err := unix.Setxattr(fmt.Sprintf("/proc/self/fd/%d", fd), x.Name, x.Value, 0); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // links gives files their further names.

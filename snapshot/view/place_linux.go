@@ -32,11 +32,14 @@ func mknodAt(dir int, name string, t snapshot.Type) error {
 	return unix.Mknodat(dir, name, mode|0o600, 0)
 }
 
-// setNodeXattrs gives a fifo or a socket its attributes: access lists are all that one
-// can have. It is reached by a descriptor that opens nothing.
-func setNodeXattrs(dir int, name string, e *snapshot.Entry) error {
+// SetNodeXattrs gives a fifo or a socket, name in the directory dir, the attributes of e:
+// access lists are all that one can have. It is reached by a descriptor that opens nothing.
+func SetNodeXattrs(dir int, name string, e *snapshot.Entry) error {
 	if len(e.Xattrs) == 0 {
 		return nil
+	}
+	if err := e.CheckXattrs(); err != nil {
+		return err
 	}
 	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -44,9 +47,6 @@ func setNodeXattrs(dir int, name string, e *snapshot.Entry) error {
 	}
 	defer unix.Close(fd) //nolint:errcheck // a path only
 	for _, x := range e.Xattrs {
-		if !snapshot.KeepsXattr(x.Name) {
-			return &snapshot.UnsupportedError{Path: e.Path, What: "extended attribute " + x.Name}
-		}
 		if err := unix.Setxattr(fmt.Sprintf("/proc/self/fd/%d", fd), x.Name, x.Value, 0); err != nil {
 			return err
 		}

@@ -255,7 +255,7 @@ func (p *placer) metaAt(dir int, name string, e *snapshot.Entry) error {
 		}
 	}
 	if e.Type != snapshot.TypeSymlink {
-		if err := setNodeXattrs(dir, name, e); err != nil {
+		if err := SetNodeXattrs(dir, name, e); err != nil {
 			return p.wrap("set attributes", rel, err)
 		}
 		// Not a link, and nobody else writes here: it can't have become one.
@@ -275,10 +275,10 @@ func (p *placer) metaFD(f *os.File, e *snapshot.Entry) error {
 			return &os.PathError{Op: "chown", Path: f.Name(), Err: err}
 		}
 	}
+	if err := e.CheckXattrs(); err != nil {
+		return err
+	}
 	for _, x := range e.Xattrs {
-		if !snapshot.KeepsXattr(x.Name) {
-			return &snapshot.UnsupportedError{Path: e.Path, What: "extended attribute " + x.Name}
-		}
 		if err := unix.Fsetxattr(fd, x.Name, x.Value, 0); err != nil {
 			return &os.PathError{Op: "set attribute " + x.Name, Path: f.Name(), Err: err}
 		}

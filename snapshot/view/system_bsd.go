@@ -46,8 +46,8 @@ func openDirBeneath(fd int, rel string) (int, error) {
 	return at, nil
 }
 
-// setNodeXattrs has nothing to do: no such entry can be made.
-func setNodeXattrs(int, string, *snapshot.Entry) error { return nil }
+// SetNodeXattrs has nothing to do: no such entry can be made.
+func SetNodeXattrs(int, string, *snapshot.Entry) error { return nil }
 
 func mknodAt(dir int, name string, t snapshot.Type) error {
 	return &snapshot.UnsupportedError{Path: name, What: t.String() + " on this system"}
