@@ -201,7 +201,7 @@ func findMarks(trees ...*snapshot.Manifest) marks {
 	for _, m := range trees {
 		in = append(in, Of(m))
 	}
-	k, s := marking{marks: newMarks(), seen: map[inTree]int{}}, newSieve(in)
+	k, s := newMarking(), newSieve(in)
 	defer s.stop()
 	if err := s.run(func(p string) { k.note(p, s.cur) }, math.MaxInt, nil); err != nil {
 		panic(err)

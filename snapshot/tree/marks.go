@@ -13,12 +13,14 @@ type marks struct {
 	caches map[string]bool // Go build caches
 }
 
-func newMarks() marks { return marks{atomic: map[string]bool{}, caches: map[string]bool{}} }
-
 // marking finds marks while trees are gone through.
 type marking struct {
 	marks
 	seen map[inTree]int // of what makes a Go build cache
+}
+
+func newMarking() *marking {
+	return &marking{marks: marks{atomic: map[string]bool{}, caches: map[string]bool{}}, seen: map[inTree]int{}}
 }
 
 // inTree is a directory of one of the trees.

@@ -198,7 +198,7 @@ func (m *merger) merge(base Tree, parents []Parent) (*Merged, error) {
 // readAll reads the trees and merges them. The first time that they are read it is found
 // out what lies in them, and what differs is kept if it is not much.
 func (m *merger) readAll(trees []Tree) error {
-	k := marking{marks: newMarks(), seen: map[inTree]int{}}
+	k := newMarking()
 	first := newSieve(trees)
 	first.all = m.all
 	defer first.stop()

@@ -19,6 +19,11 @@ type gitMerge struct {
 	check func(t *testing.T, r *repos, got map[string]string, conflicts []snapshot.Conflict)
 }
 
+// isGitConflict is the check of those that only a person can merge.
+func isGitConflict(t *testing.T, _ *repos, _ map[string]string, conflicts []snapshot.Conflict) {
+	require.Equal(t, gitConflict, conflicts)
+}
+
 var gitMerges = []gitMerge{
 	{"both refreshed the index", func(r *repos) {
 		r.split()
@@ -55,9 +60,7 @@ var gitMerges = []gitMerge{
 		r.commit(r.a, "two")
 		r.write(r.b, "y", "3")
 		r.commit(r.b, "three")
-	}, func(t *testing.T, _ *repos, _ map[string]string, conflicts []snapshot.Conflict) {
-		require.Equal(t, gitConflict, conflicts)
-	}},
+	}, isGitConflict},
 	{"both committed, order", func(r *repos) {
 		r.o.Order = true
 		r.split()
@@ -148,9 +151,7 @@ var gitMerges = []gitMerge{
 		r.commit(r.base, "two")
 		r.git(filepath.Dir(r.base), "clone", "-q", r.base, r.b)
 		r.noBase = true
-	}, func(t *testing.T, _ *repos, _ map[string]string, conflicts []snapshot.Conflict) {
-		require.Equal(t, gitConflict, conflicts)
-	}},
+	}, isGitConflict},
 	{"one has none, without a base", func(r *repos) {
 		r.split()
 		require.NoError(r.t, os.RemoveAll(filepath.Join(r.b, ".git")))
@@ -170,9 +171,7 @@ var gitMerges = []gitMerge{
 		r.split()
 		r.write(r.a, ".git/description", "changed")
 		require.NoError(r.t, os.RemoveAll(filepath.Join(r.b, ".git")))
-	}, func(t *testing.T, _ *repos, _ map[string]string, conflicts []snapshot.Conflict) {
-		require.Equal(t, gitConflict, conflicts)
-	}},
+	}, isGitConflict},
 	{"no commit yet", func(r *repos) {
 		for _, d := range []string{r.a, r.b} {
 			require.NoError(r.t, os.Mkdir(d, 0o755))
@@ -187,27 +186,21 @@ var gitMerges = []gitMerge{
 		r.split()
 		r.write(r.a, ".git/HEAD", "nonsense")
 		r.write(r.b, ".git/description", "changed")
-	}, func(t *testing.T, _ *repos, _ map[string]string, conflicts []snapshot.Conflict) {
-		require.Equal(t, gitConflict, conflicts)
-	}},
+	}, isGitConflict},
 	{"a HEAD that leads out", func(r *repos) {
 		r.split()
 		for _, d := range []string{r.a, r.b} {
 			r.write(d, ".git/HEAD", "ref: ../f")
 			r.write(d, ".git/description", d)
 		}
-	}, func(t *testing.T, _ *repos, _ map[string]string, conflicts []snapshot.Conflict) {
-		require.Equal(t, gitConflict, conflicts)
-	}},
+	}, isGitConflict},
 	{"refs that go in a circle", func(r *repos) {
 		r.split()
 		for _, d := range []string{r.a, r.b} {
 			r.write(d, ".git/refs/heads/main", "ref: refs/heads/main")
 			r.write(d, ".git/description", d)
 		}
-	}, func(t *testing.T, _ *repos, _ map[string]string, conflicts []snapshot.Conflict) {
-		require.Equal(t, gitConflict, conflicts)
-	}},
+	}, isGitConflict},
 	{"a symlink for a HEAD", func(r *repos) {
 		require.NoError(r.t, os.Remove(filepath.Join(r.base, ".git/HEAD")))
 		require.NoError(r.t, os.Symlink("refs/heads/main", filepath.Join(r.base, ".git/HEAD")))
@@ -223,9 +216,7 @@ var gitMerges = []gitMerge{
 		r.split()
 		r.write(r.a, ".git/description", "a")
 		r.write(r.b, ".git/description", "b")
-	}, func(t *testing.T, _ *repos, _ map[string]string, conflicts []snapshot.Conflict) {
-		require.Equal(t, gitConflict, conflicts)
-	}},
+	}, isGitConflict},
 	{"a .git that is no repository", func(r *repos) {
 		require.NoError(r.t, os.Remove(filepath.Join(r.base, ".git/HEAD")))
 		r.split()
