@@ -11,10 +11,20 @@ import (
 )
 
 // another is a second agent on the store of a host's own, whose methods the test calls.
+// The first has ended what an earlier process left, so that it lets go no view of the test's.
 func (h *host) another() *Agent {
 	var o Options
-	h.edit = func(used *Options) { o = *used }
+	ready := make(chan struct{})
+	h.edit = func(used *Options) {
+		o = *used
+		used.Ready = func() { close(ready) }
+	}
 	h.start()
+	select {
+	case <-ready:
+	case err := <-h.done:
+		h.t.Fatalf("agent %s: %v", h.name, err)
+	}
 	a, err := New(o)
 	require.NoError(h.t, err)
 	return a
