@@ -195,7 +195,7 @@ func sayConflicts(e *snapshot.ConflictError, log sayer) {
 			log.say("… and %d more", len(e.Conflicts)-most)
 			return
 		}
-		log.say("merge conflict at %q: %s by %q and %q", c.Path, c.Kind, c.Jobs[0], c.Jobs[1])
+		log.say("merge conflict at %s: %s by %q and %q", c.Where(), c.Kind, c.Jobs[0], c.Jobs[1])
 	}
 }
 

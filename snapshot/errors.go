@@ -77,13 +77,24 @@ const (
 	ConflictAddDeleted ConflictKind = "add in a deleted directory"
 	ConflictAtomic     ConflictKind = "atomic subtree changed twice"
 	ConflictGit        ConflictKind = "different git HEAD"
+	// ConflictCase is found where the host's file system takes two names for the same.
+	ConflictCase ConflictKind = "names that differ in case alone"
 )
 
 // Conflict is one path that two parents changed in different ways.
 type Conflict struct {
-	Path string       `json:"path"`
-	Kind ConflictKind `json:"kind"`
-	Jobs [2]string    `json:"jobs"`
+	Path  string       `json:"path"`
+	Other string       `json:"other,omitempty"` // the other name, of ConflictCase
+	Kind  ConflictKind `json:"kind"`
+	Jobs  [2]string    `json:"jobs"`
+}
+
+// Where names the path, or both.
+func (c *Conflict) Where() string {
+	if c.Other == "" {
+		return strconv.Quote(c.Path)
+	}
+	return strconv.Quote(c.Path) + " and " + strconv.Quote(c.Other)
 }
 
 // ConflictError is a fan-in that can't be decided. It is never retried.
@@ -97,8 +108,14 @@ func (e *ConflictError) Error() string {
 	if n := len(e.Conflicts) - 1; n > 0 {
 		more = fmt.Sprintf(" (and %d more)", n)
 	}
-	return fmt.Sprintf("merge conflict (%s) at %q: jobs %q and %q disagree%s. Three ways out: "+
+	if c.Kind == ConflictCase {
+		return fmt.Sprintf("merge conflict (%s) at %s: this host's file system has room for one of what jobs %q and %q made%s. "+
+			"Three ways out: give both the same name; let the job run on a host that tells them apart; "+
+			"or stop inheriting from one with needs: [{job: %s, workspace: false}]",
+			c.Kind, c.Where(), c.Jobs[0], c.Jobs[1], more, c.Jobs[0])
+	}
+	return fmt.Sprintf("merge conflict (%s) at %s: jobs %q and %q disagree%s. Three ways out: "+
 		"let only one of them write it; say which one wins with workspace: {on_conflict: order} or "+
 		"{prefer: {%q: %s}}; or stop inheriting from one with needs: [{job: %s, workspace: false}]",
-		c.Kind, c.Path, c.Jobs[0], c.Jobs[1], more, c.Path, c.Jobs[0], c.Jobs[1])
+		c.Kind, c.Where(), c.Jobs[0], c.Jobs[1], more, c.Path, c.Jobs[0], c.Jobs[1])
 }

@@ -21,7 +21,8 @@ import (
 
 // appID marks a database as a store's ("roST"); user_version is its schema.
 const (
-	appID = 0x726f5354
+	appID  = 0x726f5354
+	dbName = "store.db"
 	// schema 1: the first; 2: layers know what they are against where they travel;
 	// 3: when layers were used and checked, and what they were before they were suspect;
 	// 4: layers of local jobs may have their small files in a bundle;
@@ -90,7 +91,7 @@ var migrations = [schema]string{schema1, schema2, schema3, schema4, schema5, sch
 // all that is read often is in memory. The exclusive locking mode keeps the index
 // of the WAL in memory, so there is no mapped file that a full disk could tear.
 func openDB(ctx context.Context, dir string) (*sql.DB, error) {
-	path := filepath.Join(dir, "store.db")
+	path := filepath.Join(dir, dbName)
 	fresh, err := isAbsent(path)
 	if err != nil {
 		return nil, err

@@ -136,7 +136,8 @@ func (s *Store) merge(ctx context.Context, p *PrepareSpec, graph map[snapshot.ID
 		return nil, err
 	}
 	o := tree.MergeOptions{
-		Order: p.Order, Prefer: p.Prefer, Atomic: p.Atomic, Caches: p.Caches, Same: sameContent(ctx, p.DomainKey),
+		Order: p.Order, Prefer: p.Prefer, Atomic: p.Atomic, Caches: p.Caches, Folds: s.folds,
+		Same: sameContent(ctx, p.DomainKey),
 	}
 	base, err := s.mergeBase(ctx, graph, ids, o, 0)
 	if err != nil {
@@ -210,7 +211,7 @@ func (s *Store) mergeBase(ctx context.Context, graph map[snapshot.ID][]snapshot.
 	if err != nil {
 		return nil, err
 	}
-	o.Order, o.Prefer, o.Notes = false, nil, &pack.Notes{}
+	o.Order, o.Prefer, o.Folds, o.Notes = false, nil, false, &pack.Notes{}
 	merged, err := tree.Merge(base, parents, o)
 	var disputed []string
 	var conflict *snapshot.ConflictError

@@ -121,6 +121,44 @@ func TestFaninConflict(t *testing.T) {
 	})
 }
 
+// TestFaninFolds: on a host whose file system takes Name and name for the same, a fan-in of
+// both is the pipeline's fault, not the host's.
+func TestFaninFolds(t *testing.T) {
+	b := newBench(t, overlayOrCopy(t))
+	require.Equal(t, foldsHere(t), b.folds)
+	base := b.job(func(dir string) { write(t, dir+"/f", "base") })
+	one := b.job(func(dir string) { write(t, dir+"/Build/x", "1") }, base.ID)
+	two := b.job(func(dir string) { write(t, dir+"/build/y", "2") }, base.ID)
+
+	b.folds = true
+	p := b.spec(one.ID, two.ID)
+	p.Order = true
+	_, err := b.Prepare(t.Context(), p)
+	var conflict *snapshot.ConflictError
+	require.ErrorAs(t, err, &conflict)
+	require.Equal(t, []snapshot.Conflict{{
+		Path: "Build", Other: "build", Kind: snapshot.ConflictCase, Jobs: [2]string{"a", "b"},
+	}}, conflict.Conflicts)
+	require.ErrorContains(t, err, `at "Build" and "build": this host's file system has room for one`)
+	require.Empty(t, openOnly(b.Views()))
+	require.NoDirExists(t, p.Target)
+
+	if b.folds = foldsHere(t); !b.folds {
+		b.job(func(dir string) {
+			require.FileExists(t, dir+"/Build/x")
+			require.FileExists(t, dir+"/build/y")
+		}, one.ID, two.ID)
+	}
+}
+
+// foldsHere makes a file and looks for it by another name.
+func foldsHere(t *testing.T) bool {
+	dir := t.TempDir()
+	write(t, dir+"/name", "")
+	_, err := os.Stat(dir + "/NAME")
+	return err == nil
+}
+
 // Lines that crossed have no single common ancestor.
 //
 //	base ── x ──┬── left  (x, y)

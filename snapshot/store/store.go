@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,6 +36,7 @@ type Store struct {
 	driver  view.Driver
 	log     hclog.Logger
 	reserve *reserve
+	folds   bool // dir is on a file system that takes Name and name for the same
 	trees   *treeCache
 	located *locationCache
 	longs   longTrees
@@ -185,6 +187,7 @@ func (s *Store) open(ctx context.Context) error {
 	if s.db, err = openDB(ctx, s.dir); err != nil {
 		return err
 	}
+	s.folds = folds(s.dir)
 	if err := s.openRedo(ctx); err != nil {
 		return err
 	}
@@ -204,6 +207,17 @@ func (s *Store) open(ctx context.Context) error {
 		s.log.Warn("no reserve: deletion may fail on a full disk", "error", err)
 	}
 	return nil
+}
+
+// folds reports whether the file system that dir is on takes Name and name for the same:
+// it finds the database by another name, too.
+func folds(dir string) bool {
+	one, err := os.Lstat(filepath.Join(dir, dbName))
+	if err != nil {
+		return false
+	}
+	two, err := os.Lstat(filepath.Join(dir, strings.ToUpper(dbName)))
+	return err == nil && os.SameFile(one, two)
 }
 
 // openDriver opens the driver. What that tries needs some room, which on a full disk

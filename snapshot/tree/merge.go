@@ -36,6 +36,10 @@ type MergeOptions struct {
 	// never a conflict, the first parent that has it wins. Go build caches are
 	// recognised.
 	Caches []string
+	// Folds says that the merged tree is for a file system that takes Name and name for the
+	// same: two such names from different parents are a conflict, whatever Order and Prefer
+	// say.
+	Folds bool
 	// Same compares the content of two files of equal size where their chunks don't
 	// tell: they are not both hashed, or are cut at different places. It is called
 	// only for paths that several parents changed. Nil: such files are taken to
@@ -84,6 +88,8 @@ type Merged struct {
 //     have the same commit checked out. No parent's own config and hooks, and no
 //     *.lock, are carried over.
 //   - Hard links that a parent made or cut are made or cut in the result.
+//   - Two names that a file system which folds takes for the same are a conflict if the
+//     tree is for one, looked for when there is no other.
 func Merge(base Tree, parents []Parent, o MergeOptions) (*Merged, error) {
 	m, err := newMerger(parents, o)
 	if err != nil {
@@ -191,6 +197,14 @@ func (m *merger) merge(base Tree, parents []Parent) (*Merged, error) {
 	}
 	m.links.settle()
 	m.links.verdicts(&m.outcome)
+	if m.o.Folds {
+		switch found, err := m.outcome.alike(m.jobs); {
+		case err != nil:
+			return nil, fmt.Errorf("merge: %w", err)
+		case len(found) > 0:
+			return nil, &snapshot.ConflictError{Conflicts: found}
+		}
+	}
 	out := &Merged{Entries: m.entries, Bytes: m.bytes - m.links.again(), MTimeDivergence: m.diverged, out: m.outcome}
 	return out, out.count()
 }

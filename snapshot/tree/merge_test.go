@@ -123,6 +123,18 @@ var mergeCases = []struct {
 	{name: "caches: a glob of files", base: list{"a.bin=1", "a.txt=1"}, parents: []list{{"a.bin=2", "a.txt=1"}, {"a.bin=3", "a.txt=1"}}, o: MergeOptions{Caches: list{"*.bin"}}, want: list{"a.bin=2", "a.txt=1"}},
 	{name: "caches: other directories conflict", base: list{"c/k=1", "d/k=1"}, parents: []list{{"c/k=2", "d/k=2"}, {"c/k=3", "d/k=3"}}, o: MergeOptions{Caches: list{"c/**"}}, conflicts: list{"modify/modify d/k a b"}},
 
+	{name: "folds: two names of one file", base: list{"f=1"}, parents: []list{{"f=1", "d/Name=1"}, {"f=1", "d/name=1"}}, o: MergeOptions{Folds: true, Order: true}, conflicts: list{"names_that_differ_in_case_alone d/Name|d/name a b"}},
+	{name: "folds: not asked for", base: list{}, parents: []list{{"Name=1"}, {"name=1"}}, want: list{"Name=1", "name=1"}},
+	{name: "folds: a directory is said once", base: list{}, parents: []list{{"Build/a=1", "Build/b=1"}, {"build/A=1", "build/c=1"}}, o: MergeOptions{Folds: true}, conflicts: list{"names_that_differ_in_case_alone Build|build a b"}},
+	{name: "folds: a directory and a file", base: list{}, parents: []list{{"x/a=1"}, {"X=1"}}, o: MergeOptions{Folds: true}, conflicts: list{"names_that_differ_in_case_alone X|x b a"}},
+	{name: "folds: renamed by one", base: list{"name=1", "b=1"}, parents: []list{{"Name=1", "b=1"}, {"name=1", "b=2"}}, o: MergeOptions{Folds: true}, want: list{"Name=1", "b=2"}},
+	{name: "folds: renamed by both", base: list{"name=1"}, parents: []list{{"Name=1"}, {"NAME=1"}}, o: MergeOptions{Folds: true}, conflicts: list{"names_that_differ_in_case_alone NAME|Name b a"}},
+	{name: "folds: renamed by one, kept by the policy", base: list{"name=1"}, parents: []list{{"Name=1"}, {"name=2"}}, o: MergeOptions{Folds: true, Prefer: []Prefer{{"name", "b"}}}, conflicts: list{"names_that_differ_in_case_alone Name|name a b"}},
+	{name: "folds: both are one parent's", base: list{"f=1"}, parents: []list{{"f=1", "N=1", "n=1"}, {"f=2"}}, o: MergeOptions{Folds: true}, want: list{"N=1", "f=2", "n=1"}},
+	{name: "folds: runes", base: list{}, parents: []list{{"Ärger/x=1", "σ=1", "straße=1"}, {"ärger/x=1", "ς=1", "strasse=1"}}, o: MergeOptions{Folds: true}, conflicts: list{"names_that_differ_in_case_alone Ärger|ärger a b", "names_that_differ_in_case_alone ς|σ b a"}},
+	{name: "folds: no UTF-8", base: list{}, parents: []list{{"\xc4A=1", "\xef=1"}, {"\xc4a=1", "\xe4=1", "\uFFFD=1"}}, o: MergeOptions{Folds: true}, conflicts: list{"names_that_differ_in_case_alone \xc4A|\xc4a a b"}},
+	{name: "folds: other conflicts come first", base: list{"f=1"}, parents: []list{{"f=2", "N=1"}, {"f=3", "n=1"}}, o: MergeOptions{Folds: true}, conflicts: list{"modify/modify f a b"}},
+
 	{name: "links: made by one", base: list{"a=1", "b=1"}, parents: []list{{"a=1", "b=1"}, {"a=1 &g", "b=1", "c=1 &g"}}, want: list{"a=1 &a", "b=1", "c=1 &a"}},
 	{name: "links: cut by one", base: list{"a=1 &g", "b=1 &g"}, parents: []list{{"a=1 &g", "b=1 &g"}, {"a=1", "b=1"}}, want: list{"a=1", "b=1"}},
 	{name: "links: first name deleted by one, new name by other", base: list{"a=1 &g", "b=1 &g", "c=1 &g"}, parents: []list{{"b=1 &g", "c=1 &g"}, {"a=1 &g", "b=1 &g", "c=1 &g", "d=1 &g"}}, want: list{"b=1 &b", "c=1 &b", "d=1 &b"}},
@@ -185,7 +197,11 @@ func checkMerge(t *testing.T, base *snapshot.Manifest, parents []party, o MergeO
 		require.ErrorAs(t, err, &ce)
 		var found list
 		for _, c := range ce.Conflicts {
-			found = append(found, fmt.Sprintf("%s %s %s %s", strings.ReplaceAll(string(c.Kind), " ", "_"), c.Path, c.Jobs[0], c.Jobs[1]))
+			where := c.Path
+			if c.Other != "" {
+				where += "|" + c.Other
+			}
+			found = append(found, fmt.Sprintf("%s %s %s %s", strings.ReplaceAll(string(c.Kind), " ", "_"), where, c.Jobs[0], c.Jobs[1]))
 		}
 		require.Equal(t, conflicts, found)
 		return
