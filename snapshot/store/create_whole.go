@@ -65,6 +65,7 @@ func newWhole(c *creating) *whole {
 }
 
 func (w *whole) run(ctx context.Context) (*Created, error) {
+	defer w.s.named.release(w.id)
 	if err := w.look(ctx); err != nil {
 		return nil, err
 	}
@@ -165,6 +166,7 @@ func (w *whole) encode(ctx context.Context, st *pack.Stream) (*encoded, error) {
 	case w.on != nil:
 		e.base, e.ix.Base = w.spec.Base, w.base.info.Manifest
 	}
+	w.s.named.claim(w.id, e.ix.Manifest)
 	name := w.s.manifestPath(e.ix.Manifest)
 	if absent, err := isAbsent(name); err != nil {
 		return nil, err
@@ -256,7 +258,7 @@ func (w *whole) unchanged(ctx context.Context, b *batch, all bool) error {
 // save writes what the layer needs beside packs and manifest, then its row.
 func (w *whole) save(ctx context.Context, st *pack.Stream, e *encoded) (*Created, error) {
 	s := w.s
-	index, indexBytes, err := s.writeIndexBy(func(out *bufio.Writer) (snapshot.Digest, error) { return st.WriteIndex(out, e.ix) })
+	index, indexBytes, err := s.writeIndexBy(w.id, func(out *bufio.Writer) (snapshot.Digest, error) { return st.WriteIndex(out, e.ix) })
 	if err != nil {
 		return nil, err
 	}

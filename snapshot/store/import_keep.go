@@ -40,6 +40,7 @@ func (s *Store) keepAside(ctx context.Context, b *brought) error {
 			return fmt.Errorf("index: %w", err)
 		}
 	}
+	s.named.claim(b.spec.ID, b.spec.Index, b.spec.Manifest)
 	if err := b.file.Commit(s.indexPath(b.spec.Index)); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}

@@ -148,6 +148,7 @@ func (s *Store) fetchChain(ctx context.Context, chain []ImportSpec, open OpenBlo
 // keepTree puts manifest and index where they belong. That of a chain is made.
 func (s *Store) keepTree(ctx context.Context, b *brought, chain []fetchedFile) error {
 	d := b.spec.Manifest
+	s.named.claim(b.spec.ID, d)
 	if err := b.parts.write(ctx, s, d); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
@@ -169,6 +170,7 @@ func (s *Store) keepTree(ctx context.Context, b *brought, chain []fetchedFile) e
 		}
 	}
 	b.parts.tables = nil
+	s.named.claim(b.spec.ID, b.spec.Index)
 	if err := b.file.Commit(s.indexPath(b.spec.Index)); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}

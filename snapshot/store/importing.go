@@ -127,6 +127,7 @@ func (s *Store) importMine(ctx context.Context, spec *ImportSpec, below []Import
 		return fmt.Errorf("import: %w", err)
 	}
 	defer end()
+	defer s.named.release(spec.ID)
 	if err := s.dropDoubtful(ctx, spec.ID); err != nil {
 		return fmt.Errorf("import %s: %w", spec.ID, err)
 	}

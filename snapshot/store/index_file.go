@@ -18,16 +18,20 @@ import (
 
 // writeIndex makes indexes/<digest>.
 func (s *Store) writeIndex(ix *pack.Index) (d snapshot.Digest, n int64, err error) {
-	return s.writeIndexBy(func(w *bufio.Writer) (snapshot.Digest, error) { return pack.WriteIndex(w, ix) })
+	return s.writeIndexBy("", func(w *bufio.Writer) (snapshot.Digest, error) { return pack.WriteIndex(w, ix) })
 }
 
-// writeIndexBy makes indexes/<digest> of what write writes.
-func (s *Store) writeIndexBy(write func(*bufio.Writer) (snapshot.Digest, error)) (d snapshot.Digest, n int64, err error) {
+// writeIndexBy makes indexes/<digest> of what write writes, which the row of id will name. "" is
+// for who removes nothing meanwhile.
+func (s *Store) writeIndexBy(id snapshot.ID, write func(*bufio.Writer) (snapshot.Digest, error)) (d snapshot.Digest, n int64, err error) {
 	f, d, n, err := s.draftIndex(write)
 	if err != nil {
 		return d, 0, fmt.Errorf("index: %w", err)
 	}
 	defer f.Abort()
+	if id != "" {
+		s.named.claim(id, d)
+	}
 	if err := f.Commit(s.indexPath(d)); err != nil {
 		return d, 0, fmt.Errorf("index: %w", err)
 	}

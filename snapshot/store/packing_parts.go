@@ -131,6 +131,7 @@ func (p *packing) encodeTo(ctx context.Context, st *pack.Stream) (*encoded, erro
 	if err := buf.Flush(); err != nil {
 		return e, err
 	}
+	s.named.claim(p.l.info.ID, e.ix.Manifest)
 	name := s.manifestPath(e.ix.Manifest)
 	if absent, err := isAbsent(name); err != nil {
 		return e, err
@@ -265,7 +266,7 @@ func (p *packing) encodeAnew(ctx context.Context, o pack.EncoderOptions, e *enco
 // save writes the index and the list of sources, then the row.
 func (p *packing) save(ctx context.Context, st *pack.Stream, e *encoded) error {
 	s, id := p.s, p.l.info.ID
-	index, indexBytes, err := s.writeIndexBy(func(w *bufio.Writer) (snapshot.Digest, error) { return st.WriteIndex(w, e.ix) })
+	index, indexBytes, err := s.writeIndexBy(id, func(w *bufio.Writer) (snapshot.Digest, error) { return st.WriteIndex(w, e.ix) })
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 // savePacked writes index, manifest and sources, then the row.
 func (s *Store) savePacked(ctx context.Context, l *layer, e *encoded) error {
 	ix, m := e.ix, e.tree
-	index, indexBytes, err := s.writeIndex(ix)
+	index, indexBytes, err := s.writeIndexBy(l.info.ID, func(w *bufio.Writer) (snapshot.Digest, error) { return pack.WriteIndex(w, ix) })
 	if err != nil {
 		return err
 	}
@@ -55,6 +56,7 @@ func (s *Store) savedPacked(ctx context.Context, l *layer, e *encoded, index sna
 
 // saveTree keeps a hashed tree and checks that it can be read back.
 func (s *Store) saveTree(ctx context.Context, id snapshot.ID, d snapshot.Digest, m *snapshot.Manifest) error {
+	s.named.claim(id, d)
 	if err := s.writeManifest(ctx, m, d); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}

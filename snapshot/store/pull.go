@@ -53,6 +53,7 @@ func (s *Store) Pull(ctx context.Context, spec ImportSpec, open OpenBlobFunc, p 
 		return fmt.Errorf("pull: %w", err)
 	}
 	defer end()
+	defer s.named.release(spec.ID)
 	if p == nil {
 		p = &Progress{}
 	}
@@ -93,6 +94,7 @@ func (s *Store) pull(ctx context.Context, spec *ImportSpec, open OpenBlobFunc, p
 		return false, err
 	}
 	fail.Point("store.pull.packs")
+	s.named.claim(spec.ID, spec.Index, spec.Manifest)
 	if err := f.Commit(s.indexPath(spec.Index)); err != nil {
 		return false, fmt.Errorf("index: %w", err)
 	}

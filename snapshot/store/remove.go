@@ -150,7 +150,9 @@ func (s *Store) removeRow(ctx context.Context, l *layer) error {
 // removeFiles deletes what the store itself keeps of a layer and no other needs.
 // What stays is deleted by the next Open.
 func (s *Store) removeFiles(l *layer) {
-	want := map[string]bool{}
+	s.named.mu.Lock()
+	defer s.named.mu.Unlock()
+	want := s.named.othersLocked(l.info.ID)
 	s.mu.Lock()
 	for _, o := range s.layers {
 		want[o.info.Manifest.String()] = true

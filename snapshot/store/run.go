@@ -221,6 +221,7 @@ func (s *Store) packLoop(ctx context.Context, synced <-chan struct{}) {
 		}
 		id := l.info.ID
 		err := s.pack(ctx, l)
+		s.named.release(id)
 		s.packed()
 		if err == nil || ctx.Err() != nil {
 			delete(later, id)

@@ -62,6 +62,8 @@ type Store struct {
 	// gate is held while a view is mounted or sealed. What Run does stands aside then.
 	gate quiet.Gate
 
+	named naming // what layers without rows are going to name
+
 	// rows is held while a layer's row is read, changed and shown, so that no change
 	// is lost. Lock order: rows before mu.
 	rows sync.Mutex
