@@ -12,6 +12,7 @@ import (
 
 	"github.com/roost-ci/roost/snapshot"
 	"github.com/roost-ci/roost/snapshot/store"
+	"github.com/roost-ci/roost/snapshot/tree"
 )
 
 // created is what create prints with --json.
@@ -30,6 +31,7 @@ func newSnapshotCreate() *cobra.Command {
 		o    opened
 		base string
 		skip bool
+		out  leftOut
 	)
 	c := &cobra.Command{
 		Use:   "create DIR",
@@ -44,7 +46,12 @@ after its ctime could tell is read. Without --base every file is read.
 Device nodes, file capabilities and foreign trusted.* and security.* attributes
 can't be kept: create ends with 1 and names the first, or with --skip-unsupported
 leaves them out and names them all. A file that is written to while it is read ends
-create, too; nothing is kept then.` + exitHelp,
+create, too; nothing is kept then.
+
+Patterns of --exclude are as in .gitignore: node_modules or *.o leave out that name
+wherever it lies, /build or docs/*.pdf a path in DIR, cache/ a directory alone; **
+stands for any directories. In a file, lines that begin with # and empty ones don't
+count. What is left out is left out without a word.` + exitHelp,
 		Example:           "  roost snapshot create ~/project --store /var/backups/roost\n  roost snapshot create ~/project --base latest",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeSnaps(0),
@@ -52,21 +59,28 @@ create, too; nothing is kept then.` + exitHelp,
 			if err := o.checkSource(args[0]); err != nil {
 				return err
 			}
+			exclude, err := out.read()
+			if err != nil {
+				return err
+			}
 			saveMemory()
 			return o.with(cmd, true, func(ctx context.Context, s *store.Store) error {
-				return o.create(ctx, cmd, s, args[0], base, skip)
+				return o.create(ctx, cmd, s, args[0], base, skip, exclude)
 			})
 		},
 	}
 	o.flags(c)
 	c.Flags().StringVar(&base, "base", "", "snapshot of the same directory: read only what changed since")
 	c.Flags().BoolVar(&skip, "skip-unsupported", false, "leave out what can't be kept, with a warning for each")
+	c.Flags().StringArrayVar(&out.patterns, "exclude", nil, "leave out what this `PATTERN` is of (repeatable)")
+	c.Flags().StringArrayVar(&out.files, "exclude-from", nil, "leave out by the patterns in this `FILE`, one in a line (repeatable)")
+	c.MarkFlagFilename("exclude-from")               //nolint:errcheck // the flag exists, one line above
 	c.RegisterFlagCompletionFunc("base", o.complete) //nolint:errcheck // the flag exists, two lines above
 	return c
 }
 
-func (o *opened) create(ctx context.Context, cmd *cobra.Command, s *store.Store, dir, base string, skip bool) error {
-	spec := store.CreateSpec{Dir: dir, Progress: &store.Progress{}}
+func (o *opened) create(ctx context.Context, cmd *cobra.Command, s *store.Store, dir, base string, skip bool, exclude *tree.Exclude) error {
+	spec := store.CreateSpec{Dir: dir, Exclude: exclude, Progress: &store.Progress{}}
 	if base != "" {
 		in, err := resolve(s, base)
 		if err != nil {

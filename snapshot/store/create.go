@@ -34,7 +34,10 @@ type CreateSpec struct {
 	// Skip, if set, is told of what a snapshot can't keep, which is then left out.
 	// Without it that is a *snapshot.UnsupportedError. It may be called from several
 	// goroutines.
-	Skip     func(*snapshot.UnsupportedError)
+	Skip func(*snapshot.UnsupportedError)
+	// Exclude says what is left out; nil: nothing. A Base may have been made with
+	// another one.
+	Exclude  *tree.Exclude
 	Progress *Progress // may be nil
 }
 
@@ -179,7 +182,7 @@ func (c *creating) run(ctx context.Context) (*Created, error) {
 
 // scanOptions are those of the directory's scan.
 func (c *creating) scanOptions() tree.ScanOptions {
-	o := tree.ScanOptions{Owners: c.s.o.Owners}
+	o := tree.ScanOptions{Owners: c.s.o.Owners, Exclude: c.spec.Exclude}
 	if c.spec.Skip != nil {
 		o.Skip = func(e *snapshot.UnsupportedError) {
 			c.partial.Store(true)

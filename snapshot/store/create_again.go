@@ -15,14 +15,15 @@ import (
 
 // A directory in which nothing was changed since its base is the usual one, and of that
 // no list is made: the base's manifest is read once, from front to end, while each inode
-// that it names is looked at beside it.
+// that it names is looked at beside it. Where something was left out, or is now, a list
+// is made: whether it is the same that is left out shows nowhere else.
 
 // stampFlags are those of the list of stamps that is written.
 func (c *creating) stampFlags() (f byte) {
 	if c.s.o.Owners {
 		f = stampOwners
 	}
-	if c.partial.Load() {
+	if c.partial.Load() || c.spec.Exclude != nil {
 		f |= stampPartial
 	}
 	return f
@@ -32,7 +33,7 @@ func (c *creating) stampFlags() (f byte) {
 // returns nil.
 func (c *creating) again(ctx context.Context) (*Created, error) {
 	st := c.baseStamps
-	if st.len() == 0 || st.flags != c.stampFlags() {
+	if st.len() == 0 || st.flags&stampPartial != 0 || st.flags != c.stampFlags() {
 		return nil, nil //nolint:nilnil // as promised
 	}
 	if _, in, _, err := tree.Lstat(c.spec.Dir, "", tree.ScanOptions{}); err != nil {

@@ -31,7 +31,7 @@ const stampMagic = "RSTSTMP\x02"
 // Flags of a list of stamps.
 const (
 	stampOwners  = 1 << iota // owners were recorded
-	stampPartial             // something could not be kept and was left out
+	stampPartial             // something was left out
 )
 
 const stampBytes = 1 + 8 + 8

@@ -19,6 +19,9 @@ type ScanOptions struct {
 	// without it: a name is left out, an attribute too, its file then stays. It may
 	// be called from several goroutines. Walk and Lstat don't heed it.
 	Skip func(*snapshot.UnsupportedError)
+	// Exclude says what is left out without a word; nothing is asked about it, but of a
+	// directory what it is. Lstat and Resurvey don't heed it.
+	Exclude *Exclude
 }
 
 // Inode is what Lstat knows of a name besides what a manifest keeps.

@@ -78,6 +78,7 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 	if err != nil {
 		return items, &fs.PathError{Op: "read directory", Path: rel, Err: err}
 	}
+	names = o.Exclude.names(rel, names)
 	slices.Sort(names)
 	sources, paths := t.names(rel, names)
 	items = slices.Grow(items, len(names))
@@ -90,6 +91,9 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 				continue
 			}
 			return items, err
+		}
+		if it.Entry.Type == snapshot.TypeDir && o.Exclude.dir(it.Entry.Path) {
+			items = items[:len(items)-1]
 		}
 	}
 	return items, nil

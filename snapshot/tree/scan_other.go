@@ -68,6 +68,7 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 	for i, f := range found {
 		names[i] = f.Name()
 	}
+	names = o.Exclude.names(rel, names)
 	sources, paths := t.names(rel, names)
 	for i, name := range names {
 		items = append(items, Item{})
@@ -77,6 +78,9 @@ func (t *treeRoot) list(rel string, o ScanOptions, items []Item) ([]Item, error)
 				continue
 			}
 			return items, err
+		}
+		if it := &items[len(items)-1]; it.Entry.Type == snapshot.TypeDir && o.Exclude.dir(it.Entry.Path) {
+			items = items[:len(items)-1]
 		}
 	}
 	return items, nil
