@@ -106,6 +106,8 @@ var elsewhere = map[string]string{
 	"store.create.encoded":       "cmd/roost: TestSnapshotSurvivesKills",
 	"store.create.row":           "cmd/roost: TestSnapshotSurvivesKills",
 	"store.create.written":       "cmd/roost: TestSnapshotSurvivesKills",
+	"store.detach.written":       "cmd/roost: TestSnapshotSurvivesKills",
+	"store.detach.row":           "cmd/roost: TestSnapshotSurvivesKills",
 	"store.materialise.row":      "cmd/roost: TestSnapshotSurvivesKills",
 	"store.materialise.unpacked": "cmd/roost: TestSnapshotSurvivesKills",
 	"store.restore.filled":       "cmd/roost: TestSnapshotSurvivesKills",

@@ -76,7 +76,6 @@ func TestErrorsOfASnapshotNameTheCure(t *testing.T) {
 	must(t, "snapshot", "create", src, "--store", st, "--base", id)
 	unknown := strings.Repeat("0", 26)
 	tryCures(t, []cure{
-		{"snapshot rm " + id + " --store " + st, 1, []string{id, "stands on it", "roost snapshot rm"}},
 		{"verify " + unknown + " --store-dir " + st, 2, []string{unknown, "roost snapshot ls --store " + st}},
 		{"verify nonsense --store-dir " + st, 2, []string{`"nonsense"`, "roost snapshot ls"}},
 		{"gc --pin nonsense --store-dir " + st, 2, []string{`"nonsense"`, "roost snapshot ls --store " + st}},

@@ -141,6 +141,9 @@ func report(errw io.Writer, err error) int {
 			e.code = exitInterrupted
 		}
 	}
+	if errors.Is(e.err, syscall.EPIPE) && toStdout(e.err) { // whoever read it has seen enough, such as head(1)
+		return e.code
+	}
 	if e.err != nil {
 		fmt.Fprintln(errw, "roost:", e.err)
 	}

@@ -38,8 +38,8 @@ One process uses a store at a time: who finds it held exits with 3.` + exitHelp,
   roost snapshot restore latest /tmp/home`,
 		Args: cobra.NoArgs,
 	}
-	c.AddCommand(newSnapshotCreate(), newSnapshotRestore(), newSnapshotLs(), newSnapshotDiff(),
-		newSnapshotVerify(), newSnapshotMount(), newSnapshotUmount(), newSnapshotPush(), newSnapshotPull(), newSnapshotKey(), newSnapshotRm())
+	c.AddCommand(newSnapshotCreate(), newSnapshotRestore(), newSnapshotLs(), newSnapshotCat(), newSnapshotDiff(),
+		newSnapshotVerify(), newSnapshotMount(), newSnapshotUmount(), newSnapshotPush(), newSnapshotPull(), newSnapshotKey(), newSnapshotRm(), newSnapshotPrune())
 	return c
 }
 

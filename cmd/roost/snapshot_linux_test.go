@@ -164,7 +164,21 @@ func TestSnapshotSurvivesKills(t *testing.T) {
 			must(t, "snapshot", "verify", "--store", st)
 		})
 	}
-	require.Equal(t, 20, n)
+	for _, point := range []string{"store.detach.written", "store.detach.row"} {
+		t.Run(point, func(t *testing.T) {
+			was := last
+			lay(t, dir, map[string]string{"new": point})
+			last = must(t, "snapshot", "create", dir, "--store", st, "--base", was)
+			die(t, point, "snapshot", "rm", was, "--store", st)
+			must(t, "snapshot", "verify", "--store", st)
+			must(t, "snapshot", "rm", was, "--store", st)
+			must(t, "snapshot", "verify", "--store", st)
+			to := filepath.Join(t.TempDir(), "back")
+			must(t, "snapshot", "restore", last, to, "--store", st)
+			sameTree(t, dir, to)
+		})
+	}
+	require.Equal(t, 22, n)
 	empty(t, st)
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -26,21 +27,33 @@ type listed struct {
 }
 
 func newSnapshotLs() *cobra.Command {
-	var o opened
+	var (
+		o    opened
+		long bool
+	)
 	c := &cobra.Command{
-		Use:   "ls",
-		Short: "List the snapshots of a store, the oldest first",
-		Long: `Lists id, date, number of entries, size of the tree, what the store has for it and
+		Use:   "ls [SNAP [PATH]]",
+		Short: "List the snapshots of a store, or what is in one",
+		Long: `Without SNAP: lists the snapshots, the oldest first: id, date, number of entries, size of the tree, what the store has for it and
 what it was made on. A pack that several need counts for the oldest of them. With
---json one object in a line for each.` + exitHelp,
-		Example:           "  roost snapshot ls --store /var/backups/roost",
-		Args:              cobra.NoArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.with(cmd, false, func(_ context.Context, s *store.Store) error { return o.list(cmd, s) })
+--json one object in a line for each.
+
+With SNAP: lists the paths in that snapshot, with PATH those at and below it. -l adds
+type, mode, owner, size and date; --json has all that in an object per line.` + exitHelp,
+		Example:           "  roost snapshot ls --store /var/backups/roost\n  roost snapshot ls -l latest etc/ssh",
+		Args:              cobra.MaximumNArgs(2),
+		ValidArgsFunction: o.completeSnaps(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd, false, func(ctx context.Context, s *store.Store) error {
+				if len(args) == 0 {
+					return o.list(cmd, s)
+				}
+				return o.contents(ctx, cmd, s, args[0], strings.Join(args[1:], ""), long)
+			})
 		},
 	}
 	o.flags(c)
+	c.Flags().BoolVarP(&long, "long", "l", false, "of SNAP: print type, mode, owner, size and date, too")
 	return c
 }
 
@@ -63,7 +76,9 @@ func (o *opened) list(cmd *cobra.Command, s *store.Store) error {
 			}
 		}
 		if len(in.Parents) > 0 {
-			l.Base = in.Parents[0]
+			if _, err := s.Lookup(in.Parents[0]); err == nil { // else it was deleted since
+				l.Base = in.Parents[0]
+			}
 		}
 		if o.asJSON {
 			if err := printJSON(w, l); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -99,6 +100,9 @@ func mountPoint(dir string, detach bool) (string, error) {
 		return "", usageError(errors.New("only root on Linux can leave something mounted"), "without --detach it is shown until Ctrl-C")
 	}
 	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 {
+		if isMountPoint(dir) {
+			return "", usageError(fmt.Errorf("something is mounted at %s already", dir), "roost snapshot umount "+dir+" ends it, if it is a snapshot")
+		}
 		return "", usageError(fmt.Errorf("%s is not empty", dir), "want an empty or an absent directory")
 	}
 	return dir, nil
@@ -146,6 +150,9 @@ func newSnapshotUmount() *cobra.Command {
 			dir, err := filepath.EvalSymlinks(args[0])
 			if err == nil {
 				dir, err = filepath.Abs(dir)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return usageError(fmt.Errorf("nothing is mounted at %s: there is no such directory", args[0]), "")
 			}
 			if err != nil {
 				return usageError(err, "")

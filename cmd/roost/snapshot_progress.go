@@ -69,10 +69,13 @@ func fit(w io.Writer, line string) string {
 
 func progressLine(what string, p *store.Progress, since time.Duration) string {
 	total, done := p.Total.Load(), p.Done.Load()
-	if total == 0 {
-		return what + " …"
-	}
 	rate := float64(done) / since.Seconds()
+	switch {
+	case total == 0 && done == 0:
+		return what + " …"
+	case total == 0:
+		return fmt.Sprintf("%s  %s  %s/s", what, size(done), size(int64(rate)))
+	}
 	line := fmt.Sprintf("%s  %s of %s  %3.0f%%  %s/s", what, size(done), size(total),
 		100*float64(done)/float64(total), size(int64(rate)))
 	if left := total - done; left > 0 && rate > 0 && since > 2*time.Second {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,10 @@ import (
 )
 
 func newSnapshotRestore() *cobra.Command {
-	var o opened
+	var (
+		o    opened
+		only []string
+	)
 	c := &cobra.Command{
 		Use:   "restore SNAP DIR",
 		Short: "Write a snapshot's tree to a directory",
@@ -21,29 +25,45 @@ run as root. Every byte is checked against its digest before it is written.
 
 The tree grows in DIR.partial-ID beside DIR and gets its name when it is whole and
 synced: DIR never shows half of it. Ctrl-C deletes what there is; what a killed
-restore has left, the next restore of that snapshot to DIR deletes.` + exitHelp,
-		Example:           "  roost snapshot restore latest /tmp/back --store /var/backups/roost",
+restore has left, the next restore of that snapshot to DIR deletes.
+
+With --path only that file, or that directory with all below it, is written, to its
+place in DIR, and the directories that lead there. PATH is that in the directory
+which was saved; roost snapshot ls SNAP lists them.` + exitHelp,
+		Example:           "  roost snapshot restore latest /tmp/back --store /var/backups/roost\n  roost snapshot restore latest /tmp/back --path etc/ssh --path etc/fstab",
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: o.completeSnaps(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.with(cmd, false, func(ctx context.Context, s *store.Store) error {
-				return o.restore(ctx, cmd, s, args[0], args[1])
+				return o.restore(ctx, cmd, s, args[0], args[1], only)
 			})
 		},
 	}
 	o.flags(c)
+	c.Flags().StringArrayVar(&only, "path", nil, "restore only this `PATH`, to its place in DIR (repeatable)")
 	return c
 }
 
-func (o *opened) restore(ctx context.Context, cmd *cobra.Command, s *store.Store, name, dir string) error {
+func (o *opened) restore(ctx context.Context, cmd *cobra.Command, s *store.Store, name, dir string, only []string) error {
 	in, err := resolve(s, name)
 	if err != nil {
 		return err
 	}
 	spec := store.RestoreSpec{Snapshot: in.ID, Dir: dir, Progress: &store.Progress{}}
+	for _, p := range only {
+		at, err := pathIn(p)
+		if err != nil {
+			return err
+		}
+		spec.Only = append(spec.Only, at)
+	}
 	stop := o.progress(cmd, "restoring", spec.Progress)
 	done, err := s.Restore(ctx, spec)
 	stop()
+	var none *store.NoPathError
+	if errors.As(err, &none) {
+		return noPath(none.Path)
+	}
 	if err != nil {
 		return err
 	}

@@ -107,10 +107,24 @@ func TestSnapshotCommands(t *testing.T) {
 	sameFiles(t, dir, to)
 	require.Equal(t, 2, strings.Count(must(t, "snapshot", "verify"), "ok "))
 
-	code, _, errs := roost(t, "snapshot", "rm", one)
-	require.Equal(t, exitFailed, code)
-	require.Contains(t, errs, two)
-	must(t, "snapshot", "rm", "latest", one)
+	require.Equal(t, ".\nb\nb/c\nnew", must(t, "snapshot", "ls", two))
+	require.Equal(t, "b\nb/c", must(t, "snapshot", "ls", two, "/b/"))
+	require.Contains(t, must(t, "snapshot", "ls", "-l", two, "b/c"), "-rw-r--r-- ")
+	require.Equal(t, 1.0, keysOf(t, must(t, "snapshot", "ls", two, "b/c", "--json"))["bytes"])
+	require.Equal(t, "new!", must(t, "snapshot", "cat", two, "./new"))
+	some := filepath.Join(home, "some")
+	must(t, "snapshot", "restore", one, some, "--path", "b")
+	require.FileExists(t, filepath.Join(some, "b/c"))
+	require.NoFileExists(t, filepath.Join(some, "a"))
+
+	require.Equal(t, "would delete "+one, must(t, "snapshot", "rm", one, "--dry-run"))
+	must(t, "snapshot", "rm", one)
+	require.NotContains(t, must(t, "snapshot", "ls", "--json"), one, "not even as a base")
+	must(t, "snapshot", "verify")
+	require.Equal(t, "D b\nD b/c", must(t, "snapshot", "diff", two, must(t, "snapshot", "create", dir, "--exclude", "b")))
+	require.Equal(t, 2, strings.Count(must(t, "snapshot", "prune", "--keep-last", "1", "--dry-run"), "\n")+1)
+	must(t, "snapshot", "prune", "--keep-last", "1")
+	must(t, "snapshot", "rm", "latest", "latest")
 	for _, d := range []string{"packs", "indexes", "manifests"} {
 		left, err := os.ReadDir(filepath.Join(st, d))
 		require.NoError(t, err)
@@ -156,6 +170,17 @@ func TestSnapshotExitStatuses(t *testing.T) {
 		{[]string{"push", one, "ftp://x/y"}, exitUsage, "not known"},
 		{[]string{"push", one, "https://me:secret@example.org/x"}, exitUsage, "user or password"},
 		{[]string{"pull", "latest", home}, exitUsage, "whole id"},
+		{[]string{"ls", one, "b"}, exitUsage, "no \"b\""},
+		{[]string{"ls", one, "../a"}, exitUsage, "leads out"},
+		{[]string{"cat", one, "b"}, exitUsage, "no \"b\""},
+		{[]string{"cat", one, "."}, exitUsage, "not a regular file"},
+		{[]string{"restore", one, home + "/x", "--path", "b"}, exitUsage, "no \"b\""},
+		{[]string{"create", dir, "--exclude", "["}, exitUsage, "syntax error"},
+		{[]string{"create", dir, "--exclude-from", home + "/none"}, exitUsage, "no such file"},
+		{[]string{"prune"}, exitUsage, "no rule"},
+		{[]string{"prune", "--keep-last", "-1"}, exitUsage, "fewer"},
+		{[]string{"rm", one, "nothing"}, exitUsage, "no snapshot"},
+		{[]string{"umount", home + "/none"}, exitUsage, "nothing is mounted"},
 	} {
 		code, out, errs := roost(t, append([]string{"snapshot"}, c.args...)...)
 		require.Equal(t, c.code, code, "%v: %s", c.args, errs)

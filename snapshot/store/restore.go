@@ -19,7 +19,10 @@ import (
 type RestoreSpec struct {
 	Snapshot snapshot.ID
 	// Dir is absent or an empty directory, and not in the store's own: ErrOverlap.
-	Dir      string
+	Dir string
+	// Only are the paths that are restored, each with all below it and the directories
+	// that lead there; none: all of the tree. One that there is not is fs.ErrNotExist.
+	Only     []string
 	Progress *Progress // may be nil
 }
 
@@ -29,7 +32,7 @@ const partialDigits = 12
 // ErrNotEmpty says that something is in the way of a restore.
 var ErrNotEmpty = errors.New("there is something already")
 
-// Restore writes a snapshot's tree to a directory: all types of entries, hard
+// Restore writes a snapshot's tree, or some of it, to a directory: all types of entries, hard
 // links, holes, attributes, times to the nanosecond, and owners if the store
 // records them. What comes out of the packs is not trusted: no chunk is written
 // before its digest was found right, and nothing outside of the directory is
@@ -88,8 +91,12 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 	if spec.Progress == nil {
 		spec.Progress = &Progress{}
 	}
-	spec.Progress.Total.Store(in.TreeBytes)
 	w.progress = spec.Progress
+	if len(spec.Only) > 0 {
+		w.only = newSelection(spec.Only)
+	} else {
+		spec.Progress.Total.Store(in.TreeBytes)
+	}
 	if err := w.to(ctx, partial, w.parts); err != nil {
 		return nil, errors.Join(err, dropPartial(partial))
 	}
@@ -99,6 +106,9 @@ func (s *Store) restore(ctx context.Context, spec *RestoreSpec) (*Info, error) {
 	}
 	if err := durable.Rename(partial, dir); err != nil {
 		return nil, errors.Join(err, dropPartial(partial))
+	}
+	if w.only != nil {
+		in.TreeBytes, in.Entries = w.only.bytes, w.only.entries
 	}
 	return &in, nil
 }
@@ -183,6 +193,7 @@ type writing struct {
 	like     *beside     // a tree whose files may have some of the content; nil: none
 	base     snapshot.ID // whose files may have some, too, at any path; "": none
 	progress *Progress
+	only     *selection // what of the tree is written; nil: all
 
 	// Of the part that is being written:
 	ix   *pack.Index
@@ -260,6 +271,9 @@ func (w *writing) parts(ctx context.Context, write func(context.Context) error) 
 				return err
 			}
 		}
+		if w.only != nil && !w.only.take(e) {
+			return nil
+		}
 		if err := w.note(e); err != nil {
 			return err
 		}
@@ -270,6 +284,9 @@ func (w *writing) parts(ctx context.Context, write func(context.Context) error) 
 		part = append(part, snapshot.Change{Entry: *e})
 		return nil
 	})
+	if err == nil && w.only != nil {
+		err = w.only.missed()
+	}
 	if err != nil {
 		return err
 	}
