@@ -32,10 +32,10 @@ the file "key" there, is needed to read what was pushed elsewhere.
 SNAP is a snapshot's id, the first characters of one (four or more) or "latest".
 One process uses a store at a time: who finds it held exits with 3.` + exitHelp,
 		Example: `  export ROOST_STORE=/var/backups/roost
-  id=$(roost snapshot create /home)
-  roost snapshot create /home --base $id
+  roost snapshot create /home --base latest --exclude .cache
   roost snapshot ls
-  roost snapshot restore latest /tmp/home`,
+  roost snapshot restore latest /tmp/home
+  roost snapshot prune --keep-daily 7 --keep-monthly 12`,
 		Args: cobra.NoArgs,
 	}
 	c.AddCommand(newSnapshotCreate(), newSnapshotRestore(), newSnapshotLs(), newSnapshotCat(), newSnapshotDiff(),
@@ -84,6 +84,9 @@ func (o *opened) open(cmd *cobra.Command, mayMake bool) (*store.Store, error) {
 			s.Close() //nolint:errcheck // the first error is the one to tell
 		}
 	}
+	if _, serr := os.Stat(o.dir); errors.Is(err, fs.ErrPermission) && errors.Is(serr, fs.ErrNotExist) {
+		return nil, &exitError{code: exitUnreachable, err: err, hint: "no store can be made there by this user: --store DIR names another place"}
+	}
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, &exitError{code: exitUnreachable, err: err, hint: ownerHint}
 	}
@@ -115,13 +118,16 @@ func (o *opened) wallMS() float64 {
 // printJSON writes one JSON object in a line.
 func printJSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
 
+// latest is the name of the newest snapshot.
+const latest = "latest"
+
 // minPrefix is how much of an id must be given.
 const minPrefix = 4
 
 // resolve finds the snapshot that people mean.
 func resolve(s *store.Store, name string) (store.Info, error) {
 	list := s.List()
-	if name == "latest" {
+	if name == latest {
 		if len(list) == 0 {
 			return store.Info{}, usageError(errors.New("the store has no snapshot yet"), "roost snapshot create DIR makes one, pull fetches one")
 		}
@@ -185,7 +191,7 @@ func snapshotError(ctx context.Context, err error) error {
 	case errors.Is(err, store.ErrNotPacked):
 		e.hint = "its agent packs it soon: wait until it is not held"
 	case errors.Is(err, fs.ErrPermission):
-		e.hint = "run it as root, or as the user whose files they are; nothing was kept of it"
+		e.hint = "run it as root, or as the user whose files they are; nothing is left of what was begun"
 	case errors.Is(err, syscall.EROFS):
 		e.hint = "a store is written to whoever reads it: mount it for writing, or restore from a copy"
 	case errors.Is(err, syscall.ENOSPC) && !toStdout(err):
@@ -210,7 +216,7 @@ func (o *opened) complete(cmd *cobra.Command, _ []string, _ string) ([]string, c
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer s.Close() //nolint:errcheck // only read from
-	out := []string{"latest"}
+	out := []string{latest}
 	for _, in := range s.List() {
 		out = append(out, fmt.Sprintf("%s\t%s in %d entries", in.ID, size(in.TreeBytes), in.Entries))
 	}

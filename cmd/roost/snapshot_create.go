@@ -41,7 +41,8 @@ its snapshots, is not stored again.
 
 With --base SNAP, a snapshot of the same directory, files are not even read whose
 size, times, inode and device are as they were then. A file that was written to
-after its ctime could tell is read. Without --base every file is read.
+after its ctime could tell is read. Without --base every file is read, and so it is
+with --base latest in a store that has no snapshot yet.
 
 Device nodes, file capabilities and foreign trusted.* and security.* attributes
 can't be kept: create ends with 1 and names the first, or with --skip-unsupported
@@ -81,7 +82,7 @@ count. What is left out is left out without a word.` + exitHelp,
 
 func (o *opened) create(ctx context.Context, cmd *cobra.Command, s *store.Store, dir, base string, skip bool, exclude *tree.Exclude) error {
 	spec := store.CreateSpec{Dir: dir, Exclude: exclude, Progress: &store.Progress{}}
-	if base != "" {
+	if base != "" && (base != latest || len(s.List()) > 0) {
 		in, err := resolve(s, base)
 		if err != nil {
 			return err

@@ -34,7 +34,12 @@ could find out what is in there, and forge snapshots.` + exitHelp,
 				if _, err := os.Lstat(args[0]); !errors.Is(err, fs.ErrNotExist) {
 					return usageError(fmt.Errorf("%s is there already", args[0]), "nothing is overwritten")
 				}
-				if err := store.WriteKey(args[0], key); err != nil || !o.asJSON {
+				err = store.WriteKey(args[0], key)
+				var path *fs.PathError
+				if errors.As(err, &path) { // of a temporary name
+					return usageError(fmt.Errorf("key file %s can't be written: %w", args[0], path.Err), "")
+				}
+				if err != nil || !o.asJSON {
 					return err
 				}
 				return printJSON(cmd.OutOrStdout(), map[string]string{"file": args[0]})

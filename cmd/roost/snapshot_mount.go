@@ -57,10 +57,8 @@ func (o *opened) mount(ctx context.Context, cmd *cobra.Command, s *store.Store, 
 	if dir, err = mountPoint(dir, detach); err != nil {
 		return err
 	}
-	p := &store.Progress{}
-	p.Total.Store(in.TreeBytes)
 	meter := &view.Meter{}
-	stop := o.progress(cmd, "unpacking", p)
+	stop := o.progressOf(cmd, "unpacking", func() (total, done int64) { return in.TreeBytes, meter.Written() })
 	err = s.Materialise(ctx, in.ID, meter)
 	stop()
 	if err != nil {

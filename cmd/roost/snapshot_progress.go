@@ -22,20 +22,25 @@ const (
 // progress shows how far something is on a terminal, until stop is called; it
 // shows nothing anywhere else.
 func (o *opened) progress(cmd *cobra.Command, what string, p *store.Progress) (stop func()) {
+	return o.progressOf(cmd, what, func() (total, done int64) { return p.Total.Load(), p.Done.Load() })
+}
+
+// progressOf is progress of what counts in another way.
+func (o *opened) progressOf(cmd *cobra.Command, what string, far func() (total, done int64)) (stop func()) {
 	w := cmd.ErrOrStderr()
 	if o.asJSON || !isTerminal(w) {
 		return func() {}
 	}
 	end := make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Go(func() { draw(w, what, p, end) })
+	wg.Go(func() { draw(w, what, far, end) })
 	return sync.OnceFunc(func() {
 		close(end)
 		wg.Wait()
 	})
 }
 
-func draw(w io.Writer, what string, p *store.Progress, end <-chan struct{}) {
+func draw(w io.Writer, what string, far func() (total, done int64), end <-chan struct{}) {
 	began := time.Now()
 	t := time.NewTicker(redraw)
 	defer t.Stop()
@@ -44,7 +49,7 @@ func draw(w io.Writer, what string, p *store.Progress, end <-chan struct{}) {
 		select {
 		case <-t.C:
 			if since := time.Since(began); since > patience {
-				fmt.Fprint(w, "\r\x1b[K", fit(w, progressLine(what, p, since)))
+				fmt.Fprint(w, "\r\x1b[K", fit(w, progressLine(what, far, since)))
 				drawn = true
 			}
 		case <-end:
@@ -67,8 +72,11 @@ func fit(w io.Writer, line string) string {
 	return line
 }
 
-func progressLine(what string, p *store.Progress, since time.Duration) string {
-	total, done := p.Total.Load(), p.Done.Load()
+func progressLine(what string, far func() (total, done int64), since time.Duration) string {
+	total, done := far()
+	if total > 0 {
+		done = min(done, total) // what is written may be more than what is asked for
+	}
 	rate := float64(done) / since.Seconds()
 	switch {
 	case total == 0 && done == 0:

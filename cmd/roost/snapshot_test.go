@@ -77,7 +77,7 @@ func TestSnapshotCommands(t *testing.T) {
 	t.Setenv("ROOST_STORE", "")
 	dir, st := filepath.Join(home, "d"), filepath.Join(home, "store")
 	lay(t, dir, map[string]string{"a": "a", "b/c": "c"})
-	one := must(t, "snapshot", "create", dir, "--store", st)
+	one := must(t, "snapshot", "create", dir, "--store", st, "--base", "latest") // there is none yet
 	_, err := snapshot.ParseID(one)
 	require.NoError(t, err, "create prints the id alone")
 	t.Setenv("ROOST_STORE", st)
@@ -180,6 +180,7 @@ func TestSnapshotExitStatuses(t *testing.T) {
 		{[]string{"prune"}, exitUsage, "no rule"},
 		{[]string{"prune", "--keep-last", "-1"}, exitUsage, "fewer"},
 		{[]string{"rm", one, "nothing"}, exitUsage, "no snapshot"},
+		{[]string{"key", home + "/none/key"}, exitUsage, "key file " + home + "/none/key can't be written: "},
 		{[]string{"umount", home + "/none"}, exitUsage, "nothing is mounted"},
 	} {
 		code, out, errs := roost(t, append([]string{"snapshot"}, c.args...)...)
