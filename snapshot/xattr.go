@@ -23,3 +23,22 @@ func (e *Entry) CheckXattrs() error {
 	}
 	return nil
 }
+
+// SetXattrs calls set for each attribute of a file that is open, access lists last: they
+// can take from the owner the right to write, without which only root sets the others.
+func (e *Entry) SetXattrs(set func(name string, value []byte) error) error {
+	if err := e.CheckXattrs(); err != nil {
+		return err
+	}
+	for _, lists := range []bool{false, true} {
+		for _, x := range e.Xattrs {
+			if strings.HasPrefix(x.Name, "system.") != lists {
+				continue
+			}
+			if err := set(x.Name, x.Value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -59,21 +59,27 @@ func (r *restorer) write(i int, off int64, p []byte) error {
 	return nil
 }
 
+// newFileMode is the mode with which a file is made: the one that it is to have, unless it
+// has to be opened again, or only who may write to it can set its attributes.
+func newFileMode(e *snapshot.Entry) uint32 {
+	if len(e.Chunks) > 1 || len(e.Xattrs) > 0 {
+		return 0o600
+	}
+	return e.Mode & 0o777
+}
+
 // openLocked makes the file, or opens it again.
 func (r *restorer) openLocked(f *outFile, e *snapshot.Entry) error {
 	if f.fd > 0 {
 		return nil
 	}
-	flags, mode := unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(0o600)
+	flags := unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	if !f.made {
 		flags |= unix.O_CREAT | unix.O_EXCL
-		if len(e.Chunks) <= 1 { // else it has to be opened again
-			mode = e.Mode & 0o777
-		}
 	}
 	var fd int
 	err := r.in(e.Path, func(dir int, name string) (err error) {
-		fd, err = unix.Openat(dir, name, flags, mode)
+		fd, err = unix.Openat(dir, name, flags, newFileMode(e))
 		return err
 	})
 	if err != nil {
@@ -104,11 +110,7 @@ func (r *restorer) done(i int) error {
 			return wrap("truncate", e.Path, err)
 		}
 	}
-	made := uint32(0o600)
-	if len(e.Chunks) <= 1 {
-		made = e.Mode & 0o777
-	}
-	if err := r.look(int(f.fd), e, made&^r.umask); err != nil {
+	if err := r.look(int(f.fd), e, newFileMode(e)&^r.umask); err != nil {
 		return err
 	}
 	if len(e.Chunks) <= 1 {
@@ -125,13 +127,11 @@ func (r *restorer) look(fd int, e *snapshot.Entry, now uint32) error {
 			return wrap("chown", e.Path, err)
 		}
 	}
-	if err := e.CheckXattrs(); err != nil {
+	err := e.SetXattrs(func(name string, value []byte) error {
+		return wrap("set attribute "+name, e.Path, unix.Fsetxattr(fd, name, value, 0))
+	})
+	if err != nil {
 		return err
-	}
-	for _, x := range e.Xattrs {
-		if err := unix.Fsetxattr(fd, x.Name, x.Value, 0); err != nil {
-			return wrap("set attribute "+x.Name, e.Path, err)
-		}
 	}
 	if mode := e.Mode & snapshot.ModeMask; mode != now || len(e.Xattrs) > 0 {
 		if err := unix.Fchmod(fd, mode); err != nil {

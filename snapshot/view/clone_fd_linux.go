@@ -24,10 +24,14 @@ func lookFD(fd int, e *snapshot.Entry, owners bool) error {
 			return err
 		}
 	}
-	for _, x := range e.Xattrs {
-		if err := unix.Fsetxattr(fd, x.Name, x.Value, 0); err != nil {
-			return fmt.Errorf("%s: %w", x.Name, err)
+	err := e.SetXattrs(func(name string, value []byte) error {
+		if err := unix.Fsetxattr(fd, name, value, 0); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if mode := e.Mode & snapshot.ModeMask; chowned || len(e.Xattrs) > 0 || st.Mode&snapshot.ModeMask != mode {
 		if err := unix.Fchmod(fd, mode); err != nil {

@@ -89,7 +89,9 @@ func configure(fs *fsmount.Config, s stack) error {
 		options = append(options, [2]string{"datadir+", d})
 	}
 	if s.upper != "" {
-		options = append(options, [2]string{"upperdir", s.upper}, [2]string{"workdir", s.work})
+		// In these two, unlike the others, the kernel takes a backslash for an escape.
+		esc := strings.NewReplacer(`\`, `\\`)
+		options = append(options, [2]string{"upperdir", esc.Replace(s.upper)}, [2]string{"workdir", esc.Replace(s.work)})
 	}
 	for _, o := range options {
 		if err := fs.Set(o[0], o[1]); err != nil {

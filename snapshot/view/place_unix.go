@@ -275,13 +275,14 @@ func (p *placer) metaFD(f *os.File, e *snapshot.Entry) error {
 			return &os.PathError{Op: "chown", Path: f.Name(), Err: err}
 		}
 	}
-	if err := e.CheckXattrs(); err != nil {
-		return err
-	}
-	for _, x := range e.Xattrs {
-		if err := unix.Fsetxattr(fd, x.Name, x.Value, 0); err != nil {
-			return &os.PathError{Op: "set attribute " + x.Name, Path: f.Name(), Err: err}
+	err := e.SetXattrs(func(name string, value []byte) error {
+		if err := unix.Fsetxattr(fd, name, value, 0); err != nil {
+			return &os.PathError{Op: "set attribute " + name, Path: f.Name(), Err: err}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if err := unix.Fchmod(fd, e.Mode&snapshot.ModeMask); err != nil {
 		return &os.PathError{Op: "chmod", Path: f.Name(), Err: err}
