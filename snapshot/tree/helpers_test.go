@@ -203,7 +203,11 @@ func findMarks(trees ...*snapshot.Manifest) marks {
 	}
 	k, s := newMarking(), newSieve(in)
 	defer s.stop()
-	if err := s.run(func(p string) { k.note(p, s.cur) }, math.MaxInt, nil); err != nil {
+	err := s.run(func(p string) error {
+		k.note(p, s.cur)
+		return nil
+	}, math.MaxInt, nil)
+	if err != nil {
 		panic(err)
 	}
 	return k.marks

@@ -70,9 +70,9 @@ type Merged struct {
 // Merge merges parents, in the order of the job's needs, against base, the tree
 // that all of them started from (nil: nothing). A fan-in that the policy does not
 // decide is a *snapshot.ConflictError with all its conflicts, sorted by path.
-// Trees are valid; they are read once, or, where much differs, twice. What is in memory is
-// what differs below an atomic directory, a .git or a directory that is none everywhere,
-// and little of hard links and of what else differs. One parent alone is the result.
+// Trees are valid; they are read once, or, where much differs, two to four times. What is in
+// memory is what differs below a .git or a directory that is none everywhere, and little of
+// hard links and of what else differs. One parent alone is the result.
 //
 // The rules, for each path and against base:
 //
@@ -108,6 +108,7 @@ type merger struct {
 	atomic []glob
 	caches []glob
 	marks  marks
+	heavy  map[string]*weighed
 
 	batch [][]snapshot.Entry // of each tree what may be looked at
 	rest  [][]snapshot.Entry // what is still to come of that
@@ -210,13 +211,17 @@ func (m *merger) merge(base Tree, parents []Parent) (*Merged, error) {
 }
 
 // readAll reads the trees and merges them. The first time that they are read it is found
-// out what lies in them, and what differs is kept if it is not much.
+// out what lies in them, and what differs is kept if it is not much. Else they are read again:
+// how they compare at large atomic directories, if there are any, and to merge them.
 func (m *merger) readAll(trees []Tree) error {
 	k := newMarking()
 	first := newSieve(trees)
 	first.all = m.all
 	defer first.stop()
-	err := first.run(func(p string) { k.note(p, first.cur) }, m.keep, func() error {
+	err := first.run(func(p string) error {
+		k.note(p, first.cur)
+		return nil
+	}, m.keep, func() error {
 		first.shut, first.batch = true, nil
 		return nil
 	})
@@ -236,10 +241,14 @@ func (m *merger) readAll(trees []Tree) error {
 		return m.end(first)
 	}
 	first.stop()
+	atomic := func(dir string) bool { return m.marks.atomic[dir] || anyMatch(m.atomic, dir) }
+	if err := m.weigh(trees, atomic); err != nil {
+		return err
+	}
 	second := newSieve(trees)
 	second.all = m.all
 	defer second.stop()
-	second.atomic = func(dir string) bool { return m.marks.atomic[dir] || anyMatch(m.atomic, dir) }
+	second.atomic = func(dir string) bool { return m.heavy[dir] == nil && atomic(dir) }
 	if err := second.run(nil, m.most, func() error { return m.run(second.batch) }); err != nil {
 		return err
 	}

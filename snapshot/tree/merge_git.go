@@ -25,7 +25,7 @@ func (m *merger) isRepository(p string, live []int) bool {
 // did (git status is enough), the first one's, provided that the same commit is
 // checked out in all of them.
 func (m *merger) decideGit(p string, f frame) error {
-	changed := m.differ(p, 0, f.live)
+	changed := inBatch{m, p}.differ(0, f.live)
 	from := 0
 	if len(changed) > 0 {
 		from = changed[0]
@@ -44,7 +44,7 @@ func (m *merger) decideGit(p string, f frame) error {
 			with = append(with, i)
 		}
 	}
-	m.takeWhole(p, from, takeGit, with)
+	m.takeWhole(p, from, frame{how: takeGit, live: with})
 	return nil
 }
 

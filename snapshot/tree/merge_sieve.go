@@ -10,7 +10,7 @@ import (
 // a million files is one of what they changed. So the trees are read beside each other,
 // and what differs somewhere goes on, a batch at a time, with the directories that it lies
 // in. The rules look ahead: how a directory is merged depends on what is in it, in any of
-// the trees. Where they may, all that differs below is in one batch.
+// the trees. Where they may, all that differs below is in one batch, unless it was weighed.
 
 const (
 	// batchItems is how many entries make a batch, if what lies together is not more.
@@ -62,7 +62,7 @@ func (s *sieve) stop() {
 
 // run calls at for each path, if it is not nil, and full for batches of at least most
 // entries; then the last batch, which may be empty, is left.
-func (s *sieve) run(at func(p string), most int, full func() error) error {
+func (s *sieve) run(at func(p string) error, most int, full func() error) error {
 	for _, t := range s.trees {
 		if err := t.step(); err != nil {
 			return err
@@ -81,14 +81,16 @@ func (s *sieve) run(at func(p string), most int, full func() error) error {
 				s.rooted = append(s.rooted, p == "" && isDir(e))
 			}
 		}
-		if s.n >= most && !s.whole.covers(p) {
+		if s.n >= most && !s.shut && !s.whole.covers(p) {
 			if err := full(); err != nil {
 				return err
 			}
 			s.clear()
 		}
 		if at != nil {
-			at(p)
+			if err := at(p); err != nil {
+				return err
+			}
 		}
 		if !s.shut {
 			s.path(p)

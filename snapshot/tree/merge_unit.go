@@ -6,38 +6,44 @@ import (
 
 // decideAtomic takes p and all below it from one tree.
 func (m *merger) decideAtomic(p string, f frame) error {
-	from, err := m.chooseUnit(p, f)
+	from, alike, err := m.chooseUnit(p, f)
 	if err != nil {
 		return err
 	}
-	m.takeWhole(p, from, taking, f.live)
+	m.takeWhole(p, from, frame{how: taking, live: f.live, alike: alike})
 	return nil
 }
 
-// takeWhole puts tree from's p into the result, and what is below it as how says.
-func (m *merger) takeWhole(p string, from int, how how, live []int) {
+// takeWhole puts tree from's p into the result, and what is below it as f says.
+func (m *merger) takeWhole(p string, from int, f frame) {
 	if m.cur[from] == nil {
 		m.push(frame{path: p, how: dropping})
 		return
 	}
-	m.emit(m.cur[from], from, live, true)
-	m.push(frame{path: p, how: how, from: from, live: live})
+	m.emit(m.cur[from], from, f.live, true)
+	f.path, f.from = p, from
+	m.push(f)
 }
 
-// chooseUnit finds the tree from which an atomic subtree is taken.
-func (m *merger) chooseUnit(p string, f frame) (int, error) {
-	changed := m.differ(p, 0, f.live)
-	if len(changed) == 0 {
-		return 0, nil
+// chooseUnit finds the tree from which an atomic subtree is taken, and other parents that
+// made the same of it, but for times.
+func (m *merger) chooseUnit(p string, f frame) (from int, alike []int, err error) {
+	var c comparing = inBatch{m, p}
+	if w := m.heavy[p]; w != nil {
+		c = w
 	}
-	if len(m.differ(p, changed[0], changed)) == 0 {
-		return changed[0], nil
+	changed := c.differ(0, f.live)
+	if len(changed) == 0 {
+		return 0, nil, nil
+	}
+	if len(c.differ(changed[0], changed)) == 0 {
+		return changed[0], nil, nil
 	}
 	var strong []int
 	for _, i := range changed {
-		same, _, err := m.sameUnit(p, i, 0)
+		same, err := c.same(i, 0)
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if !same {
 			strong = append(strong, i)
@@ -48,26 +54,39 @@ func (m *merger) chooseUnit(p string, f frame) (int, error) {
 		all = changed
 	}
 	for _, i := range all[1:] {
-		same, times, err := m.sameUnit(p, all[0], i)
+		same, err := c.same(all[0], i)
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if !same {
 			from, _ := m.resolve(p, snapshot.ConflictAtomic, [2]int{all[0], i}, all)
-			return from, nil
+			return from, nil, nil
 		}
-		m.diverged += times
 	}
-	return all[0], nil
+	return all[0], all[1:], nil
 }
 
-// differ are those of parents whose subtree at p differs from tree from's in
-// anything, hard links included. No content is read.
-func (m *merger) differ(p string, from int, parents []int) []int {
-	like := m.subtree(from, p)
+// countUnit counts a file of a subtree that parents made alike but for times.
+func (m *merger) countUnit(e *snapshot.Entry, alike []int) {
+	for _, i := range alike {
+		if x := m.cur[i]; x != nil && x.MTime != e.MTime && e.Type != snapshot.TypeDir {
+			m.diverged++
+		}
+	}
+}
+
+// inBatch compares the subtrees at p, the current path, which lie in the current batch.
+type inBatch struct {
+	m *merger
+	p string
+}
+
+func (b inBatch) differ(from int, parents []int) []int {
+	m := b.m
+	like := m.subtree(from, b.p)
 	var out []int
 	for _, i := range parents {
-		if i != from && (!quickSame(m.cur[i], m.cur[from]) || !quickSameList(m.subtree(i, p), like)) {
+		if i != from && (!quickSame(m.cur[i], m.cur[from]) || !quickSameList(m.subtree(i, b.p), like)) {
 			out = append(out, i)
 		}
 	}
@@ -86,26 +105,22 @@ func quickSameList(a, b []snapshot.Entry) bool {
 	return true
 }
 
-// sameUnit compares the subtrees of trees a and b at p, times aside, and counts
-// the files whose times differ.
-func (m *merger) sameUnit(p string, a, b int) (same bool, times int, err error) {
-	x, y := m.subtree(a, p), m.subtree(b, p)
+func (b inBatch) same(i, k int) (bool, error) {
+	m := b.m
+	x, y := m.subtree(i, b.p), m.subtree(k, b.p)
 	if len(x) != len(y) {
-		return false, 0, nil
+		return false, nil
 	}
-	if same, err = m.same(m.cur[a], m.cur[b]); err != nil || !same {
-		return false, 0, err
+	if same, err := m.same(m.cur[i], m.cur[k]); err != nil || !same {
+		return false, err
 	}
-	for i := range x {
-		if x[i].Path != y[i].Path {
-			return false, 0, nil
+	for at := range x {
+		if x[at].Path != y[at].Path {
+			return false, nil
 		}
-		if same, err = m.same(&x[i], &y[i]); err != nil || !same {
-			return false, 0, err
-		}
-		if x[i].MTime != y[i].MTime && x[i].Type != snapshot.TypeDir {
-			times++
+		if same, err := m.same(&x[at], &y[at]); err != nil || !same {
+			return false, err
 		}
 	}
-	return true, times, nil
+	return true, nil
 }

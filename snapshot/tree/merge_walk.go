@@ -17,6 +17,8 @@ type frame struct {
 	gone []int
 	// from is the tree that everything comes from if how is take or takeGit.
 	from int
+	// alike are parents that have the same as from if how is taking, but for times.
+	alike []int
 	// cache: no conflicts below.
 	cache bool
 	// kept is the entry of a directory that is deleted unless something below it
@@ -52,8 +54,9 @@ func (m *merger) run(batch [][]snapshot.Entry) error {
 		switch f.how {
 		case dropping:
 		case taking:
-			if m.cur[f.from] != nil {
-				m.emit(m.cur[f.from], f.from, f.live, true)
+			if e := m.cur[f.from]; e != nil {
+				m.countUnit(e, f.alike)
+				m.emit(e, f.from, f.live, true)
 			}
 		case takeGit:
 			err = m.takeGit(p, *f)

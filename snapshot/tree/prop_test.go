@@ -181,16 +181,28 @@ func TestMergeInPieces(t *testing.T) {
 		if rapid.IntRange(0, 4).Draw(t, "no base") == 0 {
 			base = nil
 		}
+		var same func(a, b *snapshot.Entry) (bool, error)
+		if rapid.Bool().Draw(t, "unhashed") {
+			same = func(a, b *snapshot.Entry) (bool, error) { return text(a) == text(b), nil }
+			if base != nil {
+				base = unhashed(base, "base")
+			}
+			for i := range parents {
+				parents[i].Tree = likeBase(base, unhashed(parents[i].Tree, parents[i].Job))
+			}
+		}
 		for _, o := range []MergeOptions{
 			{},
 			{Order: true},
 			{Order: true, Atomic: []string{"a", "c/a"}},
 			{Order: true, Atomic: []string{"**"}},
 			{Atomic: []string{"b"}, Caches: []string{"a/**"}},
+			{Atomic: []string{"**/a", "c"}, Prefer: []Prefer{{Glob: "c/**", Job: "1"}}},
 			{Order: true, Prefer: []Prefer{{Glob: "*/b", Job: "0"}}},
 		} {
+			o.Same = same
 			want, failed := mergeTuned(base, parents, o, func(m *merger) { m.all = true })
-			for _, keep := range []int{0, keepItems} {
+			for _, keep := range []int{0, 8, keepItems} {
 				got, err := mergeTuned(base, parents, o, func(m *merger) { m.keep, m.most = keep, 1 })
 				require.Equal(t, failed, err)
 				require.Equal(t, want, got)
