@@ -111,7 +111,7 @@ func (s *Store) detachable(l *layer) error {
 	based := l.info.Base != "" || l.below > 0
 	s.mu.Unlock()
 	if based {
-		return fmt.Errorf("%w: it is not in packs alone", snapshot.ErrBusy)
+		return fmt.Errorf("%w: its files lie with those of what it was made on, as a job's do", snapshot.ErrBusy)
 	}
 	chain, err := s.Chain(l.info.ID)
 	if err != nil {
