@@ -21,6 +21,11 @@ import (
 func TestImportInParts(t *testing.T) {
 	t.Parallel()
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	t.Run(view.NameErofs, func(t *testing.T) { testImportInParts(t, view.NameErofs) })
+	t.Run(view.NameCopy, func(t *testing.T) { testImportInParts(t, view.NameCopy) })
+}
+
+func testImportInParts(t *testing.T, driver string) {
 	src := newBench(t, view.NameErofs)
 	src.Store.o.MaxChain = 5
 	dir := filepath.Join(t.TempDir(), "d")
@@ -51,7 +56,7 @@ func TestImportInParts(t *testing.T) {
 		}
 		for _, fewer := range all {
 			t.Run(fmt.Sprint(what, ", ", fewer), func(t *testing.T) {
-				whole, parts := newBench(t, view.NameErofs), newBench(t, view.NameErofs)
+				whole, parts := newBench(t, driver), newBench(t, driver)
 				parts.fewer = fewer
 				for _, c := range chains {
 					if b := c[0].Base; b != "" && !parts.holds(b) {

@@ -32,7 +32,8 @@ type longTrees struct {
 
 	mu      sync.Mutex // guards all below
 	names   map[snapshot.ID]int
-	touched map[snapshot.ID]*view.Touched
+	touched map[snapshot.ID]view.Listed
+	whole   snapshot.ID // of which touched has a whole tree: one is enough
 }
 
 // forget lets go of what is known of a layer that is packed, or can't be.
@@ -53,10 +54,26 @@ func (s *Store) long(ctx context.Context, l *layer) view.Lister {
 	if _, ok := s.trees.get(l.info.ID); ok {
 		return nil
 	}
-	if n, ok := s.entriesOf(ctx, l); !ok || s.fewer == 0 && n < s.longFrom() {
+	if !s.isLong(ctx, d, l) {
 		return nil
 	}
 	return d
+}
+
+// isLong reports whether the tree of l is long, if it can be told entry by entry.
+func (s *Store) isLong(ctx context.Context, d view.Lister, l *layer) bool {
+	n, ok := s.entriesOf(ctx, d, l)
+	return ok && (s.fewer > 0 || n >= s.longFrom())
+}
+
+// longBelow reports whether the tree of a layer that is held is long, and nobody who
+// compares another one with it needs that in memory.
+func (s *Store) longBelow(ctx context.Context, id snapshot.ID) bool {
+	d, ok := s.driver.(view.Lister)
+	s.mu.Lock()
+	l := s.layers[id]
+	s.mu.Unlock()
+	return ok && l != nil && s.isLong(ctx, d, l)
 }
 
 // longFrom is how many entries make a tree long.
@@ -64,7 +81,7 @@ func (s *Store) longFrom() int { return min(longEntries, s.o.CacheEntries+1) }
 
 // entriesOf is about how many entries the tree of l has, or more. It reports false if the
 // tree can't be told entry by entry.
-func (s *Store) entriesOf(ctx context.Context, l *layer) (int, bool) {
+func (s *Store) entriesOf(ctx context.Context, d view.Lister, l *layer) (int, bool) {
 	s.mu.Lock()
 	n, packed, base := int(l.info.Entries), !l.info.Index.IsZero(), s.layers[l.info.Base]
 	s.mu.Unlock()
@@ -72,13 +89,17 @@ func (s *Store) entriesOf(ctx context.Context, l *layer) (int, bool) {
 		return n, true
 	}
 	if n == 0 {
-		n = s.namesOf(ctx, l)
+		n = s.namesOf(ctx, d, l)
 		if base != nil {
-			more, ok := s.entriesOf(ctx, base)
-			if !ok {
+			more, ok := s.entriesOf(ctx, d, base)
+			switch {
+			case !ok:
 				return 0, false
+			case d.ListsAll():
+				n = max(n, more) // what it is compared with is not to be in memory either
+			default:
+				n += more
 			}
-			n += more
 		}
 	}
 	return n, base != nil || l.info.Base == ""
@@ -86,7 +107,7 @@ func (s *Store) entriesOf(ctx context.Context, l *layer) (int, bool) {
 
 // namesOf counts the names that the job of l touched, as far as it matters, and those
 // that the merge did which it was shown.
-func (s *Store) namesOf(ctx context.Context, l *layer) int {
+func (s *Store) namesOf(ctx context.Context, d view.Lister, l *layer) int {
 	t := &s.longs
 	t.counting.Lock()
 	defer t.counting.Unlock()
@@ -97,7 +118,7 @@ func (s *Store) namesOf(ctx context.Context, l *layer) int {
 		return n
 	}
 	n = tree.Count(ctx, filepath.Join(s.dir, filepath.FromSlash(l.place().Dir)), s.longFrom())
-	if l.fanin {
+	if l.fanin && !d.ListsAll() {
 		merged, _ := s.eachOfFanin(l.info.ID, nil) // an error is found when it is gone through
 		n += merged
 	}
@@ -110,8 +131,8 @@ func (s *Store) namesOf(ctx context.Context, l *layer) int {
 	return n
 }
 
-// touchedBy lists what the job of l touched, once.
-func (s *Store) touchedBy(ctx context.Context, d view.Lister, l *layer) (*view.Touched, error) {
+// touchedBy lists what the job of l touched: once, but for layers that are whole trees.
+func (s *Store) touchedBy(ctx context.Context, d view.Lister, l *layer) (view.Listed, error) {
 	t := &s.longs
 	t.mu.Lock()
 	is := t.touched[l.info.ID]
@@ -126,7 +147,11 @@ func (s *Store) touchedBy(ctx context.Context, d view.Lister, l *layer) (*view.T
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.touched == nil {
-		t.touched = map[snapshot.ID]*view.Touched{}
+		t.touched = map[snapshot.ID]view.Listed{}
+	}
+	if d.ListsAll() {
+		delete(t.touched, t.whole)
+		t.whole = l.info.ID
 	}
 	t.touched[l.info.ID] = is
 	return is, nil
@@ -218,7 +243,11 @@ func (s *Store) drawLong(ctx context.Context, d view.Lister, l *layer) error {
 		return fmt.Errorf("tree of %s: %w", l.info.ID, err)
 	}
 	defer lean(int(sum.entries))()
-	place, err := d.ImageTree(ctx, l.place(), s.placeBelow(l), t)
+	im, ok := s.driver.(view.TreeImager)
+	if !ok {
+		return nil
+	}
+	place, err := im.ImageTree(ctx, l.place(), s.placeBelow(l), t)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot"
@@ -141,37 +142,82 @@ func (j *scribbler) rename() {
 // its image, packs, index, manifest and sources are the same, bit by bit.
 func TestLongTreeIsTheSame(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
-	lines, jobs := 6, 7
-	if testing.Short() {
-		lines = 2
+	for _, c := range []struct {
+		driver string
+		lines  int
+	}{{view.NameErofs, 6}, {view.NameOverlay, 1}, {view.NameCopy, 4}, {view.NameReflink, 2}} {
+		t.Run(c.driver, func(t *testing.T) {
+			dir := ""
+			if c.driver == view.NameReflink {
+				dir = testenv.Disk(t, testenv.XFS, 512<<20)
+			}
+			if testing.Short() {
+				c.lines = min(c.lines, 2)
+			}
+			for seed := range c.lines {
+				t.Run(fmt.Sprint(seed), func(t *testing.T) { testLongTrees(t, c.driver, dir, seed) })
+			}
+		})
 	}
-	for seed := range lines {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			b := newBench(t, view.NameErofs)
-			if seed%2 == 1 {
-				b.close()
-				b.o.MaxChain = 3
-				b.o.Driver = func(r string) (view.Driver, error) {
-					return view.Open(view.NameErofs, r, view.Options{Owners: true, ScratchFrom: 1, FarMost: 1})
-				}
-				b.open()
+}
+
+// testLongTrees has a line of jobs in a store below dir, "": anywhere.
+func testLongTrees(t *testing.T, driver, dir string, seed int) {
+	const jobs = 7
+	at := t.TempDir()
+	if dir != "" {
+		at = filepath.Join(dir, fmt.Sprint(seed))
+	}
+	b := benchAt(t, filepath.Join(at, "store"), driver)
+	b.disk = dir
+	if seed%2 == 1 {
+		b.close()
+		b.o.MaxChain = 3
+		b.o.Driver = func(r string) (view.Driver, error) {
+			return view.Open(driver, r, view.Options{Owners: true, ScratchFrom: 1, FarMost: 1})
+		}
+		b.open()
+	}
+	rnd := rand.New(rand.NewPCG(uint64(seed), 77))
+	var line []snapshot.ID
+	for n := range jobs {
+		if seed%2 == 1 {
+			b.fewer = 5 // sealed entry by entry, too
+		}
+		in := b.job(func(dir string) {
+			j := &scribbler{t, rnd, dir}
+			for range 10 + 50/(n+1) {
+				j.step()
 			}
-			rnd := rand.New(rand.NewPCG(uint64(seed), 77))
-			var line []snapshot.ID
-			for n := range jobs {
-				in := b.job(func(dir string) {
-					j := &scribbler{t, rnd, dir}
-					for range 10 + 50/(n+1) {
-						j.step()
-					}
-				}, line[max(0, len(line)-1):]...)
-				require.Equal(t, Sealed, in.State, in.Err)
-				line = append(line, in.ID)
-				if rnd.IntN(3) > 0 { // else the next one stands on what is not packed
-					b.packLine(line, seed%3 == 0)
-				}
-			}
-			b.packLine(line, false)
+		}, line[max(0, len(line)-1):]...)
+		b.fewer = 0
+		require.Equal(t, Sealed, in.State, in.Err)
+		line = append(line, in.ID)
+		if rnd.IntN(3) > 0 { // else the next one stands on what is not packed
+			b.packLine(line, seed%3 == 0)
+		}
+	}
+	b.packLine(line, false)
+}
+
+// A copy that can't be kept is found at its seal, be its tree in memory or not, and what it
+// adds up to is the same.
+func TestLongSealOfCopy(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root)
+	for _, fewer := range []int{0, 5} {
+		t.Run(fmt.Sprint(fewer), func(t *testing.T) {
+			b := newBench(t, view.NameCopy)
+			b.fewer = fewer
+			in := b.job(func(dir string) {
+				write(t, dir+"/d/a", "some bytes")
+				require.NoError(t, os.Link(dir+"/d/a", dir+"/b"))
+			})
+			require.Equal(t, Sealed, in.State)
+			require.Equal(t, totals{10, 4}, totals{in.TreeBytes, in.Entries})
+			require.EqualValues(t, 10, in.DiskBytes)
+			in = b.job(func(dir string) { require.NoError(t, unix.Mknod(dir+"/d/dev", unix.S_IFCHR|0o600, 1<<8|3)) }, in.ID)
+			require.Equal(t, Broken, in.State)
+			require.Contains(t, in.Err, "d/dev")
 		})
 	}
 }
@@ -180,7 +226,12 @@ func TestLongTreeIsTheSame(t *testing.T) {
 // is cut as the base has it under whichever name, be the names in parts of their own.
 func TestLongTreeOfLinks(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
-	b := newBench(t, view.NameErofs)
+	for _, d := range []string{view.NameErofs, view.NameCopy} {
+		t.Run(d, func(t *testing.T) { testLongTreeOfLinks(t, newBench(t, d)) })
+	}
+}
+
+func testLongTreeOfLinks(t *testing.T, b *bench) {
 	one := b.job(func(dir string) {
 		write(t, dir+"/d/c", "a file of three names")
 		require.NoError(t, os.Link(dir+"/d/c", dir+"/a"))
@@ -265,7 +316,7 @@ func (b *bench) requireLongTree(l *layer, images bool) {
 		}
 		require.Equal(b.t, totals{m.Bytes(), int64(len(m.Entries))}, sum)
 	})
-	if images && stacked(l.place()) {
+	if _, ok := b.Driver().(imager); ok && images && stacked(l.place()) {
 		b.requireLongImage(l, m)
 	}
 }

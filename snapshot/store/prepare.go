@@ -231,7 +231,7 @@ func (s *Store) warm(v *openView, f *fanin, l *view.Layer) {
 		s.mu.Unlock()
 		return
 	}
-	if v.base != "" && !stacked(l) {
+	if v.base != "" && !stacked(l) && !s.longBelow(s.life, v.base) {
 		if _, err := s.Tree(s.life, v.base); err != nil && s.life.Err() == nil {
 			s.log.Warn("can't read the tree of a view's base", "view", v.id, "base", v.base, "error", err)
 		}
@@ -308,6 +308,7 @@ func (s *Store) discard(ctx context.Context, v *openView) error {
 	}
 	s.forget(v)
 	s.trees.drop(v.id)
+	s.longs.forget(v.id)
 	s.retakeReserve()
 	return nil
 }

@@ -44,17 +44,19 @@ func (s *Store) materialiseInParts(ctx context.Context, d view.Streamer, l *laye
 		return err
 	}
 	fail.Point("store.materialise.unpacked")
-	if err := s.settleInParts(ctx, d, l, place, located); err != nil {
+	if err := s.settleInParts(ctx, l, place, located); err != nil {
 		return errors.Join(err, s.driver.Remove(context.WithoutCancel(ctx), place))
 	}
 	return nil
 }
 
 // settleInParts makes place, where the driver has unpacked the tree, the place of l.
-func (s *Store) settleInParts(ctx context.Context, d view.Streamer, l *layer, place *view.Layer, t view.Tree) error {
-	place, err := d.ImageTree(ctx, place, nil, t)
-	if err != nil {
-		return fmt.Errorf("image: %w", err)
+func (s *Store) settleInParts(ctx context.Context, l *layer, place *view.Layer, t view.Tree) error {
+	if im, ok := s.driver.(view.TreeImager); ok {
+		var err error
+		if place, err = im.ImageTree(ctx, place, nil, t); err != nil {
+			return fmt.Errorf("image: %w", err)
+		}
 	}
 	own, err := s.writeSourcesOf(l.info.ID, l.info.Manifest, place, t)
 	if err != nil {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
 	"github.com/roost-ci/roost/snapshot/tree"
@@ -47,6 +48,9 @@ func (s *Store) checkTree(ctx context.Context, l *layer, sealed error) error {
 	if sealed != nil {
 		return nil
 	}
+	if d := s.long(ctx, l); d != nil && d.ListsAll() {
+		return s.checkLong(ctx, d, l)
+	}
 	b, m := s.startTree(ctx, l)
 	if m == nil {
 		select {
@@ -60,5 +64,22 @@ func (s *Store) checkTree(ctx context.Context, l *layer, sealed error) error {
 		m = b.m
 	}
 	l.info.DiskBytes = m.Bytes()
+	return nil
+}
+
+// checkLong is checkTree of a long one, whose base matters for where its content is alone.
+func (s *Store) checkLong(ctx context.Context, d view.Lister, l *layer) error {
+	list, err := s.touchedBy(ctx, d, l)
+	if err != nil {
+		return fmt.Errorf("tree of %s: %w", l.info.ID, err)
+	}
+	_, sum, err := list.Over(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("tree of %s: %w", l.info.ID, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.info.TreeBytes, l.info.Entries, l.unsized = sum.Bytes, int64(sum.Entries), false
+	l.info.DiskBytes = sum.Bytes
 	return nil
 }

@@ -31,9 +31,9 @@ type builder struct {
 	meter   *Meter
 	dirs    map[string]snapshot.Entry
 	content contentFunc
-	// stamps, unless nil, is filled by clone with the stamps of the files it makes;
-	// a clone that can't do that sets it to nil.
-	stamps map[uint64]stamp
+	// stamps, unless nil, is told by clone the stamps of the files it makes; a clone that
+	// can't do that sets it to nil.
+	stamps *metaWriter
 	// hidden is filled with the modes of what its owner could not read; it is made
 	// readable on disk. nil: all looks on disk as it says.
 	hidden modes

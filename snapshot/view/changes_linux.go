@@ -25,8 +25,19 @@ func (d *Overlay) Changes(ctx context.Context, l *Layer, base *snapshot.Manifest
 }
 
 // List implements Lister.
-func (d *Erofs) List(ctx context.Context, l *Layer, list Entries) (*Touched, error) {
+func (d *Erofs) List(ctx context.Context, l *Layer, list Entries) (Listed, error) {
 	if err := d.checkOwnTree(l); err != nil {
+		return nil, err
+	}
+	return d.Overlay.List(ctx, l, list)
+}
+
+// ListsAll implements Lister.
+func (d *Overlay) ListsAll() bool { return false }
+
+// List implements Lister.
+func (d *Overlay) List(ctx context.Context, l *Layer, list Entries) (Listed, error) {
+	if err := checkLayer(l); err != nil {
 		return nil, err
 	}
 	t := &Touched{list: list, prefix: d.abs(l.Dir) + "/", notes: map[int]note{}, far: map[string]bool{}, farMost: d.o.FarMost}

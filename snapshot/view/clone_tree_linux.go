@@ -114,7 +114,7 @@ func (d *dirClone) report() {
 	d.c.todo = append(d.c.todo, d.subdirs...)
 	if d.c.b.stamps != nil {
 		for _, s := range d.stamps {
-			d.c.b.stamps[s.ino] = s.stamp
+			d.c.b.stamps.add(s.ino, s.stamp)
 		}
 	}
 }
@@ -325,7 +325,7 @@ func (c *cloner) link() error {
 		if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return c.b.p.wrap("stat", first, err)
 		}
-		c.b.stamps[st.Ino] = stamp{st.Ctim.Nano(), first}
+		c.b.stamps.add(st.Ino, stamp{st.Ctim.Nano(), first})
 	}
 	return nil
 }

@@ -129,7 +129,7 @@ func (d *Copy) Seal(ctx context.Context, v *View) error {
 		return err
 	}
 	dir := d.abs(v.Layer.Dir)
-	m, err := d.readMeta(v.ID)
+	m, err := d.readMeta(v.ID, nil)
 	if _, serr := os.Lstat(dir); serr == nil {
 		if err == nil && !m.isAt(dir) { // a crash came before it was looked at
 			return fmt.Errorf("seal %s: %s is not the view's directory", v.ID, dir)
@@ -172,7 +172,7 @@ func (d *Copy) Resume(_ context.Context, v *View) error {
 	if err := checkView(v); err != nil {
 		return err
 	}
-	m, err := d.readMeta(v.ID)
+	m, err := d.readMeta(v.ID, nil)
 	if err != nil {
 		return fmt.Errorf("resume %s: %w: %w", v.ID, snapshot.ErrNotFound, err)
 	}
@@ -198,7 +198,7 @@ func (d *Copy) frame() frame {
 // removeID deletes all that belongs to id, wherever a crash left it.
 func (d *Copy) removeID(ctx context.Context, id snapshot.ID) error {
 	d.held.drop(id)
-	m, err := d.readMeta(id)
+	m, err := d.readMeta(id, nil)
 	if err == nil {
 		if _, serr := os.Lstat(d.abs(part(id, upperPrefix))); serr != nil && m.ours() {
 			if err := d.remove(ctx, m.target); err != nil {

@@ -26,7 +26,7 @@ func TestSealTakesTheViewAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v, err := d.Prepare(t.Context(), Spec{ID: newID(t), Target: filepath.Join(dir, "slot", "v")})
 			require.NoError(t, err)
-			m, err := d.readMeta(v.ID)
+			m, err := d.readMeta(v.ID, nil)
 			require.NoError(t, err)
 			real := filepath.Join(dir, "slot", "real")
 			require.NoError(t, os.Rename(v.Target, real))

@@ -2,6 +2,7 @@ package view
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -20,8 +21,17 @@ func (d *Copy) build(ctx context.Context, spec Spec, dir, target string) error {
 	}
 	defer b.p.close()
 	b.content = d.content
+	m := &copyMeta{target: target}
+	if m.root, err = rootInode(dir); err != nil {
+		return err
+	}
+	w, err := d.newMeta(spec.ID, m)
+	if err != nil {
+		return err
+	}
+	defer func() { w.abort() }()
 	if spec.Base != nil && spec.Fanin == nil {
-		b.stamps = map[uint64]stamp{}
+		b.stamps = w
 	}
 	if err := d.cloneBase(ctx, b, spec.Base, spec.UID, spec.GID); err != nil {
 		return err
@@ -46,15 +56,28 @@ func (d *Copy) build(ctx context.Context, spec Spec, dir, target string) error {
 			return fmt.Errorf("merged tree: %w", err)
 		}
 	}
-	m, err := d.stamp(ctx, spec.ID, dir, b.stamps)
-	if err != nil {
+	if b.stamps == nil {
+		if err := w.walk(ctx, dir); err != nil {
+			return err
+		}
+	}
+	if w, err = d.settle(ctx, spec.ID, w, m); err != nil {
 		return err
 	}
-	m.target = target
 	if err := b.finish(); err != nil {
 		return err
 	}
-	return d.writeMeta(spec.ID, m)
+	return w.commit(d.layout, spec.ID)
+}
+
+// rootInode is the inode of a directory that was just made, 0 if the system has none.
+func rootInode(dir string) (uint64, error) {
+	_, ino, _, err := tree.Lstat(dir, "", tree.ScanOptions{})
+	var un *snapshot.UnsupportedError
+	if err != nil && !errors.As(err, &un) {
+		return 0, err
+	}
+	return ino.Ino, nil
 }
 
 // source fills f with the content of e. What lies in a bundle among others can't be

@@ -88,8 +88,8 @@ type modes map[string]uint32
 
 func (l layout) readModes(id snapshot.ID) (modes, error) {
 	m := modes{}
-	err := eachLine(filepath.Join(l.dir(id), modesName), func(line string) error {
-		o, q, ok := strings.Cut(line, " ")
+	err := eachLine(filepath.Join(l.dir(id), modesName), func(line []byte, _ int64) error {
+		o, q, ok := strings.Cut(string(line), " ")
 		if !ok {
 			return fmt.Errorf("line %.80q is not understood", line)
 		}

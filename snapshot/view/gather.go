@@ -11,7 +11,7 @@ import (
 // name costs a look into its directory when it is opened, one in a bundle nothing.
 type Gatherer interface {
 	Imager
-	Streamer
+	TreeImager
 	// Gather copies the small files of l's own directory into a bundle beside that,
 	// reading each once. t is l's whole tree, hashed. It returns what ImageTree is to be
 	// given, and t with the files' new places; l stays as it is. Nothing is

@@ -104,5 +104,13 @@ func (d *graphDriver) Changes(ctx context.Context, l *Layer, base *snapshot.Mani
 	return d.ov.Changes(ctx, l, base)
 }
 
+// List implements Lister.
+func (d *graphDriver) List(ctx context.Context, l *Layer, list Entries) (Listed, error) {
+	return d.ov.List(ctx, l, list)
+}
+
+// ListsAll implements Lister.
+func (d *graphDriver) ListsAll() bool { return false }
+
 // Locate implements Driver.
 func (d *graphDriver) Locate(l *Layer, changes []snapshot.Change) { locate(d.layout, l, changes) }

@@ -18,15 +18,27 @@ type Entries interface {
 	Each(fn func(e *snapshot.Entry) error) error
 }
 
-// Lister is a Streamer whose jobs leave what they touched, and nothing else.
+// Lister is a driver that tells what a job left without any tree in memory.
 type Lister interface {
-	Streamer
-	// List appends to list what the job of a sealed layer touched, and says what is
+	// List appends to list what a sealed layer's own directory has, and says what is
 	// needed beside. list may not be changed afterwards. Errors are those of Changes.
-	List(ctx context.Context, l *Layer, list Entries) (*Touched, error)
+	List(ctx context.Context, l *Layer, list Entries) (Listed, error)
+	// ListsAll reports whether that directory has the whole tree, and not just what the
+	// job touched.
+	ListsAll() bool
 }
 
-// Touched is what a job left in its upper directory. It may be used by several goroutines.
+// Listed is what a layer has of its own. It may be used by several goroutines.
+type Listed interface {
+	// Len is about how many entries the job has touched.
+	Len() int
+	// Over is the tree that the job left: base (nil: nothing) is the tree that its view
+	// showed at first. It says what Changes says, applied to base. Of a driver whose
+	// layers are whole trees the Sum does not depend on base.
+	Over(ctx context.Context, base Tree) (Tree, Sum, error)
+}
+
+// Touched is what a job left in its upper directory.
 type Touched struct {
 	list    Entries
 	n       int
@@ -46,7 +58,7 @@ type Sum struct {
 	Bytes   int64 // as Manifest.Bytes
 }
 
-// Len is how many entries there are.
+// Len implements Listed.
 func (t *Touched) Len() int { return t.n }
 
 // origins follows an upper and holds on what the directories above the last item stand,
@@ -76,8 +88,7 @@ func (o *origins) enter(it *upperItem) string {
 	return on
 }
 
-// Over is the tree that the job left: what it touched, over base (nil: nothing), the tree
-// that its view showed at first.
+// Over implements Listed.
 func (t *Touched) Over(ctx context.Context, base Tree) (Tree, Sum, error) {
 	if base == nil {
 		base = func(func(*snapshot.Entry) error) error { return nil }

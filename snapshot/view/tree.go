@@ -29,17 +29,21 @@ type TreeSpec struct {
 	Fill  func(ctx context.Context, write PiecesFunc) error // PiecesFunc counts what New has
 	Meter *Meter
 	// Whole makes the whole tree of New with its sources. Its image, on Base, is written
-	// while the content comes. nil: that is left to ImageTree.
+	// while the content comes. nil: that is left to ImageTree, and New is the whole tree.
 	Whole func(located Tree) Tree
 	// Later leaves it to Sync to bring the content to disk.
 	Later bool
 }
 
-// Streamer is an Imager for trees that should not be in memory.
+// Streamer is a driver that unpacks trees that should not be in memory.
 type Streamer interface {
 	// UnpackTree is Unpack, or, if there is a Whole, UnpackShown, of a tree that is valid.
 	// located is New with its sources.
 	UnpackTree(ctx context.Context, spec TreeSpec) (l *Layer, located Tree, err error)
+}
+
+// TreeImager is an Imager for such trees.
+type TreeImager interface {
 	// ImageTree is Image.
 	ImageTree(ctx context.Context, l, base *Layer, t Tree) (*Layer, error)
 }
