@@ -19,16 +19,13 @@ func (t *treeRoot) open(rel string) (int, error) {
 	if rel == "" {
 		rel = "."
 	}
-	fd, flags := t.fd, 0
-	if t.light {
-		flags = unix.O_NOATIME // which would cost as much as reading, and wait for the journal
-	}
+	fd := t.fd
 	for rest := rel; rest != ""; {
 		part := rest
 		if len(rest) > maxOpenPath {
 			part = rest[:strings.LastIndexByte(rest[:maxOpenPath], '/')+1]
 		}
-		next, err := openBeneath(fd, part, flags)
+		next, err := openBeneath(fd, part, t.flags)
 		if fd != t.fd {
 			_ = unix.Close(fd)
 		}

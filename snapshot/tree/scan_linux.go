@@ -20,7 +20,8 @@ type treeRoot struct {
 	abs    string
 	fd     int
 	xattrs xattrReader
-	light  bool // no Source, no Target, and directories' access times stay as they are
+	light  bool // no Source, no Target
+	flags  int  // of directories that are opened
 }
 
 func openTree(root string) (*treeRoot, error) {
@@ -28,11 +29,18 @@ func openTree(root string) (*treeRoot, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := openDir(unix.AT_FDCWD, abs, 0)
+	// To note that a directory was read costs as much as reading it, and waits for the
+	// journal. Its owner may ask not to.
+	flags := unix.O_NOATIME
+	fd, err := openDir(unix.AT_FDCWD, abs, flags)
+	if errors.Is(err, unix.EPERM) {
+		flags = 0
+		fd, err = openDir(unix.AT_FDCWD, abs, flags)
+	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: root, Err: err}
 	}
-	return &treeRoot{abs: abs, fd: fd, xattrs: newXattrReader(fd)}, nil
+	return &treeRoot{abs: abs, fd: fd, xattrs: newXattrReader(fd), flags: flags}, nil
 }
 
 func (t *treeRoot) close() { _ = unix.Close(t.fd) }

@@ -256,3 +256,22 @@ func TestScanWithoutRights(t *testing.T) {
 		t.Fatal("the scan hangs")
 	}
 }
+
+// TestScanLeavesAccessTimes: with relatime the first read of a directory since it changed
+// would be noted, and each note is an inode to write.
+func TestScanLeavesAccessTimes(t *testing.T) {
+	root := t.TempDir()
+	dirs := []string{root, filepath.Join(root, "a"), filepath.Join(root, "a", "b")}
+	require.NoError(t, os.MkdirAll(dirs[2], 0o755))
+	long := time.Unix(1_000_000_000, 0)
+	for _, d := range dirs {
+		require.NoError(t, os.Chtimes(d, long, long))
+	}
+	_, err := Scan(t.Context(), root, ScanOptions{})
+	require.NoError(t, err)
+	for _, d := range dirs {
+		var st unix.Stat_t
+		require.NoError(t, unix.Stat(d, &st))
+		require.Equal(t, long.Unix(), st.Atim.Sec, d)
+	}
+}
