@@ -157,7 +157,7 @@ func fromStat(it *Item, st *unix.Stat_t, o ScanOptions) error {
 	}
 	var ok bool
 	if e.MTime, ok = nanos(int64(st.Mtim.Sec), int64(st.Mtim.Nsec)); !ok { //nolint:unconvert // same
-		return &snapshot.UnsupportedError{Path: e.Path, What: "modification time outside the years 1678 to 2262"}
+		return oddTime(e.Path)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
@@ -184,10 +184,11 @@ func fromStat(it *Item, st *unix.Stat_t, o ScanOptions) error {
 	return nil
 }
 
-// nanos is a time in nanoseconds, and whether an int64 can hold it.
+// nanos is a time in nanoseconds, and whether a manifest can have it.
 func nanos(sec, nsec int64) (int64, bool) {
 	const lim = math.MaxInt64/1_000_000_000 - 1
-	return sec*1e9 + nsec, sec >= -lim && sec <= lim
+	ns := sec*1e9 + nsec
+	return ns, sec >= -lim && sec <= lim && minTime <= ns && ns <= maxTime
 }
 
 func readlink(dirfd int, name string) (string, error) {

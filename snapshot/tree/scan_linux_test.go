@@ -275,3 +275,37 @@ func TestScanLeavesAccessTimes(t *testing.T) {
 		require.Equal(t, long.Unix(), st.Atim.Sec, d)
 	}
 }
+
+// What a scan takes, a manifest may have: a file of another time is refused by both, and
+// not kept to be called corrupt later. A tmpfs has times that ext4 and XFS have not.
+func TestScanTimes(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root)
+	shm := t.TempDir()
+	require.NoError(t, unix.Mount("none", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(shm, 0)) })
+	for _, dir := range []string{t.TempDir(), filepath.Join(shm, "tree")} {
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		path := filepath.Join(dir, "f")
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+		refused := 0
+		for _, at := range []time.Time{
+			time.Unix(-1<<33, 0), time.Unix(-1<<31-1, 999_999_999), time.Unix(-1<<31, 0), time.Unix(-1<<31, 1), time.Unix(1<<31, 1),
+			time.Unix(1<<33, 0), time.Unix(9223372035, 0), time.Unix(9223372035, 1), time.Unix(9223372036, 0), time.Unix(1<<33+1<<31, 0),
+		} {
+			ts := unix.Timespec{Sec: at.Unix(), Nsec: int64(at.Nanosecond())}
+			require.NoError(t, unix.UtimesNano(path, []unix.Timespec{ts, ts}))
+			_, lookErr := Look(t.Context(), dir)
+			m, err := Scan(t.Context(), dir, ScanOptions{})
+			if err != nil {
+				var odd *snapshot.UnsupportedError
+				require.ErrorAs(t, err, &odd, "%s", at)
+				require.ErrorAs(t, lookErr, &odd, "%s", at)
+				refused++
+				continue
+			}
+			require.NoError(t, lookErr, "%s", at)
+			require.NoError(t, Validate(m), "%s", at)
+		}
+		require.GreaterOrEqual(t, refused, 2)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/roost-ci/roost/snapshot"
 )
@@ -128,6 +129,9 @@ func describe(it *Item, name, path, source string, o ScanOptions) error {
 	}
 	e := &it.Entry
 	e.Path, e.Mode, e.MTime = path, mode(fi.Mode()), fi.ModTime().UnixNano()
+	if at := fi.ModTime(); at.Before(time.Unix(0, minTime)) || at.After(time.Unix(0, maxTime)) {
+		return oddTime(path)
+	}
 	system(it, fi, o)
 	switch fi.Mode().Type() {
 	case fs.ModeDir:

@@ -158,6 +158,11 @@ const (
 	maxTime = (math.MaxInt64/1_000_000_000 - 1) * 1_000_000_000
 )
 
+// oddTime refuses a file with another time.
+func oddTime(path string) error {
+	return &snapshot.UnsupportedError{Path: path, What: "modification time before December 1901 or after April 2262"}
+}
+
 // entryFault says what is wrong with an entry by itself, or nothing.
 func entryFault(e *snapshot.Entry) string {
 	if why := pathFault(e.Path); why != "" {
