@@ -46,10 +46,17 @@ func (o *opened) verify(ctx context.Context, cmd *cobra.Command, s *store.Store,
 			ids = append(ids, in.ID)
 		}
 	}
+	p := &store.Progress{}
 	v := verdicts{w: cmd.OutOrStdout(), asJSON: o.asJSON}
-	if err := s.VerifyAll(ctx, ids, v.tell); err != nil {
+	if w := cmd.ErrOrStderr(); !o.asJSON && isTerminal(w) {
+		v.clear = func() { fmt.Fprint(w, "\r\x1b[K") }
+	}
+	stop := o.progress(cmd, "verifying", p)
+	defer stop()
+	if err := s.VerifyAll(ctx, ids, p, v.tell); err != nil {
 		return err
 	}
+	stop()
 	if v.bad > 0 {
 		return &exitError{
 			code: exitFailed, err: fmt.Errorf("%d of %d %s damaged", v.bad, v.good+v.bad, plural(v.good+v.bad, "snapshot")),
@@ -64,7 +71,8 @@ type verdicts struct {
 	w         io.Writer
 	asJSON    bool
 	good, bad int
-	unsaid    error // the first that said that standard output is gone
+	clear     func() // takes the line of progress away; nil: there is none
+	unsaid    error  // the first that said that standard output is gone
 }
 
 // verified is a line of verify with --json.
@@ -82,6 +90,9 @@ func (v *verdicts) tell(id snapshot.ID, err error) {
 	} else {
 		v.bad++
 		line.Error = err.Error()
+	}
+	if v.clear != nil {
+		v.clear()
 	}
 	var werr error
 	switch {

@@ -155,7 +155,7 @@ func TestCreateAndRestoreThicket(t *testing.T) {
 	two := b.create(dir, one.ID)
 	require.Less(t, two.New, int64(300<<10))
 	b.back(two.ID, dir)
-	require.NoError(t, b.VerifyAll(t.Context(), []snapshot.ID{two.ID}, func(id snapshot.ID, err error) {
+	require.NoError(t, b.VerifyAll(t.Context(), []snapshot.ID{two.ID}, nil, func(id snapshot.ID, err error) {
 		require.NoError(t, err, id)
 	}))
 }

@@ -38,7 +38,7 @@ func TestDetach(t *testing.T) {
 	require.NoError(t, b.Drop(t.Context(), one.ID))
 	b.Tidy()
 	for range 2 {
-		require.NoError(t, b.VerifyAll(t.Context(), []snapshot.ID{three.ID}, func(_ snapshot.ID, err error) { require.NoError(t, err) }))
+		require.NoError(t, b.VerifyAll(t.Context(), []snapshot.ID{three.ID}, nil, func(_ snapshot.ID, err error) { require.NoError(t, err) }))
 		b.back(three.ID, dir)
 		b.back(two.ID, before)
 		b.reopen()

@@ -170,7 +170,7 @@ func TestPullMends(t *testing.T) {
 				spoil()
 				p.b.reopen()
 				bad := map[snapshot.ID]bool{}
-				require.NoError(t, p.b.VerifyAll(t.Context(), []snapshot.ID{p.two.ID}, func(id snapshot.ID, err error) {
+				require.NoError(t, p.b.VerifyAll(t.Context(), []snapshot.ID{p.two.ID}, nil, func(id snapshot.ID, err error) {
 					bad[id] = err != nil
 				}))
 				require.Equal(t, map[snapshot.ID]bool{p.one.ID: true, p.two.ID: true}, bad)
@@ -181,7 +181,7 @@ func TestPullMends(t *testing.T) {
 				}
 				p.b.back(p.two.ID, p.dir)
 				p.b.reopen()
-				require.NoError(t, p.b.VerifyAll(t.Context(), []snapshot.ID{p.two.ID}, func(id snapshot.ID, err error) {
+				require.NoError(t, p.b.VerifyAll(t.Context(), []snapshot.ID{p.two.ID}, nil, func(id snapshot.ID, err error) {
 					require.NoError(t, err, id)
 				}))
 			})

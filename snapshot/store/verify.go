@@ -20,15 +20,27 @@ var ErrNotPacked = errors.New("not packed yet")
 // damaged makes it suspect, and all that stands on it, and is returned as a
 // *snapshot.CorruptError.
 func (s *Store) Verify(ctx context.Context, id snapshot.ID) error {
-	if err := s.verifyOne(ctx, id, map[snapshot.Digest]bool{}); err != nil {
+	if err := s.verifyOne(ctx, id, newVerified(nil)); err != nil {
 		return fmt.Errorf("snapshot %s: %w", id, err)
 	}
 	return nil
 }
 
-// verifyOne is Verify with a memory of packs that were read, of layers that are stored
-// only.
-func (s *Store) verifyOne(ctx context.Context, id snapshot.ID, checked map[snapshot.Digest]bool) error {
+// verified is what a Verify of several has read.
+type verified struct {
+	packs map[snapshot.Digest]bool // of layers that are stored only
+	p     *Progress
+}
+
+func newVerified(p *Progress) *verified {
+	if p == nil {
+		p = &Progress{}
+	}
+	return &verified{packs: map[snapshot.Digest]bool{}, p: p}
+}
+
+// verifyOne is Verify with a memory of what was read.
+func (s *Store) verifyOne(ctx context.Context, id snapshot.ID, v *verified) error {
 	defer s.reading()()
 	s.mu.Lock()
 	l, err := s.usableLocked(id)
@@ -43,7 +55,7 @@ func (s *Store) verifyOne(ctx context.Context, id snapshot.ID, checked map[snaps
 	case in.Index.IsZero():
 		return ErrNotPacked
 	case l.stored():
-		err = s.verifyStored(ctx, l, &in, checked)
+		err = s.verifyStored(ctx, l, &in, v)
 	default:
 		err = s.verify(ctx, l, &in)
 	}

@@ -12,15 +12,15 @@ import (
 )
 
 // verifyStored reads back what a layer that is stored only brought: index,
-// manifest, each pack that it names, and each chunk that it uses. checked has packs
+// manifest, each pack that it names, and each chunk that it uses. v has packs
 // that were read already. What it stands on is not looked at.
-func (s *Store) verifyStored(ctx context.Context, l *layer, in *Info, checked map[snapshot.Digest]bool) error {
+func (s *Store) verifyStored(ctx context.Context, l *layer, in *Info, v *verified) error {
 	defer lean(int(in.Entries))()
 	if err := s.verifyLists(in); err != nil {
 		return err
 	}
 	for _, p := range l.packs {
-		if checked[p.Digest] {
+		if v.packs[p.Digest] {
 			continue
 		}
 		if err := fileDigest(s.packPath(p.Digest), "pack", p.Digest); err != nil {
@@ -29,12 +29,13 @@ func (s *Store) verifyStored(ctx context.Context, l *layer, in *Info, checked ma
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		checked[p.Digest] = true
+		v.packs[p.Digest] = true
+		v.p.Done.Add(p.Bytes)
 	}
 	if err := s.verifyMakes(ctx, in); err != nil {
 		return err
 	}
-	return s.verifyChunks(ctx, l, in)
+	return s.verifyChunks(ctx, l, in, v.p)
 }
 
 // verifyLists reads back index and manifest.
@@ -117,7 +118,7 @@ var errUnlike = errors.New("the index makes another list")
 
 // verifyChunks decompresses all that the changes of a layer need and compares it with
 // the chunks' digests.
-func (s *Store) verifyChunks(ctx context.Context, l *layer, in *Info) error {
+func (s *Store) verifyChunks(ctx context.Context, l *layer, in *Info, p *Progress) error {
 	x, err := s.openIndex(in.Index)
 	if err != nil {
 		return err
@@ -125,6 +126,10 @@ func (s *Store) verifyChunks(ctx context.Context, l *layer, in *Info) error {
 	defer x.Close() //nolint:errcheck // only read
 	places := pack.PlacesOf(x.Tables)
 	o := pack.ExtractOptions{Key: l.key, Workers: s.o.Workers, Open: s.OpenRange}
+	count := func(_ int, _ int64, b []byte) error {
+		p.Done.Add(int64(len(b)))
+		return nil
+	}
 	most := s.part(writtenEntries)
 	part := make([]snapshot.Change, 0, min(x.Len(), most))
 	for {
@@ -143,7 +148,7 @@ func (s *Store) verifyChunks(ctx context.Context, l *layer, in *Info) error {
 		if gerr != nil {
 			return gerr
 		}
-		if xerr := pack.Extract(ctx, ix, o, func(int, int64, []byte) error { return nil }); xerr != nil {
+		if xerr := pack.Extract(ctx, ix, o, count); xerr != nil {
 			return xerr
 		}
 		if err != nil {

@@ -9,9 +9,10 @@ import (
 // VerifyAll verifies snapshots and all that they stand on, each once, and each
 // pack once. It goes on after damage, and calls each with every snapshot that it
 // looked at and what is wrong with it, nil if nothing is. The error is about
-// something else.
-func (s *Store) VerifyAll(ctx context.Context, ids []snapshot.ID, each func(snapshot.ID, error)) error {
-	checked, seen := map[snapshot.Digest]bool{}, map[snapshot.ID]bool{}
+// something else. p, which may be nil, counts the bytes that were read of packs and
+// unpacked; how many there are is not known.
+func (s *Store) VerifyAll(ctx context.Context, ids []snapshot.ID, p *Progress, each func(snapshot.ID, error)) error {
+	v, seen := newVerified(p), map[snapshot.ID]bool{}
 	for _, id := range ids {
 		chain, err := s.wireChain(id)
 		if err != nil {
@@ -23,7 +24,7 @@ func (s *Store) VerifyAll(ctx context.Context, ids []snapshot.ID, each func(snap
 				continue
 			}
 			seen[in.ID] = true
-			err := s.verifyOne(ctx, in.ID, checked)
+			err := s.verifyOne(ctx, in.ID, v)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
