@@ -160,26 +160,12 @@ func (s *Store) touchedBy(ctx context.Context, d view.Lister, l *layer) (view.Li
 // longTree is the tree of l with its sources, from its files.
 func (s *Store) longTree(ctx context.Context, d view.Lister, l *layer) (view.Tree, totals, error) {
 	s.mu.Lock()
-	in, base := l.info, s.layers[l.info.Base]
+	in := l.info
 	s.mu.Unlock()
 	if !in.Index.IsZero() {
 		return s.readTree(ctx, l), totals{in.TreeBytes, in.Entries}, nil
 	}
-	var below view.Tree
-	if base != nil {
-		var err error
-		if below, err = s.treeBelow(ctx, base); err != nil {
-			return nil, totals{}, err
-		}
-		if l.fanin {
-			below = tree.Over(below, s.relocated(ctx, s.readFanin(in.ID)))
-		}
-	}
-	touched, err := s.touchedBy(ctx, d, l)
-	if err != nil {
-		return nil, totals{}, err
-	}
-	t, sum, err := touched.Over(ctx, below)
+	t, sum, err := s.listedTree(ctx, d, l)
 	if err != nil {
 		return nil, totals{}, err
 	}
@@ -189,6 +175,28 @@ func (s *Store) longTree(ctx context.Context, d view.Lister, l *layer) (view.Tre
 		l.info.TreeBytes, l.info.Entries, l.unsized = sum.Bytes, int64(sum.Entries), false
 	}
 	return t, totals{sum.Bytes, int64(sum.Entries)}, nil
+}
+
+// listedTree is the tree of l as its own directory and its base tell it.
+func (s *Store) listedTree(ctx context.Context, d view.Lister, l *layer) (view.Tree, view.Sum, error) {
+	s.mu.Lock()
+	in, base := l.info, s.layers[l.info.Base]
+	s.mu.Unlock()
+	var below view.Tree
+	if base != nil {
+		var err error
+		if below, err = s.treeBelow(ctx, base); err != nil {
+			return nil, view.Sum{}, err
+		}
+		if l.fanin {
+			below = tree.Over(below, s.relocated(ctx, s.readFanin(in.ID)))
+		}
+	}
+	touched, err := s.touchedBy(ctx, d, l)
+	if err != nil {
+		return nil, view.Sum{}, err
+	}
+	return touched.Over(ctx, below)
 }
 
 // treeBelow is the tree that a job began with, be it long or not.

@@ -371,4 +371,34 @@ func (b *bench) requireLongPack(l *layer, part int) {
 	has, err := readSummed(b.srcPath(in.ID), srcMagic)
 	require.NoError(b.t, err)
 	require.True(b.t, bytes.Equal(sources[len(srcMagic):], has), "the lists of sources differ")
+	b.requireFoundAgain(l)
+}
+
+// requireFoundAgain checks that the list of sources of a packed layer can be made again,
+// in the same way and by the same words as if the tree were in memory.
+func (b *bench) requireFoundAgain(l *layer) {
+	b.t.Helper()
+	ctx, name := b.t.Context(), b.srcPath(l.info.ID)
+	m, err := b.readManifest(l.info.Manifest)
+	require.NoError(b.t, err)
+	require.NoError(b.t, b.findSources(ctx, l, m))
+	want, err := b.encodeSources(l.info.Manifest, m)
+	require.NoError(b.t, err)
+	require.NoError(b.t, os.Remove(name))
+	b.longly(5, func(view.Lister) {
+		t, err := b.openTree(ctx, l)
+		require.NoError(b.t, err)
+		defer t.close()
+		require.Nil(b.t, t.m, "it is in memory")
+		n := 0
+		require.NoError(b.t, t.each(ctx)(func(e *snapshot.Entry) error {
+			require.Equal(b.t, m.Entries[n].Source, e.Source, e.Path)
+			n++
+			return nil
+		}))
+		require.Len(b.t, m.Entries, n)
+	})
+	has, err := readSummed(name, srcMagic)
+	require.NoError(b.t, err)
+	require.True(b.t, bytes.Equal(want[len(srcMagic):], has), "the lists of sources that were made again differ")
 }

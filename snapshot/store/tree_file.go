@@ -67,6 +67,9 @@ func (s *Store) openTree(ctx context.Context, l *layer) (*treeFile, error) {
 			return t, err
 		}
 		s.log.Warn("a tree can't be read from its files, making it anew", "snapshot", id, "error", err)
+		if t, err = s.openFound(ctx, l); err == nil {
+			return t, nil
+		}
 	}
 	m, err := s.Tree(ctx, id)
 	if err != nil {
