@@ -68,6 +68,9 @@ func (o *storeOptions) open(ctx context.Context, errw io.Writer) (*store.Store, 
 		},
 		Log: log, Owners: root,
 	})
+	if err != nil && ctx.Err() != nil {
+		return nil, nil, &exitError{code: exitInterrupted, err: context.Cause(ctx)}
+	}
 	if err != nil {
 		return nil, nil, storeError(cfg.Agent, err)
 	}
@@ -142,6 +145,9 @@ func (o *gcOptions) run(cmd *cobra.Command) error {
 		}
 	} else {
 		r.print(cmd.OutOrStdout())
+	}
+	if err != nil && cmd.Context().Err() != nil {
+		return &exitError{code: exitInterrupted, err: context.Cause(cmd.Context())}
 	}
 	if err != nil {
 		return &exitError{code: exitUnreachable, err: err}

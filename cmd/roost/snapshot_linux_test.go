@@ -252,4 +252,9 @@ func TestSnapshotInterrupted(t *testing.T) {
 	left, err := filepath.Glob(to + "*")
 	require.NoError(t, err)
 	require.Empty(t, left)
+	verifies := func() bool {
+		b, _ := os.ReadFile(filepath.Join(st, "holder"))
+		return strings.Contains(string(b), "verify")
+	}
+	interrupt(verifies, "verify", "--store-dir", st, "--rate", "1MiB")
 }

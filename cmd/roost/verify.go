@@ -87,8 +87,8 @@ func (o *verifyOptions) run(cmd *cobra.Command, args []string) error {
 		return perr
 	}
 	switch {
-	case errors.Is(err, context.Canceled):
-		return &exitError{code: exitInterrupted, err: err}
+	case err != nil && cmd.Context().Err() != nil:
+		return &exitError{code: exitInterrupted, err: context.Cause(cmd.Context())}
 	case err != nil:
 		return &exitError{code: exitUnreachable, err: err}
 	case r.Left() > 0 || len(r.Suspect) > 0:
