@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roost-ci/roost/internal/testenv"
 	"github.com/roost-ci/roost/snapshot"
+	"github.com/roost-ci/roost/snapshot/view"
 )
 
 // folded imports the chain of a history into a fresh store.
@@ -85,6 +88,44 @@ func TestFoldedIndexIsMadeAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Suspect, again.State)
 	})
+}
+
+// That of a large layer is made again without any list in memory.
+func TestLongFoldedIndexIsMadeAgain(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
+	src, dst, r := newBench(t, view.NameErofs), newBench(t, view.NameErofs), newRemote(t)
+	chain := uploaded(r, src, history(t, src))
+	require.NoError(t, dst.ImportChain(t.Context(), chain, r.open, nil))
+	in, err := dst.Lookup(chain[2].ID)
+	require.NoError(t, err)
+	dst.few = 3
+	scrub := func(o ScrubOptions) *ScrubReport {
+		t.Helper()
+		dst.reopen()
+		got, err := dst.Scrub(t.Context(), o)
+		require.NoError(t, err)
+		return &got
+	}
+	index := dst.indexPath(in.Index)
+	flipFile(t, index, 99)
+	require.Positive(t, scrub(ScrubOptions{Open: r.open, Size: r.size, NoRepair: true}).Left())
+	got := scrub(ScrubOptions{Open: r.open, Size: r.size})
+	require.Zero(t, got.Left(), "%+v", got.Damages)
+	require.Len(t, got.Damages, 1)
+	require.Equal(t, "index", got.Damages[0].What)
+	require.Equal(t, fromBlobStore, got.Damages[0].From)
+	require.NoError(t, dst.Verify(t.Context(), in.ID))
+	requireSame(t, src, dst, in.ID)
+
+	l := dst.layers[in.ID]
+	c := &checkup{x: &scrubber{s: dst.Store, o: ScrubOptions{Open: r.open}}, l: l, in: in}
+	require.NoError(t, c.refoldInParts(t.Context()), "the part that all would do as well")
+	require.Empty(t, scrub(ScrubOptions{Open: r.open, Size: r.size}).Damages)
+
+	flipFile(t, index, 99)
+	flip(r, chain[1].Index, 200)
+	require.Positive(t, scrub(ScrubOptions{Open: r.open, Size: r.size}).Left())
+	requireEmptyDir(t, filepath.Join(dst.dir, "tmp"))
 }
 
 // What the blob store lost of a chain is offered by who has a layer of it to himself

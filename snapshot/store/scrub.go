@@ -168,7 +168,7 @@ func (x *scrubber) layer(ctx context.Context, l *layer) error {
 	}
 	x.r.Layers++
 	c := &checkup{x: x, l: l, in: in}
-	if !c.good(ctx) {
+	if !c.good(ctx) && !c.goodAgain(ctx) {
 		err = c.all(ctx)
 	}
 	if ctx.Err() != nil {
