@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -109,4 +111,15 @@ func TestConfigCheckJSON(t *testing.T) {
 	m = check("[agent]\ntoken_file = \"/\"\n", 2)
 	require.Equal(t, []any{"agent.token_file: / is not a file"}, m["problems"])
 	require.Len(t, check("[agent", 2)["problems"], 1)
+}
+
+// Who closes the pipe has seen enough.
+func TestNobodyReads(t *testing.T) {
+	var errs strings.Builder
+	gone := &os.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}
+	require.Equal(t, exitFailed, report(&errs, &exitError{code: exitFailed, err: errors.Join(gone, gone)}))
+	require.Empty(t, errs.String())
+	gone.Err = syscall.ENOSPC
+	require.Equal(t, exitFailed, report(&errs, &exitError{code: exitFailed, err: gone}))
+	require.Contains(t, errs.String(), "no space left")
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -104,7 +105,7 @@ Start with:  roost run FILE      runs a pipeline file on this machine
 	}
 	root.SetVersionTemplate(versionLine() + "\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError(err, "see: "+c.CommandPath()+" --help")
+		return usageError(errors.New(parsing.ReplaceAllString(err.Error(), ": ")), "see: "+c.CommandPath()+" --help")
 	})
 	root.AddCommand(newRun(), newUp(), newStatus(), newWhy(), newDoctor(), newCoordinator(), newAgent(),
 		newConfig(), newPlugin(), newGitLabCustom(), newInstall(), newUninstall(), newGC(), newVerify(), newSnapshot(), newVersion())
@@ -113,6 +114,9 @@ Start with:  roost run FILE      runs a pipeline file on this machine
 	}
 	return root
 }
+
+// parsing is what package strconv says of a flag's value, behind the value itself.
+var parsing = regexp.MustCompile(`: strconv\.\w+: parsing "(?:[^"\\]|\\.)*": `)
 
 // wrapArgs makes a wrong number of arguments a usage error like any other.
 func wrapArgs(c *cobra.Command) {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -122,6 +124,10 @@ func (o *opened) create(ctx context.Context, cmd *cobra.Command, s *store.Store,
 // a store is made for it.
 func (o *opened) checkSource(dir string) error {
 	fi, err := os.Stat(dir)
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = fmt.Errorf("%s: %w", dir, path.Err)
+	}
 	if err != nil {
 		return usageError(err, "")
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -97,7 +98,11 @@ func mountPoint(dir string, detach bool) (string, error) {
 	if detach && (runtime.GOOS != "linux" || os.Geteuid() != 0) {
 		return "", usageError(errors.New("only root on Linux can leave something mounted"), "without --detach it is shown until Ctrl-C")
 	}
-	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 {
+	names, err := os.ReadDir(dir)
+	if errors.Is(err, syscall.ENOTDIR) {
+		return "", usageError(fmt.Errorf("%s is not a directory", dir), "want an empty or an absent directory")
+	}
+	if len(names) > 0 {
 		if isMountPoint(dir) {
 			return "", usageError(fmt.Errorf("something is mounted at %s already", dir), "roost snapshot umount "+dir+" ends it, if it is a snapshot")
 		}

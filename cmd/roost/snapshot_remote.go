@@ -59,6 +59,9 @@ func (e *elsewhere) connect(where string, push bool) (r depot, done func(), err 
 	case "file":
 		return openDirRemote(u.Path, push)
 	case "http", "https":
+		if u.Host == "" {
+			return nil, nil, usageError(errors.New("which host?"), "want "+scheme+"://HOST/…")
+		}
 		return e.openHTTP(u)
 	case "s3":
 		return openS3(u)

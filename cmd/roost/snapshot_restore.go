@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -48,6 +49,11 @@ func (o *opened) restore(ctx context.Context, cmd *cobra.Command, s *store.Store
 	in, err := resolve(s, name)
 	if err != nil {
 		return err
+	}
+	if to, err := os.Stat(dir); err == nil {
+		if here, err := os.Stat("."); err == nil && os.SameFile(to, here) {
+			return usageError(fmt.Errorf("%s is the working directory, which would be replaced by another one of its name", dir), "restore to a directory in it")
+		}
 	}
 	spec := store.RestoreSpec{Snapshot: in.ID, Dir: dir, Progress: &store.Progress{}}
 	for _, p := range only {

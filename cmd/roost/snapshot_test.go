@@ -180,6 +180,10 @@ func TestSnapshotExitStatuses(t *testing.T) {
 		{[]string{"prune"}, exitUsage, "no rule"},
 		{[]string{"prune", "--keep-last", "-1"}, exitUsage, "fewer"},
 		{[]string{"rm", one, "nothing"}, exitUsage, "no snapshot"},
+		{[]string{"restore", one, "."}, exitUsage, "working directory"},
+		{[]string{"mount", one, dir + "/a"}, exitUsage, "not a directory"},
+		{[]string{"push", one, "https://"}, exitUsage, "which host"},
+		{[]string{"prune", "--keep-last", "x"}, exitUsage, `"x" for "--keep-last" flag: invalid syntax`},
 		{[]string{"key", home + "/none/key"}, exitUsage, "key file " + home + "/none/key can't be written: "},
 		{[]string{"umount", home + "/none"}, exitUsage, "nothing is mounted"},
 	} {
