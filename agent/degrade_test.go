@@ -84,6 +84,10 @@ var earlyFaults = []early{
 		store: withInputs(fmt.Errorf("mkdir: %w", syscall.ENOSPC)),
 	},
 	{
+		name: "no quota for the view", code: api.FailDiskFull, workspace: api.WorkspaceFault,
+		store: withInputs(fmt.Errorf("mkdir: %w", syscall.EDQUOT)),
+	},
+	{
 		name: "mount refused", code: api.FailAttach, workspace: api.WorkspaceFault,
 		store: withInputs(fmt.Errorf("mount: %w", syscall.EPERM)),
 	},

@@ -32,7 +32,7 @@ func asFault(err error, code api.Code) error {
 		code = api.FailCorrupt
 	case errors.Is(err, snapshot.ErrNotFound):
 		code = api.FailInput
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, blob.ErrFull):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, blob.ErrFull):
 		code = api.FailDiskFull
 	}
 	return &fault{code, err}

@@ -10,9 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
-
-	sqlite "modernc.org/sqlite"
 
 	"github.com/roost-ci/roost/internal/durable"
 	"github.com/roost-ci/roost/snapshot"
@@ -278,7 +275,7 @@ func (s *Store) openRedo(ctx context.Context) error {
 		s.redo = r
 		return nil
 	}
-	if !errors.Is(err, syscall.ENOSPC) {
+	if !isFull(err) {
 		return err
 	}
 	s.log.Warn("no room for the redo log; commits are slower", "error", err)
@@ -351,28 +348,10 @@ func (s *Store) must(ctx context.Context, commit func(context.Context, func(cont
 	fn func(ctx context.Context, tx *txn) error,
 ) error {
 	ctx = context.WithoutCancel(ctx)
-	err := commit(ctx, fn)
-	if errors.Is(err, syscall.ENOSPC) && s.reserve.give() {
+	err := askDisk(s.dir, commit(ctx, fn))
+	if isFull(err) && s.reserve.give() {
 		s.log.Warn("disk is full, the reserve was given up", "store", s.dir)
 		err = commit(ctx, fn)
 	}
 	return err
-}
-
-// Result codes of SQLite that mean a full disk.
-const (
-	sqliteFull        = 13
-	sqliteIOErrShmLen = 4874
-)
-
-// dbError makes a full disk recognisable.
-func dbError(err error) error {
-	var e *sqlite.Error
-	if errors.As(err, &e) && (e.Code()&0xff == sqliteFull || e.Code() == sqliteIOErrShmLen) {
-		return fmt.Errorf("store.db: %w (%w)", syscall.ENOSPC, err)
-	}
-	if err != nil {
-		return fmt.Errorf("store.db: %w", err)
-	}
-	return nil
 }

@@ -184,3 +184,26 @@ func TestBeginOnAFullDisk(t *testing.T) {
 		b.requireTree(one.ID)
 	})
 }
+
+// A store on a disk without inodes, or within a quota that is used up, says that: SQLite
+// says of both that it can't open a file.
+func TestOpenWithoutInodes(t *testing.T) {
+	disk := smallDisk(t, 64)
+	b := benchAt(t, disk+"/store", view.NameCopy)
+	dir := filepath.Join(t.TempDir(), "d")
+	write(t, filepath.Join(dir, "f"), "content")
+	one := b.create(dir, "")
+	b.crash()
+	n := 0
+	for err := error(nil); err == nil; n++ {
+		err = os.WriteFile(fmt.Sprintf("%s/empty.%d", disk, n), nil, 0o600)
+	}
+	_, err := Open(t.Context(), b.dir, b.o)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	for i := range n {
+		require.NoError(t, os.RemoveAll(fmt.Sprintf("%s/empty.%d", disk, i)))
+	}
+	b.open()
+	require.NoError(t, b.Verify(t.Context(), one.ID))
+	require.True(t, isFull(fmt.Errorf("write: %w", syscall.EDQUOT)))
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"syscall"
 	"time"
 	"weak"
 
@@ -95,7 +94,7 @@ func (s *Store) gatherLoop(ctx context.Context, g view.Gatherer) {
 			continue
 		}
 		failed[l.info.ID] = s.o.Now().Add(gatherRetry)
-		if errors.Is(err, syscall.ENOSPC) {
+		if isFull(err) {
 			s.log.Info("no room to gather small files of a layer", "snapshot", l.info.ID, "error", err)
 		} else {
 			s.log.Warn("small files of a layer can't be gathered, its views open them one by one", "snapshot", l.info.ID, "error", err)

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -185,8 +184,16 @@ func (s *Store) open(ctx context.Context) error {
 	if err := durable.MkdirEach(s.dir, 0o700, subdirs...); err != nil {
 		return err
 	}
-	var err error
-	if s.db, err = openDB(ctx, s.dir); err != nil {
+	openRows := func() (err error) {
+		s.db, err = openDB(ctx, s.dir)
+		return askDisk(s.dir, err)
+	}
+	err := openRows()
+	if isFull(err) && s.reserve.give() {
+		s.log.Warn("disk is full, the reserve was given up", "store", s.dir)
+		err = openRows()
+	}
+	if err != nil {
 		return err
 	}
 	s.folds = folds(s.dir)
@@ -226,7 +233,7 @@ func folds(dir string) bool {
 // nobody could make without it.
 func (s *Store) openDriver() (err error) {
 	s.driver, err = s.o.Driver(s.dir)
-	if errors.Is(err, syscall.ENOSPC) && s.reserve.give() {
+	if isFull(err) && s.reserve.give() {
 		s.log.Warn("disk is full, the reserve was given up", "store", s.dir)
 		s.driver, err = s.o.Driver(s.dir)
 	}
