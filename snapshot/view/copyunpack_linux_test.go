@@ -34,8 +34,10 @@ func TestUnpackTreeOfCopy(t *testing.T) {
 	require.True(t, ok)
 	d.super, d.owners = false, false
 	good := []snapshot.Piece{
-		{Change: 1, Bytes: []byte("fo")}, {Change: 1, Off: 2, Bytes: []byte("ur")},
-		{Change: 3, Off: 3, Bytes: []byte("R")}, {Change: 4, Bytes: []byte("2\n")},
+		{Change: 1, Bytes: []byte("fo")},
+		{Change: 1, Off: 2, Bytes: []byte("ur")},
+		{Change: 3, Off: 3, Bytes: []byte("R")},
+		{Change: 4, Bytes: []byte("2\n")},
 	}
 	unpack := func(pieces ...snapshot.Piece) (*Layer, Tree, error) {
 		return d.UnpackTree(t.Context(), TreeSpec{
@@ -75,8 +77,13 @@ func TestUnpackTreeOfCopy(t *testing.T) {
 	left, err := os.ReadDir(d.abs(viewsDir))
 	require.NoError(t, err)
 	for i, bad := range []snapshot.Piece{
-		{Change: -1}, {Change: 6, Bytes: []byte("x")}, {Change: 2, Bytes: []byte("x")}, {Change: 5, Bytes: []byte("x")},
-		{Change: 4, Off: 1, Bytes: []byte("xx")}, {Change: 4, Off: -1, Bytes: []byte("x")}, {Change: 4, Off: 3},
+		{Change: -1},
+		{Change: 6, Bytes: []byte("x")},
+		{Change: 2, Bytes: []byte("x")},
+		{Change: 5, Bytes: []byte("x")},
+		{Change: 4, Off: 1, Bytes: []byte("xx")},
+		{Change: 4, Off: -1, Bytes: []byte("x")},
+		{Change: 4, Off: 3},
 	} {
 		_, _, err := unpack(append(good[:2:2], bad)...)
 		require.ErrorContains(t, err, "write to", fmt.Sprint(i))
