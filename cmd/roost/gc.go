@@ -114,7 +114,7 @@ func forget(ctx context.Context, state string) error {
 			return view.Open("", filepath.Dir(s), view.Options{Owners: os.Geteuid() == 0})
 		}
 		d, err := open()
-		if errors.Is(err, syscall.ENOSPC) && os.Remove(filepath.Join(filepath.Dir(s), store.ReserveName)) == nil {
+		if errors.Is(err, syscall.ENOSPC) && store.GiveReserve(filepath.Dir(s)) {
 			d, err = open()
 		}
 		if errors.Is(err, view.ErrUnavailable) {

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,14 +17,14 @@ import (
 	"github.com/roost-ci/roost/snapshot/view"
 )
 
-// smallDisk mounts a fresh ext4 of some megabytes.
-func smallDisk(t *testing.T, megabytes int) string {
+// smallDisk mounts a fresh ext4 of some megabytes, made with these options.
+func smallDisk(t *testing.T, megabytes int, options ...string) string {
 	t.Helper()
 	testenv.Require(t, testenv.Loop)
 	img := filepath.Join(t.TempDir(), "img")
 	require.NoError(t, os.WriteFile(img, nil, 0o600))
 	require.NoError(t, os.Truncate(img, int64(megabytes)<<20))
-	out, err := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", img).CombinedOutput()
+	out, err := exec.Command("mkfs.ext4", slices.Concat([]string{"-q", "-F", "-m", "0"}, options, []string{img})...).CombinedOutput()
 	require.NoError(t, err, string(out))
 	dir := t.TempDir()
 	out, err = exec.Command("mount", "-o", "loop", img, dir).CombinedOutput()
@@ -152,6 +153,35 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	require.Empty(t, b.List())
 }
 
+// A disk that can take no further file is full, too.
+func TestBeginWithoutInodes(t *testing.T) {
+	drivers(t, func(t *testing.T, driver string) {
+		disk := smallDisk(t, 64, "-N", "400")
+		b := benchAt(t, disk+"/store", driver)
+		b.disk = disk
+		one := b.job(func(dir string) { write(t, dir+"/f", "can go") })
+		b.packed(one.ID)
+		require.NoError(t, b.MarkDurable(t.Context(), one.ID))
+		require.NoError(t, b.Reported(t.Context(), one.ID))
+		b.close()
+		more := func() (err error) {
+			for i := 0; err == nil; i++ {
+				err = os.WriteFile(fmt.Sprintf("%s/more.%d", disk, i), nil, 0o600)
+			}
+			return err
+		}
+		require.ErrorIs(t, more(), syscall.ENOSPC)
+
+		b.open()
+		require.ErrorIs(t, more(), syscall.ENOSPC, "as if jobs went on")
+		require.NoError(t, b.Drop(t.Context(), one.ID))
+		require.Empty(t, b.List())
+		require.NoError(t, exec.Command("sh", "-c", "rm "+disk+"/more.*").Run())
+		b.retakeReserve()
+		require.FileExists(t, b.dir+"/reserve-files/31")
+	})
+}
+
 // A process that begins on a full disk can make room: the reserve is given up for what a
 // driver tries before it is used, be it that of another boot, of which nothing is known.
 func TestBeginOnAFullDisk(t *testing.T) {
@@ -194,6 +224,8 @@ func TestOpenWithoutInodes(t *testing.T) {
 	write(t, filepath.Join(dir, "f"), "content")
 	one := b.create(dir, "")
 	b.crash()
+	require.True(t, GiveReserve(b.dir))
+	require.False(t, GiveReserve(b.dir), "it is gone")
 	n := 0
 	for err := error(nil); err == nil; n++ {
 		err = os.WriteFile(fmt.Sprintf("%s/empty.%d", disk, n), nil, 0o600)

@@ -22,6 +22,7 @@
 //	trash/ tmp/         emptied at Open
 //	bad/                what the scrub found damaged; deleted after a week
 //	reserve             space that is given up so that deletion works on a full disk
+//	reserve-files/      and files, for one that has no room for more of them
 //	driver, probed      the driver that made views/, and where it was found to work
 //	lock, holder        who owns it
 package store

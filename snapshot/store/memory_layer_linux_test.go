@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -108,12 +107,11 @@ func TestMemoryOfLargeLayer(t *testing.T) {
 // be they the job's or its base's.
 func TestMemoryPerEntryOfLayer(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
-	if testing.Short() {
-		t.Skip("only the slope between many and very many says something")
+	most := map[string]float64{
+		"seal": 10, "first image": 230, "first pack": 190, "second image": 230, "second pack": 140,
+		"renamed image": 250, "renamed pack": 450,
 	}
-	const few, many = 10_000, 30_000
-	used := map[string][2]int64{}
-	for k, n := range []int{few, many} {
+	memorySlopes(t, 10_000, 30_000, most, func(n int, note func(what string, fn func())) {
 		b := newBench(t, view.NameErofs)
 		b.close()
 		b.o.CacheEntries = 100
@@ -122,11 +120,6 @@ func TestMemoryPerEntryOfLayer(t *testing.T) {
 		}
 		b.open()
 		b.fewer = 512
-		note := func(what string, fn func()) {
-			u := used[what]
-			u[k] = peak(fn)
-			used[what] = u
-		}
 		behind := func(what string, id snapshot.ID) {
 			l := b.layers[id]
 			note(what+" image", func() { require.NoError(t, b.image(t.Context(), l)) })
@@ -147,16 +140,7 @@ func TestMemoryPerEntryOfLayer(t *testing.T) {
 		behind("second", two.ID)
 		three := b.job(func(dir string) { require.NoError(t, os.Rename(dir+"/packages", dir+"/elsewhere")) }, two.ID)
 		behind("renamed", three.ID)
-	}
-	for what, most := range map[string]float64{
-		"seal": 10, "first image": 230, "first pack": 190, "second image": 230, "second pack": 140,
-		"renamed image": 250, "renamed pack": 450,
-	} {
-		u := used[what]
-		per := float64(u[1]-u[0]) / (many - few)
-		t.Logf("%s: %.0f bytes per entry, %d KiB at %d", what, per, u[1]>>10, many)
-		assert.Less(t, per, most, what)
-	}
+	})
 }
 
 // What an agent needs of memory to merge, at full size: TEST_MEMORY_ENTRIES=1000000 are

@@ -3,7 +3,6 @@ package store
 import (
 	"testing"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-ci/roost/internal/testenv"
@@ -15,12 +14,11 @@ import (
 // differs it is this for one of each parent: two in the image of the view.
 func TestMemoryPerEntryOfMerge(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
-	if testing.Short() {
-		t.Skip("only the slope between many and very many says something")
+	// more than is kept of the first reading
+	most := map[string]float64{
+		"alike: view": 150, "alike: behind": 250, "all differs: view": 700, "all differs: behind": 400,
 	}
-	const few, many = 20_000, 40_000 // more than is kept of the first reading
-	used := map[string][2]int64{}
-	for k, n := range []int{few, many} {
+	memorySlopes(t, 20_000, 40_000, most, func(n int, note func(what string, fn func())) {
 		b := newBench(t, view.NameErofs)
 		b.close()
 		b.o.CacheEntries = 100
@@ -29,11 +27,6 @@ func TestMemoryPerEntryOfMerge(t *testing.T) {
 		}
 		b.open()
 		b.fewer = 512
-		note := func(what string, fn func()) {
-			u := used[what]
-			u[k] = peak(fn)
-			used[what] = u
-		}
 		behind := func(id snapshot.ID) {
 			l := b.layers[id]
 			require.NoError(t, b.image(t.Context(), l))
@@ -54,13 +47,5 @@ func TestMemoryPerEntryOfMerge(t *testing.T) {
 			note(what+": view", func() { both = job(func(string) {}, ids...) })
 			note(what+": behind", func() { behind(both) })
 		}
-	}
-	for what, most := range map[string]float64{
-		"alike: view": 150, "alike: behind": 250, "all differs: view": 700, "all differs: behind": 400,
-	} {
-		u := used[what]
-		per := float64(u[1]-u[0]) / (many - few)
-		t.Logf("%s: %.0f bytes per entry, %d KiB at %d", what, per, u[1]>>10, many)
-		assert.Less(t, per, most, what)
-	}
+	})
 }

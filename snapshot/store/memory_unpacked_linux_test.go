@@ -17,17 +17,11 @@ import (
 // in order, bringing it back, and gathering what a job left.
 func TestMemoryPerEntryUnpacked(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Root, testenv.Overlay)
-	if testing.Short() {
-		t.Skip("only the slope between many and very many says something")
+	most := map[string]float64{
+		"import": 500, "import on it": 400, "import of a chain": 450, "verify": 600, "scrub": 600,
+		"compare": 180, "restore": 250, "gather": 450, "prune": 180,
 	}
-	const few, many = 10_000, 50_000
-	used := map[string][2]int64{}
-	for k, n := range []int{few, many} {
-		note := func(what string, fn func()) {
-			u := used[what]
-			u[k] = peak(fn)
-			used[what] = u
-		}
+	memorySlopes(t, 10_000, 50_000, most, func(n int, note func(what string, fn func())) {
 		lean := func() *bench {
 			b := newBench(t, view.NameErofs)
 			b.close()
@@ -77,18 +71,7 @@ func TestMemoryPerEntryUnpacked(t *testing.T) {
 		note("gather", func() { require.NoError(t, job.gather(t.Context(), job.driver2(), l)) })
 		require.True(t, l.place().Gathered)
 		note("prune", func() { require.NoError(t, job.prune(t.Context(), job.driver2(), l)) })
-	}
-	for what, most := range map[string]float64{
-		"import": 500, "import on it": 400, "import of a chain": 450, "verify": 600, "scrub": 600,
-		"compare": 180, "restore": 250, "gather": 450, "prune": 180,
-	} {
-		u := used[what]
-		per := float64(u[1]-u[0]) / (many - few)
-		t.Logf("%s: %.0f bytes per entry, %d KiB at %d", what, per, u[1]>>10, many)
-		if per > most {
-			t.Errorf("%s: more than %.0f bytes per entry", what, most)
-		}
-	}
+	})
 }
 
 // What gathering and merging need of memory at full size, TEST_MEMORY_ENTRIES=2000000. It
