@@ -1,6 +1,7 @@
 package promises
 
 import (
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,6 +50,7 @@ func inOrder(t *testing.T, op, dir string, calls []call) {
 	unnamed := map[string]bool{} // directories with a new name that is not synced
 	named := map[string]bool{}   // blobs and manifests that got their name
 	written := false             // some row was written
+	var hasty []string           // of the last row: unnamed then
 	unrecorded := false          // a row was, and behind it nothing to the redo log
 	for _, c := range calls {
 		kept := slices.Contains([]string{"packs", "indexes", "manifests"}, filepath.Base(filepath.Dir(c.path)))
@@ -57,7 +59,10 @@ func inOrder(t *testing.T, op, dir string, calls []call) {
 			dirty[c.path] = true
 			switch c.path {
 			case wal:
-				require.Empty(t, unnamed, "%s: a row before the names that it counts on are synced", op)
+				hasty = slices.Sorted(maps.Keys(unnamed))
+				if op != "pack" { // beside it the image is made, whose row counts on none of these names
+					require.Empty(t, hasty, "%s: a row before the names that it counts on are synced", op)
+				}
 				written, unrecorded = true, true
 			case redo:
 				unrecorded = false
@@ -83,6 +88,7 @@ func inOrder(t *testing.T, op, dir string, calls []call) {
 		}
 	}
 	require.Empty(t, unnamed, "%s: a name that was never synced", op)
+	require.Empty(t, hasty, "%s: the last row before the names that it counts on are synced", op)
 	require.False(t, (unrecorded || dirty[redo]) && !slices.Contains(early, op), "%s: the answer came before the row was synced", op)
 	if slices.Contains(rows, op) {
 		require.True(t, written, "%s: no row was written behind the files", op)
